@@ -1,0 +1,214 @@
+// The Python module tfmeta._core: checks and converts arguments, releases the GIL.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <limits>
+#include <memory>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "buffers.h"
+#include "episodes.h"
+#include "gather.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using Shape = std::vector<py::ssize_t>;
+
+[[noreturn]] void Fail(const std::string& expected, const std::string& received) {
+  throw py::value_error(expected + ". Received: " + received);
+}
+
+std::string Text(const py::handle& value) { return py::str(value).cast<std::string>(); }
+
+void CheckAtLeast(const char* name, std::int64_t value, std::int64_t least) {
+  if (value < least) {
+    Fail("`" + std::string(name) + "` must be at least " + std::to_string(least),
+         std::string(name) + "=" + std::to_string(value));
+  }
+}
+
+template <typename T>
+bool HasType(const py::array& array) {
+  return py::isinstance<py::array_t<T, 0>>(array);  // the type in native byte order
+}
+
+// The data of an array, or an error that names the argument.
+template <typename T>
+const T* Data(const char* name, const py::array& array, py::ssize_t rank) {
+  constexpr int kNeeded = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+  if (!HasType<T>(array) || (array.flags() & kNeeded) != kNeeded || array.ndim() != rank) {
+    Fail("`" + std::string(name) + "` must be a contiguous array of " + Text(py::dtype::of<T>()) +
+             " of rank " + std::to_string(rank),
+         "dtype " + Text(array.dtype()) + ", shape " + Text(array.attr("shape")) + ", strides " +
+             Text(array.attr("strides")));
+  }
+  return static_cast<const T*>(array.data());
+}
+
+std::int64_t Product(std::initializer_list<std::int64_t> factors) {
+  std::int64_t product = 1;
+  for (const std::int64_t factor : factors) {
+    if (factor != 0 && product > std::numeric_limits<std::int64_t>::max() / 8 / factor) {
+      throw std::bad_alloc();  // MemoryError: nothing of that size can be held
+    }
+    product *= factor;
+  }
+  return product;
+}
+
+// Uninitialised, on a 64-byte boundary: TensorFlow takes such an array without a copy.
+py::array_t<float> AlignedArray(const Shape& shape) {
+  std::int64_t size = 1;
+  for (const py::ssize_t n : shape) size = Product({size, n});
+  struct Owned {
+    explicit Owned(std::size_t size) : bytes(size), data(tfmeta::TakeBuffer(size)) {}
+    ~Owned() { tfmeta::GiveBuffer(data, bytes); }
+    std::size_t bytes;
+    void* data;
+  };
+  auto owned = std::make_unique<Owned>(static_cast<std::size_t>(size) * sizeof(float));
+  py::capsule owner(owned.get(), [](void* p) { delete static_cast<Owned*>(p); });
+  return py::array_t<float>(shape, static_cast<float*>(owned.release()->data), owner);
+}
+
+py::tuple Sample(const py::array& class_offsets, const py::array& class_indices,
+                 const py::array& quarter_turns, std::int64_t ways, std::int64_t shots,
+                 std::int64_t queries, std::uint64_t seed, std::uint64_t step, std::int64_t tasks,
+                 bool random_rotation) {
+  const auto* offsets = Data<std::int64_t>("class_offsets", class_offsets, 1);
+  const auto* indices = Data<std::int64_t>("class_indices", class_indices, 1);
+  const auto* turns = Data<std::uint8_t>("quarter_turns", quarter_turns, 1);
+  const std::int64_t num_classes = quarter_turns.size();
+  if (class_offsets.size() != num_classes + 1) {
+    Fail("`class_offsets` must have one entry more than `quarter_turns`",
+         "lengths " + std::to_string(class_offsets.size()) + " and " + std::to_string(num_classes));
+  }
+  CheckAtLeast("ways", ways, 1);
+  CheckAtLeast("shots", shots, 0);
+  CheckAtLeast("queries", queries, 0);
+  CheckAtLeast("tasks", tasks, 0);
+  if (ways > num_classes || num_classes > std::numeric_limits<std::uint32_t>::max()) {
+    Fail("`ways` must be at most the number of classes, and that below 2**32",
+         "ways=" + std::to_string(ways) + ", " + std::to_string(num_classes) + " classes");
+  }
+  if (shots > class_indices.size() || queries > class_indices.size() - shots) {
+    Fail("`shots` + `queries` must be at most the length of `class_indices`, " +
+             std::to_string(class_indices.size()),
+         "shots=" + std::to_string(shots) + ", queries=" + std::to_string(queries));
+  }
+  const std::int64_t examples = shots + queries;
+  Product({tasks, ways, examples});
+  py::array_t<std::int64_t> drawn_classes(Shape{tasks, ways});
+  py::array_t<std::int64_t> drawn_indices(Shape{tasks, ways, examples});
+  py::array_t<std::uint8_t> drawn_turns(Shape{tasks, ways});
+  const tfmeta::Episodes episodes{drawn_classes.mutable_data(), drawn_indices.mutable_data(),
+                                  drawn_turns.mutable_data()};
+  {
+    py::gil_scoped_release release;
+    tfmeta::SampleEpisodes({offsets, indices, turns, num_classes, class_indices.size()},
+                           {ways, examples, random_rotation}, seed, step, tasks, episodes);
+  }
+  return py::make_tuple(drawn_classes, drawn_indices, drawn_turns);
+}
+
+tfmeta::Examples CheckExamples(const py::array& array, bool mapped_file) {
+  const bool uint8 = HasType<std::uint8_t>(array);
+  if (!uint8 && !HasType<float>(array)) {
+    Fail("`examples` must be of dtype uint8 or float32", "dtype " + Text(array.dtype()));
+  }
+  const py::ssize_t rank = array.ndim();
+  if (rank == 0 || array.size() == 0) {
+    Fail("`examples` must hold at least one example and at least one element",
+         "shape " + Text(array.attr("shape")));
+  }
+  std::int64_t size = 1;
+  for (py::ssize_t axis = rank - 1; axis > 0; --axis) {
+    if (array.shape(axis) != 1 && array.strides(axis) != size * array.itemsize()) {
+      Fail("each of `examples` must be contiguous", "strides " + Text(array.attr("strides")));
+    }
+    size *= array.shape(axis);
+  }
+  if (array.strides(0) < 0) {
+    Fail("`examples` must be in ascending order in memory",
+         "strides " + Text(array.attr("strides")));
+  }
+  const bool square = rank > 2 && array.shape(1) == array.shape(2);
+  return {static_cast<const unsigned char*>(array.data()),
+          array.strides(0),
+          uint8 ? tfmeta::Element::kUint8 : tfmeta::Element::kFloat32,
+          array.shape(0),
+          size,
+          square ? array.shape(1) : 0,
+          mapped_file};
+}
+
+py::tuple Gather(const py::array& examples, const py::array& indices, const py::array& turns,
+                 std::int64_t shots, int threads, bool mapped_file) {
+  const tfmeta::Examples source = CheckExamples(examples, mapped_file);
+  const auto* index = Data<std::int64_t>("indices", indices, 3);
+  const auto* turn = Data<std::uint8_t>("turns", turns, 2);
+  const std::int64_t tasks = indices.shape(0);
+  const std::int64_t ways = indices.shape(1);
+  const std::int64_t queries = indices.shape(2) - shots;
+  if (turns.shape(0) != tasks || turns.shape(1) != ways) {
+    Fail("`turns` must have the first two dimensions of `indices`",
+         "shapes " + Text(turns.attr("shape")) + " and " + Text(indices.attr("shape")));
+  }
+  CheckAtLeast("shots", shots, 0);
+  if (queries < 0 || indices.shape(2) == 0) {
+    Fail("`shots` must be at most the last dimension of `indices`, and that at least 1",
+         "shots=" + std::to_string(shots) + ", shape " + Text(indices.attr("shape")));
+  }
+  CheckAtLeast("threads", threads, 1);
+  for (py::ssize_t i = 0; i < indices.size(); ++i) {
+    if (index[i] < 0 || index[i] >= source.count) {
+      Fail("`indices` must be at least 0 and less than the number of examples, " +
+               std::to_string(source.count),
+           std::to_string(index[i]));
+    }
+  }
+  for (py::ssize_t i = 0; source.side == 0 && i < turns.size(); ++i) {
+    if (turn[i] % 4 != 0) {
+      Fail("`examples` must be square images `[n, height, width, ...]` to be turned",
+           "shape " + Text(examples.attr("shape")));
+    }
+  }
+
+  Shape shape{tasks, Product({ways, shots})};
+  for (py::ssize_t axis = 1; axis < examples.ndim(); ++axis) shape.push_back(examples.shape(axis));
+  py::array_t<float> support = AlignedArray(shape);
+  shape[1] = Product({ways, queries});
+  py::array_t<float> query = AlignedArray(shape);
+  std::int64_t bad;
+  {
+    float* to_support = support.mutable_data();
+    float* to_query = query.mutable_data();
+    py::gil_scoped_release release;
+    bad = tfmeta::Gather(source, {index, turn, tasks, ways, shots, queries}, to_support, to_query,
+                         threads);
+  }
+  if (bad >= 0) {
+    Fail("`examples` must be finite numbers",
+         "a NaN or an infinity in example " + std::to_string(index[bad]));
+  }
+  return py::make_tuple(support, query);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "Draws and gathers episodes; see csrc/episodes.h and csrc/gather.h.";
+  module.def("sample", &Sample, py::arg("class_offsets"), py::arg("class_indices"),
+             py::arg("quarter_turns"), py::arg("ways"), py::arg("shots"), py::arg("queries"),
+             py::arg("seed"), py::arg("step"), py::arg("tasks"), py::arg("random_rotation") = false,
+             "Draw which classes and examples make up the tasks of meta-batch `step`.");
+  module.def("gather", &Gather, py::arg("examples"), py::arg("indices"), py::arg("turns"),
+             py::arg("shots"), py::arg("threads") = 1, py::arg("mapped_file") = false,
+             "Copy drawn examples into float32 support and query arrays.");
+}

@@ -1,0 +1,46 @@
+// A loop whose turns are shared between threads.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+namespace tfmeta {
+
+// Calls turn(number, worker) for every number below `turns`, in any order, on the calling thread
+// (worker 0) and on up to threads - 1 others. Returns when all turns are done.
+//
+// Threads are started for each call: a pool would not survive a fork. The caller waits for turns,
+// not for threads: where other programs keep a thread from starting, all has been done without it
+// by the time it finds that nothing is left, and it then looks at nothing but `shared`.
+template <typename Turn>
+void ParallelFor(std::int64_t turns, std::int64_t threads, const Turn& turn) {
+  struct Shared {
+    std::atomic<std::int64_t> next{0};
+    std::mutex mutex;
+    std::condition_variable changed;
+    std::int64_t done = 0;
+  };
+  const auto shared = std::make_shared<Shared>();
+  const auto work = [shared, turns, &turn](std::int64_t worker) {
+    for (std::int64_t number; (number = shared->next.fetch_add(1)) < turns;) {
+      turn(number, worker);
+      const std::lock_guard lock(shared->mutex);
+      if (++shared->done == turns) shared->changed.notify_all();
+    }
+  };
+  try {
+    for (std::int64_t worker = 1; worker < threads; ++worker) std::thread(work, worker).detach();
+  } catch (const std::system_error&) {
+    // The system allows no more threads: those that there are share the work.
+  }
+  work(0);
+  std::unique_lock lock(shared->mutex);
+  shared->changed.wait(lock, [&] { return shared->done == turns; });
+}
+
+}  // namespace tfmeta

@@ -1,0 +1,95 @@
+"""What the C++ core computes, in plain NumPy: meant to be read, and compared with bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+_MASK = 2**64 - 1
+_GOLDEN = 0x9E3779B97F4A7C15  # 2**64 divided by the golden ratio
+
+
+def mix(z: int) -> int:
+    """The finaliser of SplitMix64."""
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    return z ^ (z >> 31)
+
+
+def words(seed: int, step: int, task: int) -> Iterator[int]:
+    """The 32-bit random words of one task."""
+    key = seed
+    for number in (0, step, task):
+        key = mix(((key ^ number) + _GOLDEN) & _MASK)
+    while True:
+        key = (key + _GOLDEN) & _MASK
+        yield mix(key) >> 32
+
+
+def below(bound: int, random: Iterator[int]) -> int:
+    """An integer in `[0, bound)`, each equally likely."""
+    while True:
+        product = next(random) * bound
+        if product % 2**32 >= (2**32 - bound) % bound:
+            return product >> 32
+
+
+def shuffled(n: int, k: int, random: Iterator[int]) -> list[int]:
+    """The first `k` places of a Fisher-Yates shuffle of `range(n)`."""
+    places = list(range(n))
+    for i in range(k):
+        j = i + below(n - i, random)
+        places[i], places[j] = places[j], places[i]
+    return places[:k]
+
+
+def sample(
+    class_offsets: npt.NDArray[np.int64],
+    class_indices: npt.NDArray[np.int64],
+    quarter_turns: npt.NDArray[np.uint8],
+    ways: int,
+    shots: int,
+    queries: int,
+    seed: int,
+    step: int,
+    tasks: int,
+    random_rotation: bool = False,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    """The classes, examples and quarter turns of meta-batch `step`."""
+    classes = np.empty([tasks, ways], np.int64)
+    indices = np.empty([tasks, ways, shots + queries], np.int64)
+    turns = np.empty([tasks, ways], np.uint8)
+    for task in range(tasks):
+        random = words(seed, step, task)
+        classes[task] = shuffled(len(quarter_turns), ways, random)
+        for way, c in enumerate(classes[task]):
+            members = class_indices[class_offsets[c] : class_offsets[c + 1]]
+            turn = below(4, random) if random_rotation else 0
+            turns[task, way] = (int(quarter_turns[c]) + turn) % 4
+            indices[task, way] = members[shuffled(len(members), shots + queries, random)]
+    return classes, indices, turns
+
+
+def gather(
+    examples: npt.NDArray[np.uint8] | npt.NDArray[np.float32],
+    indices: npt.NDArray[np.int64],
+    turns: npt.NDArray[np.uint8],
+    shots: int,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """The drawn examples, turned and as float32: `(support, query)`."""
+    tasks, ways, per_class = indices.shape
+    shape = examples.shape[1:]
+    drawn = np.empty([*indices.shape, *shape], np.float32)
+    for task, way in np.ndindex(tasks, ways):
+        for i, index in enumerate(indices[task, way]):
+            example = examples[index]
+            if turns[task, way] % 4:
+                example = np.rot90(example, turns[task, way] % 4)
+            if example.dtype == np.uint8:
+                example = example.astype(np.float32) * np.float32(1 / 255)
+            drawn[task, way, i] = example
+    support = drawn[:, :, :shots].reshape(tasks, ways * shots, *shape)
+    query = drawn[:, :, shots:].reshape(tasks, ways * (per_class - shots), *shape)
+    return support, query

@@ -1,0 +1,28 @@
+"""The few types that the whole package shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeAlias
+
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+
+Episodes: TypeAlias = tuple[dict[str, Array], Array]
+"""A meta-batch `(inputs, targets)`: `inputs` holds `support_x` `[tasks, ways*shots, ...]`,
+`support_y` `[tasks, ways*shots]` and `query_x` `[tasks, ways*queries, ...]`; `targets` are the
+query labels `[tasks, ways*queries]`. A plain dict, because Keras reads a bare pair as `(x, y)`."""
+
+Params: TypeAlias = list[Any]
+"""Tensors in the order of a model's `trainable_variables` (or `non_trainable_variables`)."""
+
+Inputs: TypeAlias = Mapping[str, Any]
+"""The `inputs` of `Episodes`, as arrays or tensors."""
+
+
+class Sampler(Protocol):
+    """Whatever can draw meta-batch number `step`, as a pure function of that number."""
+
+    def batch(self, step: int, meta_batch_size: int = 1) -> Episodes:
+        """Return meta-batch `step`."""
