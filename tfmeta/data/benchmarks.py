@@ -1,0 +1,235 @@
+"""Named benchmarks, split into classes for training, validation and testing as published."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from tfmeta.data import splits
+from tfmeta.data.class_dataset import ClassDataset, did_you_mean
+from tfmeta.data.glyphs import glyphs as read_glyphs
+
+Parts = tuple[ClassDataset, ClassDataset, ClassDataset]
+_PARTS = ("train", "validation", "test")
+
+OMNIGLOT_PRESETS: dict[str, dict[str, Any]] = {
+    "vinyals": {"split": "vinyals", "rotations": "classes"},
+    "maml": {"split": "random", "rotations": "episode"},
+    "lake": {"split": "background", "rotations": None},
+}
+"""How the characters are divided and turned in the papers after which the presets are called."""
+
+_OMNIGLOT_CHOICES: dict[str, tuple[Any, ...]] = {
+    "split": ("vinyals", "random", "background"),
+    "rotations": ("classes", "episode", None),
+    "ink": ("one", "zero"),
+    "resize": ("lanczos", "area", "bilinear"),
+}
+
+
+def load(
+    name: str, data_dir: str | os.PathLike[str] | None = None, **options: Any
+) -> tuple[ClassDataset, ClassDataset, ClassDataset]:
+    """Loads a benchmark by name.
+
+    Args:
+        name: `"omniglot"`, `"cifar_fs"`, `"fc100"` or `"glyphs"`.
+        data_dir: The folder of TensorFlow Datasets, to which missing data are downloaded; its own
+            default when `None`. For `"glyphs"`, which are drawn, the folder to keep them in.
+        **options: How `"omniglot"` is prepared; see `tfmeta.data.benchmarks.omniglot`.
+
+    Returns:
+        The classes for training, for validation and for testing.
+
+    Raises:
+        FileNotFoundError: The data are not in `data_dir` and cannot be downloaded.
+        ValueError: Unknown name, or an option of another value.
+
+    Example:
+
+    ```python
+    train, validation, test = tfmeta.data.load("omniglot", preset="maml")
+    ```
+    """
+    if name not in _LOADERS:
+        raise ValueError(
+            f"`name` must be one of {', '.join(map(repr, BENCHMARKS))}. "
+            f"Received: name={name!r}.{did_you_mean(name, BENCHMARKS)}"
+        )
+    return _LOADERS[name](data_dir, **options)
+
+
+def omniglot(
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    preset: str = "vinyals",
+    **options: Any,
+) -> Parts:
+    """Handwritten characters of 50 alphabets, 1,623 classes of 20 drawings.
+
+    Published results rest on different preparations, so the one used is written into
+    `description`.
+
+    Args:
+        data_dir: As in `load`.
+        preset: `"vinyals"` (as for Prototypical Networks), `"maml"` or `"lake"`: the values of
+            `split` and `rotations`, unless they are given.
+        **options:
+            split: Which characters are for training, validation and testing. `"vinyals"`: 1,028,
+                172 and 423 by alphabet (Vinyals et al. 2016). `"random"`: 1,100, 100 and 423 at
+                random, as many as in Finn et al. 2017, in an order of this package's own that
+                never changes. `"background"`: 792, 172 and 659, the first two being the
+                background and the last the evaluation set of Lake et al. 2015.
+            rotations: `"classes"`: a character turned by 90, 180 or 270 degrees is a class of its
+                own. `"episode"`: each class of each episode is turned at random; the sampler does
+                that, with `random_rotation=True`. `None`: as drawn.
+            ink: `"one"`: ink is 255 on paper of 0. `"zero"`: the reverse, as the files are.
+            resize: `"lanczos"`, `"area"` or `"bilinear"`.
+            size: Side of the images, 28 by default.
+
+    Returns:
+        As `load`; uint8 `[n, size, size, 1]`, the alphabets as groups. Classes are called as in
+        TensorFlow Datasets, `Greek_0`, or `Greek_0/rot090`.
+
+    Reference:
+        Lake, Salakhutdinov, Tenenbaum: Human-level concept learning through probabilistic program
+        induction (Science 2015). For the splits, see `tfmeta.data.splits`.
+    """
+    chosen = _omniglot_options(preset, options)
+    size = chosen["size"]
+    characters = ClassDataset.from_tfds(
+        "omniglot",
+        "train+test",
+        data_dir,
+        group_key="alphabet",
+        size=size,
+        grayscale=True,
+        invert=chosen["ink"] == "one",
+        resample=chosen["resize"],
+    )
+    names, alphabets = characters.class_names, characters.groups or ()
+    if chosen["split"] == "vinyals":
+        numbers = [int(name.rpartition("_")[2]) for name in names]
+        fates = [splits.vinyals(*character) for character in zip(alphabets, numbers, strict=True)]
+    elif chosen["split"] == "background":
+        fates = [splits.background(alphabet, c) for c, alphabet in enumerate(alphabets)]
+    else:
+        fates = splits.random_characters(names)
+    stated = ", ".join(f"{key}={chosen[key] or 'none'}" for key in _OMNIGLOT_CHOICES)
+    parts = _parts(characters, fates, f"omniglot[{stated}, {size}x{size}]")
+    if chosen["rotations"] == "classes":
+        train, validation, test = (part.with_rotations() for part in parts)
+        return train, validation, test
+    return parts
+
+
+def cifar_fs(data_dir: str | os.PathLike[str] | None = None) -> Parts:
+    """CIFAR-FS: the classes of CIFAR-100 at random, 64, 16 and 20 of 600 images.
+
+    Args:
+        data_dir: As in `load`.
+
+    Returns:
+        As `load`; uint8 `[n, 32, 32, 3]`, the superclasses as groups.
+
+    Reference:
+        Bertinetto, Henriques, Torr, Vedaldi: Meta-learning with differentiable closed-form
+        solvers (ICLR 2019).
+    """
+    images = _cifar100(data_dir)
+    return _parts(images, [splits.cifar_fs(name) for name in images.class_names], "cifar_fs")
+
+
+def fc100(data_dir: str | os.PathLike[str] | None = None) -> Parts:
+    """FC100: the classes of CIFAR-100 by superclass, 60, 20 and 20 of 600 images.
+
+    Args:
+        data_dir: As in `load`.
+
+    Returns:
+        As `load`; uint8 `[n, 32, 32, 3]`, the superclasses as groups.
+
+    Reference:
+        Oreshkin, Rodríguez, Lacoste: TADAM: Task dependent adaptive metric for improved few-shot
+        learning (NeurIPS 2018).
+    """
+    images = _cifar100(data_dir)
+    return _parts(images, [splits.fc100(group) for group in images.groups or ()], "fc100")
+
+
+def glyphs(data_dir: str | os.PathLike[str] | None = None) -> Parts:
+    """Letters of the fonts that matplotlib ships, about 1,100 classes of 20 drawings.
+
+    64, 16 and 20 % of the letters, at random, are for training, validation and testing. Nothing is
+    downloaded; see `tfmeta.data.glyphs.glyphs`.
+
+    Args:
+        data_dir: Where to keep the drawings.
+
+    Returns:
+        As `load`; uint8 `[n, 28, 28, 1]`, the scripts as groups.
+    """
+    letters = read_glyphs(data_dir)
+    train, validation, test = letters.split(0.64, 0.16, 0.2)
+    return _named((train, validation, test), letters.description)
+
+
+_LOADERS: dict[str, Callable[..., Parts]] = {
+    "omniglot": omniglot,
+    "cifar_fs": cifar_fs,
+    "fc100": fc100,
+    "glyphs": glyphs,
+}
+
+BENCHMARKS: dict[str, str] = {
+    "omniglot": "handwritten characters of 50 alphabets, 1,623 classes, 28x28; presets: "
+    + ", ".join(OMNIGLOT_PRESETS),
+    "cifar_fs": "CIFAR-100 with its classes split at random, 100 classes, 32x32 in colour",
+    "fc100": "CIFAR-100 with its classes split by superclass, 100 classes, 32x32 in colour",
+    "glyphs": "letters of matplotlib's fonts, about 1,100 classes, 28x28; needs no download",
+}
+"""What `load` knows, in words."""
+
+
+def _omniglot_options(preset: str, options: dict[str, Any]) -> dict[str, Any]:
+    if preset not in OMNIGLOT_PRESETS:
+        raise ValueError(
+            f"`preset` must be one of {', '.join(map(repr, OMNIGLOT_PRESETS))}. "
+            f"Received: preset={preset!r}.{did_you_mean(preset, OMNIGLOT_PRESETS)}"
+        )
+    known = [*_OMNIGLOT_CHOICES, "size"]
+    for option in options:
+        if option not in known:
+            raise TypeError(
+                f"omniglot has the options preset, {', '.join(known)}. "
+                f"Received: {option}={options[option]!r}.{did_you_mean(option, known)}"
+            )
+    chosen = {"ink": "one", "resize": "lanczos", "size": 28, **OMNIGLOT_PRESETS[preset], **options}
+    for option, choices in _OMNIGLOT_CHOICES.items():
+        if chosen[option] not in choices:
+            raise ValueError(
+                f"`{option}` must be one of {', '.join(map(repr, choices))}. "
+                f"Received: {option}={chosen[option]!r}"
+            )
+    if not isinstance(chosen["size"], int):
+        raise TypeError(f"`size` must be an integer. Received: size={chosen['size']!r}")
+    return chosen
+
+
+def _cifar100(data_dir: str | os.PathLike[str] | None) -> ClassDataset:
+    return ClassDataset.from_tfds("cifar100", "train+test", data_dir, group_key="coarse_label")
+
+
+def _parts(images: ClassDataset, fates: list[str], description: str) -> Parts:
+    """The classes whose fate is to train, to validate and to test."""
+    train, validation, test = (
+        images.select([c for c, fate in enumerate(fates) if fate == part]) for part in _PARTS
+    )
+    return _named((train, validation, test), description)
+
+
+def _named(parts: Parts, description: str) -> Parts:
+    for dataset, part in zip(parts, _PARTS, strict=True):
+        dataset.description = f"{description} {part}"
+    return parts

@@ -1,0 +1,460 @@
+"""Examples sorted by class: what episodes are drawn from."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import itertools
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tfmeta.data.readers import read_directory, read_tfds
+from tfmeta.data.splits import shuffled
+from tfmeta.types import Array
+
+_SCANNED_AT_ONCE = 1 << 22  # numbers: bounds the memory that a check takes
+
+
+class ClassDataset:
+    """Examples of many classes, any of which can be found at once.
+
+    The examples stay where they are, be it memory or a file on disk; every `ClassDataset` made
+    from another one shares them.
+
+    Args:
+        examples: NumPy array `[n, ...]`, an `np.memmap` of that shape for data larger than memory,
+            or a list of strings. uint8 stands for images of 0..255.
+        labels: The class of each example, `[n]`: integers or strings. Classes are numbered from 0
+            in the sorted order of the labels that occur.
+        class_names: The name of each class, in that order; the labels themselves by default.
+        groups: The group of each class (an alphabet, a superclass), in that order, or `None`.
+        description: What the data are, in words; printed with the results.
+
+    Attributes:
+        examples: The array given. A list of strings becomes an array of objects.
+        class_names, groups: Tuples, one entry a class; `groups` may be `None`.
+        class_offsets, class_indices: int64 arrays. `class_indices[class_offsets[c] :
+            class_offsets[c + 1]]` are the positions in `examples` of the examples of class `c`.
+        quarter_turns: uint8, one a class. Examples of class `c` are shown rotated
+            counter-clockwise by `quarter_turns[c]` times 90 degrees, as `np.rot90` does.
+        description: As given.
+
+    Raises:
+        TypeError: The examples or labels are of a type that cannot be used.
+        ValueError: There are no examples; lengths differ; examples are NaN or infinite; or images
+            of 0..255 come as floats. (A memory-mapped file is not read to check its numbers.)
+
+    Example:
+        >>> import numpy as np
+        >>> images = np.zeros([6, 28, 28, 1], np.uint8)
+        >>> ClassDataset(images, ["cat", "cat", "dog", "dog", "eel", "eel"])
+        ClassDataset(3 classes, 6 examples, example_shape=(28, 28, 1), dtype=uint8)
+    """
+
+    def __init__(
+        self,
+        examples: Array | Sequence[str],
+        labels: npt.ArrayLike,
+        class_names: Sequence[str] | None = None,
+        groups: Sequence[str] | None = None,
+        *,
+        description: str = "",
+    ) -> None:
+        self.examples = _check_examples(examples)
+        checked = _check_labels(labels, len(self.examples))
+        # Equal labels come to lie together, each class's examples in ascending order.
+        order = np.argsort(checked, kind="stable")
+        classes, sizes = np.unique(checked[order], return_counts=True)
+        if class_names is None:
+            class_names = [str(c) for c in classes]
+        self.class_names = _check_names("class_names", class_names, classes)
+        if len(set(self.class_names)) != len(classes):
+            twice = next(name for name in self.class_names if self.class_names.count(name) > 1)
+            raise ValueError(f"`class_names` must all differ. Received {twice!r} more than once.")
+        self.groups = None if groups is None else _check_names("groups", groups, classes)
+        self.class_indices = order.astype(np.int64)
+        self.class_offsets = _offsets(sizes)
+        self.quarter_turns = np.zeros(len(classes), np.uint8)
+        self.description = description
+
+    @classmethod
+    def from_arrays(
+        cls,
+        examples: Array | Sequence[str],
+        labels: npt.ArrayLike,
+        class_names: Sequence[str] | None = None,
+        groups: Sequence[str] | None = None,
+        *,
+        description: str = "",
+    ) -> ClassDataset:
+        """The same as `ClassDataset(...)`, by the name that goes with its siblings."""
+        return cls(examples, labels, class_names, groups, description=description)
+
+    @classmethod
+    def from_tfds(
+        cls,
+        name: str,
+        split: str,
+        data_dir: str | os.PathLike[str] | None = None,
+        image_key: str = "image",
+        label_key: str = "label",
+        *,
+        group_key: str | None = None,
+        size: int | tuple[int, int] | None = None,
+        grayscale: bool = False,
+        invert: bool = False,
+        resample: str = "lanczos",
+        download: bool = True,
+    ) -> ClassDataset:
+        """Reads a data set of TensorFlow Datasets into memory.
+
+        Args:
+            name: The name there, for instance `"cifar100"`.
+            split: What to read, for instance `"train"` or `"train+test"`.
+            data_dir: The folder of TensorFlow Datasets; its own default when `None`.
+            image_key: The feature that holds the examples. Images are decoded; other numbers and
+                texts are taken as they are.
+            label_key: The feature that holds the labels.
+            group_key: The feature that holds the group of an example's class, if any.
+            size, grayscale, invert, resample: How images are made; see `from_directory`.
+                Images of one channel stay so.
+            download: Whether to download and prepare what `data_dir` lacks.
+
+        Returns:
+            The examples of all classes that occur in `split`, images as uint8
+            `[n, height, width, channels]`.
+
+        Raises:
+            FileNotFoundError: The data are not in `data_dir` and cannot be downloaded.
+            ValueError: An unknown feature, or images of different sizes without `size`.
+
+        Example:
+
+        ```python
+        images = ClassDataset.from_tfds("cifar100", "train+test", group_key="coarse_label")
+        ```
+        """
+        labelled = read_tfds(
+            name,
+            split,
+            data_dir,
+            image_key=image_key,
+            label_key=label_key,
+            group_key=group_key,
+            download=download,
+            size=size,
+            grayscale=grayscale,
+            invert=invert,
+            resample=resample,
+        )
+        return cls(*labelled, description=f"{name} {split}")
+
+    @classmethod
+    def from_directory(
+        cls,
+        path: str | os.PathLike[str],
+        size: int | tuple[int, int] | None = None,
+        *,
+        grayscale: bool = False,
+        invert: bool = False,
+        resample: str = "lanczos",
+        skip_unreadable: bool = False,
+    ) -> ClassDataset:
+        """Reads a folder of images into memory.
+
+        A class is any folder below `path` that directly holds images, and is called by its path
+        from there: `dog`, or `Greek/character01`, whose group is `Greek`. Hidden files, other
+        kinds of files and images directly in `path` are left alone.
+
+        Args:
+            path: The folder.
+            size: Side of the square, or `(height, width)`, to which images are resized. `None`
+                leaves them as they are; then all must be of one size.
+            grayscale: One channel when `True`, red, green and blue otherwise.
+            invert: Whether to turn `v` into `255 - v`, so that dark ink on paper becomes bright.
+            resample: `"lanczos"`, `"area"` or `"bilinear"`.
+            skip_unreadable: Leaves out files that cannot be read, with one warning that names
+                them, instead of raising an error.
+
+        Returns:
+            The images as uint8 `[n, height, width, channels]`, in sorted order of their paths.
+
+        Raises:
+            FileNotFoundError: `path` does not exist.
+            NotADirectoryError: `path` is a file.
+            ValueError: There are no images or only one class, a file cannot be read (it is
+                named), or images of different sizes come without `size`.
+
+        Example:
+
+        ```python
+        pets = ClassDataset.from_directory("photos", size=84)
+        train, validation, test = pets.split(0.6, 0.2, 0.2)
+        ```
+        """
+        labelled = read_directory(
+            path,
+            size,
+            grayscale=grayscale,
+            invert=invert,
+            resample=resample,
+            skip_unreadable=skip_unreadable,
+        )
+        return cls(*labelled, description=f"images of {os.fspath(path)}")
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """The shape of one example; `()` for strings."""
+        return self.examples.shape[1:]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the numbers in `examples`; object for strings."""
+        return self.examples.dtype
+
+    def __len__(self) -> int:
+        return len(self.class_indices)
+
+    def __repr__(self) -> str:
+        text = (
+            f"{self.num_classes} classes, {len(self)} examples, "
+            f"example_shape={self.example_shape}, dtype={self.dtype}"
+        )
+        return f"ClassDataset({text}{', ' + repr(self.description) if self.description else ''})"
+
+    def select(self, classes: Iterable[int | str]) -> ClassDataset:
+        """Returns the data set of some classes only, in the order given.
+
+        Args:
+            classes: Numbers or names of classes.
+
+        Returns:
+            A `ClassDataset` that shares the examples; its classes are numbered from 0.
+
+        Raises:
+            TypeError: `classes` is a single string, or holds neither integers nor strings.
+            ValueError: `classes` is empty, or names a class twice or one that does not exist.
+
+        Example:
+            >>> import numpy as np
+            >>> toys = ClassDataset(np.zeros([3, 2], np.float32), ["cat", "dog", "eel"])
+            >>> toys.select(["eel", 0]).class_names
+            ('eel', 'cat')
+        """
+        if isinstance(classes, str):
+            raise TypeError(
+                f"`classes` must be a sequence of numbers or names. Received: classes={classes!r}"
+            )
+        chosen = self._class_numbers(classes)
+        if not chosen:
+            raise ValueError("`classes` must name at least one class. Received none.")
+        if len(set(chosen)) != len(chosen):
+            twice = next(c for c in chosen if chosen.count(c) > 1)
+            raise ValueError(f"`classes` must all differ. Received {twice!r} more than once.")
+        return self._derive(chosen)
+
+    def split(self, *fractions: float, seed: int = 0) -> tuple[ClassDataset, ...]:
+        """Shares the classes out at random, so that no part has a class of another.
+
+        Split before `with_rotations`, or the same drawing would turn up in several parts.
+
+        Args:
+            *fractions: The share of the classes of each part; together 1.
+            seed: Another number gives another assignment. It depends on nothing but the number
+                and the names of the classes.
+
+        Returns:
+            A `ClassDataset` for each fraction; the classes of a part stay in order.
+
+        Raises:
+            ValueError: The fractions are not positive or do not add up to 1, or there are too few
+                classes for each part to have one.
+
+        Example:
+
+        ```python
+        train, validation, test = images.split(0.6, 0.2, 0.2)
+        ```
+        """
+        if not fractions or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+            raise ValueError(
+                f"`fractions` must be positive and add up to 1. Received: fractions={fractions}"
+            )
+        cuts = np.rint(np.cumsum((0, *fractions)) * self.num_classes).astype(int)
+        if min(np.diff(cuts)) < 1:
+            raise ValueError(
+                "`fractions` must leave at least one class in each part. "
+                f"Received: fractions={fractions} of {self.num_classes} classes"
+            )
+        order = shuffled(self.class_names, seed)
+        return tuple(
+            self._derive(sorted(order[start:stop])) for start, stop in itertools.pairwise(cuts)
+        )
+
+    def with_rotations(self) -> ClassDataset:
+        """Makes each rotation of a class by 0, 90, 180 and 270 degrees a class of its own.
+
+        Returns:
+            A `ClassDataset` of four times as many classes that shares the examples. Class
+            `4 * c + r` is class `c` turned counter-clockwise by `r` quarter turns.
+
+        Raises:
+            ValueError: The examples are no square images, or have been rotated before.
+
+        Example:
+            >>> import numpy as np
+            >>> toys = ClassDataset(np.zeros([2, 9, 9], np.uint8), ["cat", "dog"])
+            >>> toys.with_rotations().class_names[:3]
+            ('cat/rot000', 'cat/rot090', 'cat/rot180')
+        """
+        shape = self.example_shape
+        if len(shape) not in (2, 3) or shape[0] != shape[1]:
+            raise ValueError(
+                "Only square images, [height, width] or [height, width, channels], can be rotated. "
+                f"Received: example_shape={shape}"
+            )
+        if self.quarter_turns.any():
+            raise ValueError("The classes of this data set are rotated already.")
+        turned = self._derive(np.repeat(np.arange(self.num_classes), 4).tolist())
+        turned.quarter_turns = np.tile(np.arange(4, dtype=np.uint8), self.num_classes)
+        turned.class_names = tuple(
+            f"{name}/rot{90 * turns:03d}" for name in self.class_names for turns in range(4)
+        )
+        return turned
+
+    def _derive(self, classes: Sequence[int]) -> ClassDataset:
+        """The data set of these classes, which may repeat; nothing is checked again."""
+        chosen = np.asarray(classes, np.int64)
+        starts, sizes = self.class_offsets[chosen], np.diff(self.class_offsets)[chosen]
+        other = copy.copy(self)
+        other.class_indices = np.concatenate(
+            [self.class_indices[i : i + n] for i, n in zip(starts, sizes, strict=True)]
+        )
+        other.class_offsets = _offsets(sizes)
+        other.quarter_turns = self.quarter_turns[chosen]
+        other.class_names = tuple(self.class_names[c] for c in classes)
+        other.groups = None if self.groups is None else tuple(self.groups[c] for c in classes)
+        return other
+
+    def _class_numbers(self, classes: Iterable[int | str]) -> list[int]:
+        numbers = {name: c for c, name in enumerate(self.class_names)}
+        chosen = []
+        for c in classes:
+            if isinstance(c, str):
+                if c not in numbers:
+                    hint = did_you_mean(c, self.class_names)
+                    raise ValueError(f"`classes` must exist. Received the unknown {c!r}.{hint}")
+                chosen.append(numbers[c])
+            elif isinstance(c, (int, np.integer)):
+                if not 0 <= c < self.num_classes:
+                    raise ValueError(
+                        f"`classes` must be from 0 to {self.num_classes - 1}. Received: {c}"
+                    )
+                chosen.append(int(c))
+            else:
+                raise TypeError(f"`classes` must be numbers or names. Received: {c!r}")
+        return chosen
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: the known one that is nearest, if any is near."""
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _offsets(sizes: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+
+def _check_names(argument: str, names: Sequence[str], classes: Array) -> tuple[str, ...]:
+    if isinstance(names, str) or len(names) != len(classes):
+        raise ValueError(
+            f"`{argument}` must have one entry for each of the {len(classes)} classes that occur "
+            f"in `labels`. Received: {len(names)} entries"
+        )
+    return tuple(str(name) for name in names)
+
+
+def _check_labels(labels: npt.ArrayLike, examples: int) -> Array:
+    checked = np.asarray(labels)
+    if checked.ndim != 1:
+        raise ValueError(
+            "`labels` must have one axis, one class number or name for each example. "
+            f"Received: labels of shape {checked.shape}"
+        )
+    if len(checked) != examples:
+        raise ValueError(
+            "`examples` and `labels` must have the same length. "
+            f"Received: {examples} examples, {len(checked)} labels"
+        )
+    if checked.dtype == object and all(isinstance(label, str) for label in checked):
+        return checked.astype(str)
+    if checked.dtype.kind == "S":
+        return np.char.decode(checked)
+    if checked.dtype.kind not in "biuU":
+        raise TypeError(
+            f"`labels` must be integers or strings. Received: labels of type {checked.dtype}"
+        )
+    return checked
+
+
+def _check_examples(examples: Array | Sequence[str]) -> Array:
+    if not isinstance(examples, np.ndarray):
+        if len(examples) and all(isinstance(example, str) for example in examples):
+            texts = np.empty(len(examples), object)  # np.array would pad all to the longest
+            texts[:] = list(examples)
+            return texts
+        examples = np.asarray(examples)
+    if examples.ndim == 0 or len(examples) == 0:
+        raise ValueError(
+            "`examples` must hold at least one example. "
+            f"Received: examples of shape {examples.shape}"
+        )
+    if examples.dtype.kind == "U" and examples.ndim == 1:
+        return examples
+    if examples.dtype == object and all(isinstance(example, str) for example in examples):
+        return examples
+    if examples.dtype.kind not in "biuf":
+        raise TypeError(
+            f"`examples` must be numbers or strings. Received: examples of type {examples.dtype}"
+        )
+    if examples.ndim == 1 or 0 in examples.shape:
+        raise ValueError(
+            "`examples` must have the shape [examples, ...], with an axis for what makes up one "
+            f"example. Received: examples of shape {examples.shape}"
+        )
+    if examples.dtype.kind == "f" and not isinstance(examples, np.memmap):
+        _check_floats(examples)
+    return examples
+
+
+def _check_floats(examples: Array) -> None:
+    """Raises on NaN, infinities, and images of 0..255 that should have been uint8."""
+    at_once = max(1, _SCANNED_AT_ONCE // examples[0].size)
+    bytes_so_far, largest = examples.ndim in (3, 4), 0.0
+    for start in range(0, len(examples), at_once):
+        chunk = examples[start : start + at_once]
+        finite = np.isfinite(chunk)
+        if not finite.all():
+            bad = start + int(np.argmin(finite.reshape(len(chunk), -1).all(axis=1)))
+            raise ValueError(
+                f"`examples` must be finite. Received: NaN or infinity in examples[{bad}]"
+            )
+        if bytes_so_far:
+            bytes_so_far = bool(((chunk >= 0) & (chunk <= 255) & (chunk == np.floor(chunk))).all())
+            largest = max(largest, float(chunk.max()))
+    if bytes_so_far and largest > 1:
+        raise ValueError(
+            "`examples` of whole numbers from 0 to 255 look like images, which must be of type "
+            "uint8 (they are scaled when episodes are drawn), or floats scaled to [0, 1]. Pass "
+            f"`examples.astype(np.uint8)`. Received: {examples.dtype} up to {largest:g}"
+        )

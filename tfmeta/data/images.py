@@ -1,0 +1,216 @@
+"""Image files as uint8 arrays, all made in the same way wherever they come from."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+ImageArray = npt.NDArray[np.uint8]
+
+RESAMPLING = {
+    "lanczos": Image.Resampling.LANCZOS,
+    "area": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+}
+SUFFIXES = (
+    *(".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm"),
+    *(".png", ".ppm", ".tif", ".tiff", ".webp"),
+)
+_CHUNK = 1024  # images decoded before they are copied into the result: bounds the memory held twice
+
+
+def read_image(
+    path: str | os.PathLike[str],
+    size: int | tuple[int, int] | None = None,
+    *,
+    grayscale: bool = False,
+    invert: bool = False,
+    resample: str = "lanczos",
+) -> ImageArray:
+    """Reads one image as a uint8 array of shape `[height, width, channels]`.
+
+    Images of 1, 8 and 16 bits per channel are brought to 0..255, transparent ones are laid on
+    white paper, and a camera's orientation tag is obeyed.
+
+    Args:
+        path: An image file.
+        size: Side of the square, or `(height, width)`, to which the image is resized (its
+            proportions are not kept). `None` leaves the size as it is.
+        grayscale: One channel when `True`, red, green and blue otherwise.
+        invert: Whether to turn `v` into `255 - v`, so that dark ink on paper becomes bright.
+        resample: `"lanczos"`, `"area"` or `"bilinear"`; all three average over the pixels that
+            they shrink.
+
+    Returns:
+        A uint8 array of shape `[height, width, 1]` or `[height, width, 3]`.
+
+    Raises:
+        FileNotFoundError: `path` is not a file.
+        ValueError: `path` cannot be read as an image, for instance because it is truncated; or
+            another argument is not one of the values above.
+
+    Example:
+
+    ```python
+    drawing = read_image("cat.png", size=28, grayscale=True, invert=True)
+    drawing.shape    # (28, 28, 1)
+    ```
+    """
+    check_image_options(size, resample)
+    name = os.fspath(path)
+    if not os.path.isfile(name):
+        raise FileNotFoundError(f"`path` must be an image file. Received: path={name!r}")
+    try:
+        with Image.open(name) as opened:
+            opened.load()
+            image = _to_eight_bits(opened, "L" if grayscale else "RGB")
+    # Pillow's decoders raise a dozen types (OSError, SyntaxError, struct.error, zlib.error, ...).
+    except Exception as error:
+        raise ValueError(f"Not a readable image: {name!r} ({error})") from error
+    pixels = np.asarray(image)
+    stack = pixels.reshape(1, *pixels.shape[:2], -1)
+    made: ImageArray = prepare(stack, size=size, invert=invert, resample=resample)[0]
+    return made
+
+
+def prepare(
+    images: ImageArray,
+    *,
+    size: int | tuple[int, int] | None = None,
+    grayscale: bool = False,
+    invert: bool = False,
+    resample: str = "lanczos",
+) -> ImageArray:
+    """Resizes and converts a stack of images at once.
+
+    Args:
+        images: A uint8 array `[n, height, width, channels]` of 1, 3 or 4 channels.
+        size, grayscale, invert, resample: As for `read_image`; one channel stays one.
+
+    Returns:
+        A new uint8 array of the same layout.
+    """
+    shape = check_image_options(size, resample)
+    n, height, width, channels = images.shape
+    if grayscale and channels > 1:
+        colour = Image.fromarray(images.reshape(n * height, width, channels))
+        images = np.asarray(colour.convert("L")).reshape(n, height, width, 1)
+    if shape is not None and shape != (height, width):
+        # First the width, then the height with the axes exchanged: the two passes that Pillow
+        # makes of every single image, to the bit, but each a single call for the stack.
+        images = _resize_width(images, shape[1], resample).swapaxes(1, 2)
+        images = _resize_width(images, shape[0], resample).swapaxes(1, 2)
+    return 255 - images if invert else np.ascontiguousarray(images)
+
+
+def _resize_width(images: ImageArray, width: int, resample: str) -> ImageArray:
+    n, height, _, channels = images.shape
+    one_below_the_other = images.reshape(n * height, -1, channels)
+    if channels == 1:
+        one_below_the_other = one_below_the_other[:, :, 0]
+    resized = Image.fromarray(one_below_the_other).resize((width, n * height), RESAMPLING[resample])
+    return np.asarray(resized).reshape(n, height, width, channels)
+
+
+def read_images(
+    paths: Sequence[str | os.PathLike[str]], *, skip_unreadable: bool = False, **options: Any
+) -> tuple[ImageArray, list[int]]:
+    """Reads many image files into one array, in threads and in the order of `paths`.
+
+    Args:
+        paths: The image files.
+        skip_unreadable: Leaves out files that cannot be read, with one warning that names them,
+            instead of raising an error.
+        **options: As for `read_image`.
+
+    Returns:
+        A uint8 array `[images, height, width, channels]` and the positions in `paths` of the
+        images it holds.
+
+    Raises:
+        ValueError: An image cannot be read, or its size differs from the others'.
+    """
+    check_image_options(options.get("size"), options.get("resample", "lanczos"))
+
+    def read(path: str | os.PathLike[str]) -> ImageArray | ValueError:
+        try:
+            return read_image(path, **options)
+        except ValueError as error:
+            if skip_unreadable:
+                return error
+            hint = "Pass skip_unreadable=True to leave out such files."
+            raise ValueError(f"{error}. {hint}") from error
+
+    images: ImageArray | None = None
+    kept: list[int] = []
+    unreadable: list[str] = []
+    # Worth it for photographs; small drawings are decoded too fast to gain by threads.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(paths), _CHUNK):
+            for i, image in enumerate(pool.map(read, paths[start : start + _CHUNK]), start):
+                if isinstance(image, ValueError):
+                    unreadable.append(os.fspath(paths[i]))
+                    continue
+                if images is None:
+                    images = np.empty((len(paths), *image.shape), np.uint8)
+                if image.shape != images.shape[1:]:
+                    raise different_sizes(
+                        f"{os.fspath(paths[kept[0]])!r} of shape {images.shape[1:]}",
+                        f"{os.fspath(paths[i])!r} of shape {image.shape}",
+                    )
+                images[len(kept)] = image
+                kept.append(i)
+    if unreadable:
+        shown = ", ".join(unreadable[:10]) + (", ..." if len(unreadable) > 10 else "")
+        warnings.warn(f"Left out {len(unreadable)} unreadable image(s): {shown}", stacklevel=4)
+    if images is None:
+        raise ValueError(f"None of the {len(paths)} images can be read.")
+    return images[: len(kept)], kept
+
+
+def different_sizes(one: str, other: str) -> ValueError:
+    """The error about two images that cannot be put into one array."""
+    return ValueError(
+        "Images of different sizes need `size`, to which they are resized. "
+        f"Received: size=None, {one} and {other}"
+    )
+
+
+def _to_eight_bits(image: Image.Image, mode: str) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        # 16-bit PNG and TIFF: `convert` would clip at 255 instead of scaling.
+        deep = np.asarray(image).astype(np.float64) / 257
+        image = Image.fromarray(np.rint(deep.clip(0, 255)).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("images of floats have no agreed range; save them as 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert(mode)
+
+
+def check_image_options(size: object, resample: object) -> tuple[int, int] | None:
+    """Returns `size` as a pair, or raises the error that names the argument at fault."""
+    if resample not in RESAMPLING:
+        known = ", ".join(map(repr, RESAMPLING))
+        raise ValueError(f"`resample` must be one of {known}. Received: resample={resample!r}")
+    if size is None:
+        return None
+    sides = (size, size) if isinstance(size, (int, np.integer)) else size
+    if not (
+        isinstance(sides, (tuple, list))
+        and len(sides) == 2
+        and all(isinstance(side, (int, np.integer)) and side >= 1 for side in sides)
+    ):
+        raise ValueError(
+            f"`size` must be a positive integer or a pair (height, width). Received: size={size!r}"
+        )
+    return int(sides[0]), int(sides[1])

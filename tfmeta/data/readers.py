@@ -1,0 +1,164 @@
+"""Labelled examples from TensorFlow Datasets and from folders of images."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfmeta.data.images import (
+    SUFFIXES,
+    check_image_options,
+    different_sizes,
+    prepare,
+    read_images,
+)
+from tfmeta.types import Array
+
+
+class Labelled(NamedTuple):
+    """The first arguments of `ClassDataset`."""
+
+    examples: Array | list[str]
+    labels: Array | list[str]
+    class_names: list[str] | None
+    groups: list[str] | None
+
+
+def read_directory(
+    path: str | os.PathLike[str],
+    size: int | tuple[int, int] | None,
+    *,
+    grayscale: bool,
+    invert: bool,
+    resample: str,
+    skip_unreadable: bool,
+) -> Labelled:
+    """Reads a folder of images, a sub-folder a class. See `ClassDataset.from_directory`."""
+    root = Path(path)
+    if not root.exists():
+        raise FileNotFoundError(f"`path` must be an existing folder. Received: path={str(path)!r}")
+    if not root.is_dir():
+        raise NotADirectoryError(f"`path` must be a folder. Received: path={str(path)!r}, a file")
+    files, labels = [], []
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        relative = Path(folder).relative_to(root)
+        if relative.parts:
+            images = sorted(name for name in names if _is_image(name))
+            files += [os.path.join(folder, name) for name in images]
+            labels += [relative.as_posix()] * len(images)
+    if not files:
+        raise ValueError(
+            "`path` must hold one sub-folder of images for each class; no images "
+            f"({', '.join(SUFFIXES)}) were found in sub-folders. Received: path={str(path)!r}"
+        )
+    pixels, kept = read_images(
+        files,
+        size=size,
+        grayscale=grayscale,
+        invert=invert,
+        resample=resample,
+        skip_unreadable=skip_unreadable,
+    )
+    labels = [labels[i] for i in kept]
+    classes = sorted(set(labels))
+    if len(classes) == 1:
+        raise ValueError(
+            "`path` must hold at least two classes, each a sub-folder of images. "
+            f"Received: path={str(path)!r} with the one class {classes[0]!r}"
+        )
+    groups = [name.rpartition("/")[0] for name in classes]
+    return Labelled(pixels, labels, classes, groups if any(groups) else None)
+
+
+def read_tfds(
+    name: str,
+    split: str,
+    data_dir: str | os.PathLike[str] | None,
+    *,
+    image_key: str,
+    label_key: str,
+    group_key: str | None,
+    download: bool,
+    **image_options: Any,
+) -> Labelled:
+    """Reads a data set of TensorFlow Datasets. See `ClassDataset.from_tfds`."""
+    # Slow to import, and of no use to most programs.
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    check_image_options(image_options["size"], image_options["resample"])
+    builder = tfds.builder(name, data_dir=data_dir)
+    if download:
+        _download(builder)
+    features = builder.info.features
+    named = (("image_key", image_key), ("label_key", label_key), ("group_key", group_key))
+    for argument, key in named:
+        if key is not None and key not in features:
+            raise ValueError(
+                f"`{argument}` must be one of the features {sorted(features)} of {name!r}. "
+                f"Received: {argument}={key!r}"
+            )
+    feature = features[image_key]
+    is_image = isinstance(feature, tfds.features.Image) and feature.np_dtype == np.uint8
+    keys = [key for key in (image_key, label_key, group_key) if key is not None]
+
+    def chosen(record: dict[str, Any]) -> dict[str, Any]:
+        columns = {key: record[key] for key in keys}
+        if is_image:
+            make = functools.partial(prepare, **image_options)
+            columns[image_key] = tf.numpy_function(make, [record[image_key]], tf.uint8)
+        return columns
+
+    records = builder.as_dataset(
+        split=split,
+        # Images whose size is not known beforehand cannot be stacked before they are resized.
+        batch_size=1 if None in feature.shape else 128,
+        # One file after the other; the decoded images are read once, so they need no cache.
+        read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+    )
+    batches = list(records.map(chosen, num_parallel_calls=tf.data.AUTOTUNE).as_numpy_iterator())
+    if not batches:
+        raise ValueError(f"`split` must hold examples. Received: split={split!r} of {name!r}")
+    shapes = sorted({batch[image_key].shape[1:] for batch in batches})
+    if len(shapes) > 1:
+        raise different_sizes(*(f"an image of shape {shape}" for shape in shapes[:2]))
+    columns = {key: np.concatenate([batch[key] for batch in batches]) for key in keys}
+    examples: Array | list[str] = columns[image_key]
+    if columns[image_key].dtype == object:
+        examples = [text.decode() for text in columns[image_key]]
+
+    classes, first = np.unique(columns[label_key], return_index=True)
+    groups = None
+    if group_key is not None:
+        groups = _spell(features[group_key], columns[group_key][first])
+    return Labelled(examples, columns[label_key], _spell(features[label_key], classes), groups)
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def _spell(feature: Any, values: Array) -> list[str]:
+    """The names of class numbers, or texts as they are."""
+    if hasattr(feature, "int2str"):
+        return [feature.int2str(int(value)) for value in values]
+    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+
+
+def _download(builder: Any) -> None:
+    """Downloads and prepares a data set that `data_dir` does not hold yet."""
+    try:
+        builder.download_and_prepare()
+    # A download fails in many ways: no network, a proxy, a moved file, a missing package, ...
+    except Exception as error:
+        raise FileNotFoundError(
+            f"TensorFlow Datasets holds no prepared {builder.name!r} in {builder.data_dir!r} and "
+            f"could not download it ({type(error).__name__}: {error}). Pass as `data_dir` a folder "
+            "that holds it already, prepared on a machine with a network, or use "
+            'tfmeta.data.load("glyphs"), which needs no download.'
+        ) from error
