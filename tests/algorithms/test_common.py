@@ -1,0 +1,201 @@
+"""One table of learners, and every check that all of them must pass."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfmeta
+
+WAYS, SHOTS, QUERIES, TASKS = 3, 2, 4, 4
+
+
+def network(outputs=WAYS):
+    return tfmeta.models.conv4((12, 12, 1), outputs, filters=4, downsample="stride")
+
+
+LEARNERS = {
+    "MAML": lambda: tfmeta.MAML(network(), 0.1, 2, evaluation_steps=3),
+    "MAML-support": lambda: tfmeta.MAML(network(), 0.1, 2, batch_norm="support", task_chunk=1),
+    "MAML-running": lambda: tfmeta.MAML(network(), 0.1, 2, batch_norm="running"),
+    "FOMAML": lambda: tfmeta.FOMAML(network(), 0.1, 2),
+    "PrototypicalNetwork": lambda: tfmeta.PrototypicalNetwork(network(None)),
+    "PrototypicalNetwork-cosine": lambda: tfmeta.PrototypicalNetwork(
+        network(None), "cosine", 10.0, learn_temperature=True
+    ),
+}
+
+
+def episodes(seed=0, tasks=TASKS):
+    rng = np.random.default_rng(seed)
+    y = np.tile(np.repeat(np.arange(WAYS, dtype=np.int32), SHOTS), (tasks, 1))
+    targets = np.tile(np.repeat(np.arange(WAYS, dtype=np.int32), QUERIES), (tasks, 1))
+    # Each class of each task has a pattern of its own: the tasks can be learnt.
+    pattern = rng.random((tasks, WAYS, 1, 12, 12, 1))
+    support = pattern + 0.1 * rng.random((tasks, WAYS, SHOTS, 12, 12, 1))
+    query = pattern + 0.1 * rng.random((tasks, WAYS, QUERIES, 12, 12, 1))
+    inputs = {
+        "support_x": support.reshape(tasks, -1, 12, 12, 1).astype("float32"),
+        "support_y": y,
+        "query_x": query.reshape(tasks, -1, 12, 12, 1).astype("float32"),
+    }
+    return inputs, targets
+
+
+@pytest.fixture(params=LEARNERS)
+def learner(request):
+    keras.utils.set_random_seed(0)
+    made = LEARNERS[request.param]()
+    made.compile(
+        keras.optimizers.Adam(1e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return made
+
+
+def weights(learner):
+    return [np.array(w) for w in learner.get_weights()]
+
+
+def assert_same(first, second):
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_shape_and_dtype(learner):
+    inputs, _ = episodes()
+    logits = learner(inputs)
+    assert logits.shape == (TASKS, WAYS * QUERIES, WAYS)
+    assert logits.dtype == tf.float32
+
+
+def test_fit_with_callbacks_and_validation(learner, tmp_path):
+    """The loss falls, metrics are named as Keras names them, callbacks are called."""
+    data = tf.data.Dataset.from_tensors(episodes())
+    history = learner.fit(
+        data.repeat(),
+        steps_per_epoch=10,
+        epochs=3,
+        validation_data=data,
+        callbacks=[
+            keras.callbacks.CSVLogger(tmp_path / "history.csv"),
+            keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", save_best_only=True),
+            keras.callbacks.EarlyStopping(patience=5),
+        ],
+        verbose=0,
+    ).history
+    assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert history["loss"][-1] < history["loss"][0]
+    assert (tmp_path / "best.keras").exists()
+    assert len((tmp_path / "history.csv").read_text().splitlines()) == 4
+
+
+def test_adapt_leaves_the_learner_alone_and_agrees_with_call(learner):
+    inputs, targets = episodes()
+    learner.train_on_batch(inputs, targets)
+    before = weights(learner)
+    adapted = learner.adapt(inputs["support_x"][1], inputs["support_y"][1])
+    assert_same(before, weights(learner))
+    assert isinstance(adapted, keras.Model)
+    assert not isinstance(adapted, tfmeta.MetaLearner)
+    predictions = adapted.predict(inputs["query_x"][1], verbose=0)
+    np.testing.assert_allclose(predictions, learner.predict_on_batch(inputs)[1], atol=1e-5)
+    # any integer type will do for labels
+    other = learner.adapt(inputs["support_x"][1], inputs["support_y"][1].astype(np.int64))
+    np.testing.assert_allclose(other.predict(inputs["query_x"][1], verbose=0), predictions)
+    # and training on does not reach into the adapted model
+    learner.train_on_batch(inputs, targets)
+    np.testing.assert_array_equal(predictions, adapted.predict(inputs["query_x"][1], verbose=0))
+
+
+def test_adapted_models_are_saved_and_exported(learner, tmp_path):
+    inputs, _ = episodes()
+    adapted = learner.adapt(inputs["support_x"][0], inputs["support_y"][0])
+    expected = adapted.predict(inputs["query_x"][0], verbose=0)
+    adapted.save(tmp_path / "adapted.keras")
+    loaded = keras.models.load_model(tmp_path / "adapted.keras")
+    np.testing.assert_allclose(loaded.predict(inputs["query_x"][0], verbose=0), expected, atol=1e-6)
+    adapted.export(tmp_path / "saved_model", verbose=False)
+    loaded = tf.saved_model.load(tmp_path / "saved_model")
+    np.testing.assert_allclose(loaded.serve(inputs["query_x"][0]), expected, atol=1e-6)
+
+
+def test_keras_file_round_trip(learner, tmp_path):
+    """Weights, arguments, loss and optimizer state: training goes on as if nothing happened."""
+    inputs, targets = episodes()
+    learner.train_on_batch(inputs, targets)
+    learner.save(tmp_path / "learner.keras")
+    loaded = keras.models.load_model(tmp_path / "learner.keras")
+    assert type(loaded) is type(learner)
+    np.testing.assert_array_equal(loaded.predict_on_batch(inputs), learner.predict_on_batch(inputs))
+    learner.train_on_batch(inputs, targets)
+    loaded.train_on_batch(inputs, targets)
+    for a, b in zip(weights(learner), weights(loaded), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_the_same_under_xla(learner):
+    inputs, targets = episodes()
+    learner.build({name: x.shape for name, x in inputs.items()})
+    start = weights(learner)
+    results = []
+    for jit_compile in (False, True):
+        learner.set_weights(start)
+        learner.compile(
+            keras.optimizers.SGD(0.1),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            jit_compile=jit_compile,
+        )
+        loss = learner.train_on_batch(inputs, targets)
+        after = weights(learner)
+        prediction = learner.predict_on_batch(inputs).argmax(-1)
+        results.append([np.array(loss), *after, prediction])
+    for plain, xla in zip(*results, strict=True):
+        np.testing.assert_allclose(xla, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_learns(learner):
+    """A few steps on learnable tasks reach an accuracy that chance does not."""
+    learner.optimizer.learning_rate = 1e-2
+    for seed in range(30):
+        learner.train_on_batch(*episodes(seed))
+    inputs, targets = episodes(seed=1000, tasks=32)
+    accuracy = np.mean(learner.predict_on_batch(inputs).argmax(-1) == targets)
+    # Chance is 0.33. Running statistics learn least, as their inner loop sees other ones.
+    assert accuracy > 0.45
+
+
+def test_bad_support_sets(learner):
+    x, y = (value[0] for value in (episodes()[0]["support_x"], episodes()[0]["support_y"]))
+    spoilt = x.copy()
+    spoilt[2, 3] = np.nan
+    cases = [
+        (x, y[:-1], ValueError, r"same length, at least 1.*\(6, 12, 12, 1\) and \(5,\)"),
+        (x[:0], y[:0], ValueError, r"same length, at least 1"),
+        (spoilt, y, ValueError, r"`support_x` must be finite"),
+        ((x * 255).astype(np.uint8), y, TypeError, r"`support_x` must be scaled.*uint8"),
+        (x[:, :10], y, ValueError, r"`support_x` must have the shape \[n, 12, 12, 1\].*10"),
+        (x[..., 0], y, ValueError, r"`support_x` must have the shape \[n, 12, 12, 1\]"),
+        (x, y + 1, ValueError, r"labels must be .*"),
+        (x, y.astype(np.float32), ValueError, r"labels must be .*integers"),
+    ]
+    for support_x, support_y, error, message in cases:
+        with pytest.raises(error, match=message):
+            learner.adapt(support_x, support_y)
+
+
+def test_bad_inputs(learner):
+    inputs, _ = episodes()
+    with pytest.raises(ValueError, match=r"must be a dict with the keys 'support_x'.*query_x"):
+        learner({"support_x": inputs["support_x"], "query_x": inputs["query_x"]})
+    with pytest.raises(ValueError, match=r"support_x \[tasks, ways\*shots, ...\]"):
+        learner({**inputs, "query_x": inputs["query_x"][0]})
+
+
+@pytest.mark.parametrize("make", [tfmeta.MAML, tfmeta.FOMAML, tfmeta.PrototypicalNetwork])
+def test_models_that_cannot_learn(make):
+    with pytest.raises(ValueError, match=r"`model` must have trainable weights.*'empty'"):
+        make(keras.Sequential([keras.Input((3,)), keras.layers.ReLU()], name="empty"))
+    with pytest.raises(TypeError, match=r"`model` must be a keras.Model"):
+        make(keras.layers.Dense(3))

@@ -1,0 +1,104 @@
+"""Imports go one way: this table is the package's structure, and the source is held to it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "tfmeta"
+
+# Lowest first. A name with a dot at its end stands for the whole sub-package.
+TENSORS = ["types", "functional", "inner_optimizers", "ops", "layers", "models"]
+LOOPS = [*TENSORS, "inner_loop", "task_map"]
+PUBLIC = [*LOOPS, "meta_learner", "evaluation", "algorithms.", "data."]
+MAY_IMPORT = {
+    "types": [],
+    "files": [],
+    "functional": ["types"],
+    "inner_optimizers": ["types"],
+    "ops": ["types"],
+    "layers": ["types"],
+    "models": ["types"],
+    "inner_loop": TENSORS,
+    "task_map": TENSORS,
+    "meta_learner": LOOPS,
+    "evaluation": ["types", "meta_learner"],
+    "algorithms.": [*LOOPS, "meta_learner", "algorithms."],
+    "data.": ["types", "files", "_core", "data."],
+    "__init__": PUBLIC,
+    # Programs made of the package; nothing imports them.
+    "plots": ["types", "files"],
+    "runs": ["files", "data.", "meta_learner"],
+    "training": [*PUBLIC, "files", "plots", "runs"],
+    "classifier": [*PUBLIC, "files"],
+    "cli": [*PUBLIC, "runs", "training", "classifier", "__init__"],
+}
+
+
+def layer(module: str) -> str:
+    """`algorithms.maml` belongs to `algorithms.`, `ops` is a layer of its own."""
+    package, dot, _ = module.partition(".")
+    return package + dot
+
+
+def modules() -> dict[str, Path]:
+    """Every module by its name inside the package; sub-packages have `__init__` as a name too."""
+    files = {path.relative_to(PACKAGE): path for path in PACKAGE.rglob("*.py")}
+    return {".".join(relative.with_suffix("").parts): path for relative, path in files.items()}
+
+
+def imported(source: str) -> set[str]:
+    """Return the modules of the package that `source` imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        found |= {resolve(name) for name in names if name.split(".")[0] == "tfmeta"}
+    return found
+
+
+def resolve(name: str) -> str:
+    """`tfmeta.data.load` is a name of `data.__init__`, `tfmeta.data.images` a module."""
+    parts = name.split(".")[1:]
+    for size in range(len(parts), 0, -1):
+        path = PACKAGE.joinpath(*parts[:size])
+        if path.with_suffix(".py").exists() or path.with_suffix(".pyi").exists():
+            return ".".join(parts[:size])
+        if (path / "__init__.py").exists():
+            return ".".join([*parts[:size], "__init__"])
+    return "__init__"
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_imports_go_one_way(module: str) -> None:
+    assert layer(module) in MAY_IMPORT, f"say in MAY_IMPORT where {module} belongs"
+    allowed = MAY_IMPORT[layer(module)]
+    wrong = {name for name in imported(modules()[module].read_text()) if layer(name) not in allowed}
+    assert not wrong, f"{module} may import {allowed}, not {sorted(wrong)}"
+
+
+def test_the_table_has_no_circle() -> None:
+    below: dict[str, set[str]] = {}
+    while len(below) < len(MAY_IMPORT):
+        ready = [
+            name
+            for name, allowed in MAY_IMPORT.items()
+            if name not in below and set(allowed) - {name, "_core"} <= set(below)
+        ]
+        assert ready, f"a circle among {sorted(set(MAY_IMPORT) - set(below))}"
+        below |= {name: set(MAY_IMPORT[name]) for name in ready}
+
+
+def test_the_reader_of_imports_sees_them_all() -> None:
+    source = (
+        "import tfmeta.ops\nfrom tfmeta import data\ndef f():\n  from tfmeta.types import Array"
+    )
+    assert imported(source) == {"ops", "data.__init__", "types"}
+    assert imported("import numpy\nfrom tfmeta import __version__") == {"__init__"}

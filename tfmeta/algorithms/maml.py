@@ -1,0 +1,245 @@
+"""Model-agnostic meta-learning.
+
+Finn, Abbeel and Levine, *Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks*,
+ICML 2017.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfmeta.functional import (
+    BATCH_NORM_MODES,
+    BatchNormMode,
+    batch_norm_layers,
+    functional_call,
+)
+from tfmeta.inner_loop import inner_loop
+from tfmeta.inner_optimizers import SGD
+from tfmeta.layers import BatchAtHandNormalization
+from tfmeta.meta_learner import MetaLearner, copy_of
+from tfmeta.types import Array, Params
+
+Statistics = Literal["batch", "stored", "training"]
+
+
+@keras.saving.register_keras_serializable(package="tfmeta")
+class MAML(MetaLearner):
+    """Learn an initialisation from which a few gradient steps solve a new task.
+
+    `φ_0 = θ`, `φ_{k+1} = φ_k − α ∇L_S(φ_k)`; the outer loss is the mean over tasks of `L_Q(φ_K)`,
+    differentiated through the inner steps. Both losses are the one given to `compile`, the mean
+    over examples. (The authors' code steps on a support loss that is not averaged, so that its
+    inner rate of 0.4 for 5-way 1-shot Omniglot is 2.0 here.)
+
+    Args:
+        model: Any `keras.Model`; its weights are the initialisation θ, and `fit` changes them.
+        inner_learning_rate: α, positive.
+        inner_steps: K, in training.
+        first_order: Take the inner gradient as a constant, so that `∂φ/∂θ = I`.
+        evaluation_steps: K in evaluation, prediction and `adapt`; `inner_steps` if `None`.
+        batch_norm: Which statistics batch normalisation uses. `"transductive"`, as published:
+            those of the batch at hand, for the query set too. `"support"`: those of the support
+            set at the adapted weights. `"running"`: as in ordinary Keras training, moving averages
+            in evaluation.
+        task_chunk: How many tasks are in flight in a training step; memory grows with it.
+        **kwargs: `name` and `dtype`.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If a value is out of range, or the model has no trainable weights.
+
+    Example:
+        ```python
+        learner = tfmeta.MAML(tfmeta.models.conv4((28, 28, 1), 5), inner_learning_rate=0.4)
+        learner.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        learner.fit(sampler.dataset(meta_batch_size=32), steps_per_epoch=500, epochs=20)
+        adapted = learner.adapt(support_x, support_y)
+        ```
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        inner_learning_rate: float = 0.01,
+        inner_steps: int = 1,
+        first_order: bool = False,
+        *,
+        evaluation_steps: int | None = None,
+        batch_norm: BatchNormMode = "transductive",
+        task_chunk: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model, task_chunk=task_chunk, **kwargs)
+        for name, steps in (("inner_steps", inner_steps), ("evaluation_steps", evaluation_steps)):
+            if steps is not None and steps < 1:
+                raise ValueError(f"`{name}` must be at least 1. Received: {name}={steps}")
+        if batch_norm not in BATCH_NORM_MODES:
+            raise ValueError(
+                f"`batch_norm` must be one of {', '.join(map(repr, BATCH_NORM_MODES))}. "
+                f"Received: batch_norm={batch_norm!r}"
+            )
+        if not inner_learning_rate > 0:
+            raise ValueError(
+                "`inner_learning_rate` must be positive. "
+                f"Received: inner_learning_rate={inner_learning_rate!r}"
+            )
+        self.inner_learning_rate = inner_learning_rate
+        self.inner_steps = inner_steps
+        self.first_order = first_order
+        self.evaluation_steps = evaluation_steps
+        self.batch_norm = batch_norm
+
+    def adapt_task(
+        self, support_x: Any, support_y: Any, *, training: bool
+    ) -> tuple[Params, Params]:
+        """Return the adapted weights φ_K and the model's state after the inner loop."""
+        if not self.compiled:
+            raise ValueError(
+                f"{type(self).__name__} needs a loss for its inner loop: call compile(loss=...) "
+                "first."
+            )
+        statistics: Statistics = "training" if self.batch_norm == "running" else "batch"
+
+        def call(params: Params, state: Params) -> tuple[Any, Params, list[Any]]:
+            return functional_call(
+                self.model, params, state, support_x, training=training, statistics=statistics
+            )
+
+        def support_loss(params: Params, state: Params) -> tuple[Any, Params]:
+            outputs, state, penalties = call(params, state)
+            if self._classes_are_outputs():
+                _assert_labels_fit(support_y, outputs)
+            loss = self.compute_loss(y=support_y, y_pred=outputs, training=training)
+            return loss + sum(tf.cast(p, loss.dtype) for p in penalties), state
+
+        steps = self.inner_steps if training else self.evaluation_steps or self.inner_steps
+        params, state = inner_loop(
+            support_loss,
+            [tf.convert_to_tensor(v) for v in self.model.trainable_variables],
+            [tf.convert_to_tensor(v) for v in self.model.non_trainable_variables],
+            rule=SGD(self.inner_learning_rate),
+            steps=steps,
+            first_order=self.first_order,
+            names=[v.path for v in self.model.trainable_variables],
+        )
+        if self.batch_norm == "support" and batch_norm_layers(self.model):
+            # The last inner step saw the statistics at φ_{K−1}.
+            _, state, _ = call(params, state)
+        return params, state
+
+    def predict_task(self, state: tuple[Params, Params], query_x: Any, *, training: bool) -> Any:
+        """Return the predictions `[queries, outputs]` at the adapted weights."""
+        statistics: dict[str, Statistics] = {
+            "transductive": "batch",
+            "support": "stored",
+            "running": "training",
+        }
+        params, model_state = state
+        outputs, model_state, _ = functional_call(
+            self.model,
+            params,
+            model_state,
+            query_x,
+            training=training,
+            statistics=statistics[self.batch_norm],
+        )
+        if training:
+            self._keep(model_state)
+        return outputs
+
+    def check_labels(self, labels: Array) -> None:
+        """Check that integer class labels fit the width of the model's output."""
+        width = self.model.output_shape[-1] if hasattr(self.model, "output_shape") else None
+        if not self.compiled or not self._classes_are_outputs() or width is None:
+            return
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(f"labels must be integers. Received: dtype={labels.dtype}")
+        if labels.min() < 0 or labels.max() >= width:
+            raise ValueError(
+                f"labels must be in 0..{width - 1}: the model has {width} outputs, and `ways` "
+                f"must not be more. Received: labels from {labels.min()} to {labels.max()}"
+            )
+
+    def adapted_model(self, state: tuple[Params, Params]) -> keras.Model:
+        """Return the user's model with the adapted weights.
+
+        With `batch_norm="transductive"` its batch normalisation uses the batch at hand, like the
+        learner's; with `"support"` it has the support set's statistics stored.
+        """
+        adapted = copy_of(self.model)
+        if self.batch_norm == "transductive" and batch_norm_layers(adapted):
+            try:
+                adapted = keras.models.clone_model(adapted, clone_function=_batch_at_hand)
+            except ValueError as error:
+                raise ValueError(
+                    "A subclassed model with batch normalisation cannot be adapted with "
+                    "batch_norm='transductive'; use 'support' or 'running'. "
+                    f"Received: model={self.model.name!r}"
+                ) from error
+        params, model_state = state
+        for variable, value in zip(adapted.trainable_variables, params, strict=True):
+            variable.assign(value)
+        for variable, value in zip(adapted.non_trainable_variables, model_state, strict=True):
+            variable.assign(value)
+        return adapted
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments, for Keras's saving."""
+        return {
+            **super().get_config(),
+            "inner_learning_rate": self.inner_learning_rate,
+            "inner_steps": self.inner_steps,
+            "first_order": self.first_order,
+            "evaluation_steps": self.evaluation_steps,
+            "batch_norm": self.batch_norm,
+        }
+
+    def _classes_are_outputs(self) -> bool:
+        loss = self.loss
+        return isinstance(loss, keras.losses.SparseCategoricalCrossentropy) or loss in (
+            "sparse_categorical_crossentropy",
+            keras.losses.sparse_categorical_crossentropy,
+        )
+
+    def _keep(self, model_state: Params) -> None:
+        """Keep a task's random seeds, and its moving statistics if evaluation will use them."""
+        norms = [] if self.batch_norm == "running" else batch_norm_layers(self.model)
+        passing = {id(v) for layer in norms for v in layer.non_trainable_variables}
+        for variable, value in zip(self.model.non_trainable_variables, model_state, strict=True):
+            if id(variable) not in passing:
+                variable.assign(value)
+
+
+def FOMAML(  # noqa: N802
+    model: keras.Model, inner_learning_rate: float = 0.01, inner_steps: int = 1, **kwargs: Any
+) -> MAML:
+    """Return first-order MAML: `MAML(..., first_order=True)`.
+
+    The outer gradient is the query loss's gradient at the adapted weights, `∇L_Q(φ_K)`. Arguments
+    are those of `MAML` without `first_order`.
+
+    Example:
+        >>> learner = tfmeta.FOMAML(tfmeta.models.conv4((28, 28, 1), 5), inner_learning_rate=0.4)
+    """
+    return MAML(model, inner_learning_rate, inner_steps, first_order=True, **kwargs)
+
+
+def _batch_at_hand(layer: keras.layers.Layer) -> keras.layers.Layer:
+    cls = type(layer)
+    if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+        cls = BatchAtHandNormalization
+    return cls.from_config(layer.get_config())
+
+
+def _assert_labels_fit(labels: Any, outputs: Any) -> None:
+    tf.debugging.assert_less(
+        labels,
+        tf.cast(outputs.shape[-1], labels.dtype),
+        message="`ways` must be at most the number of outputs of the model, "
+        f"which is {outputs.shape[-1]}",
+    )

@@ -1,0 +1,189 @@
+"""Prototypical Networks.
+
+Snell, Swersky and Zemel, *Prototypical Networks for Few-shot Learning*, NeurIPS 2017.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfmeta.meta_learner import MetaLearner, copy_of, episode_inputs
+from tfmeta.ops import cosine_similarity, prototypes, squared_euclidean
+from tfmeta.types import Array, Inputs
+
+DISTANCES = ("squared_euclidean", "cosine")
+
+
+@keras.saving.register_keras_serializable(package="tfmeta")
+class PrototypicalNetwork(MetaLearner):
+    """Classify queries by their nearest class mean in a learnt embedding.
+
+    `c_k` is the mean embedding of class k's support examples; the logits are `−t ‖f(x) − c_k‖²`
+    or `t cos(f(x), c_k)` with the temperature t. Ways and shots are free: training with more ways
+    than testing is the usual practice. In training, support and query are embedded together, so
+    batch normalisation sees one batch, as published; evaluation uses its moving averages.
+
+    Args:
+        encoder: A `keras.Model` `[n, ...]` → `[n, d]`.
+        distance: `"squared_euclidean"` or `"cosine"`.
+        temperature: t, positive.
+        learn_temperature: Whether the outer loop trains t. Advisable with `"cosine"`, whose logits
+            lie in `[−t, t]`.
+        **kwargs: `name` and `dtype`.
+
+    Raises:
+        TypeError: If `encoder` is not a Keras model.
+        ValueError: If a value is out of range, or the encoder has no trainable weights.
+
+    Example:
+        ```python
+        learner = tfmeta.PrototypicalNetwork(tfmeta.models.conv4((28, 28, 1)))
+        learner.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+                        metrics=["accuracy"])
+        learner.fit(sampler.dataset(), steps_per_epoch=100, epochs=20)
+        ```
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        distance: str = "squared_euclidean",
+        temperature: float = 1.0,
+        *,
+        learn_temperature: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(encoder, **kwargs)
+        if distance not in DISTANCES:
+            raise ValueError(
+                f"`distance` must be 'squared_euclidean' or 'cosine'. Received: {distance=}"
+            )
+        if not temperature > 0:
+            raise ValueError(f"`temperature` must be positive. Received: {temperature=}")
+        self.distance = distance
+        self.initial_temperature = temperature
+        self.learn_temperature = learn_temperature
+        self.temperature = self.add_weight(
+            shape=(),
+            initializer=keras.initializers.Constant(temperature),
+            trainable=learn_temperature,
+            constraint="non_neg",
+            name="temperature",
+        )
+
+    def call(self, inputs: Inputs, training: bool | None = None) -> Any:
+        """Return logits `[tasks, queries, ways]`, embedding all tasks' examples in one pass."""
+        tensors = episode_inputs(inputs)
+        support_x, query_x = tensors["support_x"], tensors["query_x"]
+        examples = tf.concat([support_x, query_x], axis=1)
+        flat = tf.reshape(examples, tf.concat([[-1], tf.shape(examples)[2:]], 0))
+        embedded = self._embed(tf.ensure_shape(flat, [None, *examples.shape[2:]]), training)
+        embedded = tf.reshape(embedded, [*_sizes(examples, 2), embedded.shape[-1]])
+        shots = _sizes(support_x, 2)[1]
+        state = self._prototypes(embedded[:, :shots], tensors["support_y"])
+        return self._logits(embedded[:, shots:], *state)
+
+    def train_step(self, data: Any) -> Any:
+        """Take one outer step on all tasks at once, which is Keras's own step."""
+        return keras.Model.train_step(self, data)
+
+    def adapt_task(self, support_x: Any, support_y: Any, *, training: bool) -> tuple[Any, Any]:
+        """Return the prototypes `[ways, d]` and which of them have examples, `[ways]`."""
+        embedded = self._embed(support_x, training)
+        means, present = self._prototypes(embedded[None], support_y[None])
+        return means[0], present[0]
+
+    def predict_task(self, state: tuple[Any, Any], query_x: Any, *, training: bool) -> Any:
+        """Return the logits `[queries, ways]`."""
+        means, present = state
+        return self._logits(self._embed(query_x, training)[None], means[None], present[None])[0]
+
+    def check_labels(self, labels: Array) -> None:
+        """Check that the labels are the integers `0..ways-1`, none of them missing."""
+        if not np.issubdtype(labels.dtype, np.integer) or labels.min() != 0:
+            missing = True
+        else:
+            missing = len(np.unique(labels)) != labels.max() + 1
+        if missing:
+            raise ValueError(
+                "labels must be the integers 0..ways-1, with at least one example of each class. "
+                f"Received: {np.unique(labels).tolist()}"
+            )
+
+    def adapted_model(self, state: tuple[Any, Any]) -> keras.Model:
+        """Return encoder and head as one model of Keras's own layers, with the same logits.
+
+        Squared Euclidean: `−‖z − c‖² = 2c·z − ‖c‖² − ‖z‖²`, a dense layer less the squared norm;
+        cosine: a dense layer without bias behind a normalisation to length 1.
+        """
+        means, _ = state
+        ways, t = means.shape[0], self.temperature
+        encoder = copy_of(self.model)
+        inputs = keras.Input(encoder.input_shape[1:], dtype=encoder.input_dtype)
+        z = encoder(inputs)
+        if self.distance == "cosine":
+            head = keras.layers.Dense(ways, use_bias=False, name="prototypes")
+            outputs = head(keras.layers.UnitNormalization()(z))
+            head.kernel.assign(t * tf.transpose(tf.math.l2_normalize(means, axis=-1)))
+        else:
+            head = keras.layers.Dense(ways, name="prototypes")
+            norm = keras.layers.Dot(axes=-1)([z, z])
+            outputs = keras.layers.Subtract()([head(z), keras.layers.Rescaling(float(t))(norm)])
+            head.kernel.assign(2 * t * tf.transpose(means))
+            head.bias.assign(-t * tf.reduce_sum(means**2, axis=-1))
+        return keras.Model(inputs, outputs, name="adapted")
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments, for Keras's saving."""
+        config = super().get_config()
+        return {
+            **{k: v for k, v in config.items() if k not in ("model", "task_chunk")},
+            "encoder": config["model"],
+            "distance": self.distance,
+            "temperature": self.initial_temperature,
+            "learn_temperature": self.learn_temperature,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> PrototypicalNetwork:
+        """Make a learner from what `get_config` returned."""
+        encoder = keras.saving.deserialize_keras_object(config["encoder"])
+        return cls(**{**config, "encoder": encoder})
+
+    def _embed(self, examples: Any, training: bool | None) -> Any:
+        embedded = self.model(examples, training=training)
+        if len(embedded.shape) != 2:
+            raise ValueError(
+                "`encoder` must return one vector [n, d] for each example. "
+                f"Received: shape={tuple(embedded.shape)}"
+            )
+        return embedded
+
+    def _prototypes(self, embedded: Any, labels: Any) -> tuple[Any, Any]:
+        labels = tf.cast(labels, tf.int32)
+        # XLA needs a static number of ways; there it is the most that the support set can have.
+        ways = embedded.shape[1] if self._static_ways() else tf.reduce_max(labels) + 1
+        present = tf.reduce_any(tf.one_hot(labels, ways, on_value=True, off_value=False), axis=1)
+        return prototypes(embedded, labels, ways), present
+
+    def _static_ways(self) -> bool:
+        return bool(self.compiled and self.jit_compile)
+
+    def _logits(self, embedded: Any, means: Any, present: Any) -> Any:
+        if self.distance == "cosine":
+            similarity = cosine_similarity(embedded, means)
+        else:
+            similarity = -squared_euclidean(embedded, means)
+        logits = tf.cast(self.temperature, similarity.dtype) * similarity
+        # A class without support examples cannot be predicted.
+        return tf.where(present[:, None, :], logits, logits.dtype.min / 2)
+
+
+def _sizes(x: Any, axes: int) -> list[Any]:
+    """Return the first sizes of `x`, as numbers where they are known."""
+    dynamic = tf.shape(x)
+    return [dynamic[i] if x.shape[i] is None else x.shape[i] for i in range(axes)]

@@ -1,0 +1,118 @@
+"""Call a Keras model with weights and state that are tensors, and change nothing in it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import keras
+import tensorflow as tf
+
+from tfmeta.types import Params
+
+BatchNormMode = Literal["transductive", "support", "running"]
+BATCH_NORM_MODES = ("transductive", "support", "running")
+
+
+def batch_norm_layers(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """Return the batch-normalisation layers of `model`, nested ones too, frozen ones not.
+
+    A frozen layer (`trainable=False`) uses its stored statistics always, as everywhere in Keras.
+    """
+    layers = model._flatten_layers()
+    return [x for x in layers if isinstance(x, keras.layers.BatchNormalization) and x.trainable]
+
+
+@contextlib.contextmanager
+def batch_norm_uses(
+    model: keras.Model, statistics: Literal["batch", "stored", "training"]
+) -> Iterator[None]:
+    """Choose which statistics batch normalisation uses while the context is open.
+
+    Keras has one `training` flag for all layers, so that dropout could not be off while batch
+    normalisation uses the batch at hand, which is how MAML was published. Replacing the layers
+    would exclude subclassed models; instead the layers see another flag, and in `"batch"` they
+    store the plain batch statistics (momentum 0), for as long as this context is open.
+
+    Args:
+        model: The model.
+        statistics: `"batch"`: those of the batch at hand; `"stored"`: the moving ones;
+            `"training"`: as Keras does, by the `training` argument.
+    """
+    if statistics == "training":
+        yield
+        return
+    layers = batch_norm_layers(model)
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        call = functools.partial(_call_with_training, layer.call, statistics == "batch")
+        object.__setattr__(layer, "call", call)
+        object.__setattr__(layer, "momentum", 0.0)
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            object.__delattr__(layer, "call")
+            object.__setattr__(layer, "momentum", momentum)
+
+
+def _call_with_training(call: Any, training: bool, /, *args: Any, **kwargs: Any) -> Any:
+    return call(*args, **{**kwargs, "training": training})
+
+
+@contextlib.contextmanager
+def exact_moments() -> Iterator[None]:
+    """Give `tf.nn.moments` its second derivative while the context is open.
+
+    TensorFlow stops the gradient at the mean inside the variance. The first derivative is right
+    all the same, for the term left out is zero; the second is not, and batch, layer and group
+    normalisation of Keras all call it. Outer gradients through them were wrong by some percent.
+    """
+    original = tf.nn.moments
+    tf.nn.moments = _moments
+    try:
+        yield
+    finally:
+        tf.nn.moments = original
+
+
+def _moments(
+    x: Any, axes: Any, shift: Any = None, keepdims: bool = False, name: str | None = None
+) -> tuple[Any, Any]:
+    del shift, name  # as in TensorFlow, where the shift has no effect any more
+    mean = tf.reduce_mean(x, axes, keepdims=True)
+    variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=keepdims)
+    return (mean if keepdims else tf.squeeze(mean, axes)), variance
+
+
+def functional_call(
+    model: keras.Model,
+    params: Params,
+    state: Params,
+    inputs: Any,
+    *,
+    training: bool,
+    statistics: Literal["batch", "stored", "training"] = "training",
+) -> tuple[Any, Params, list[Any]]:
+    """Compute `f(inputs; params, state)` as a pure function.
+
+    Args:
+        model: A built model.
+        params: Tensors in the order of `model.trainable_variables`.
+        state: Tensors in the order of `model.non_trainable_variables`: normalisation statistics,
+            states of random seeds. Pass the returned state on to the next call, or dropout
+            repeats its mask.
+        inputs: The model's inputs.
+        training: The Keras flag, for dropout and the like.
+        statistics: See `batch_norm_uses`.
+
+    Returns:
+        The outputs, the new state, and the regularisation losses at `params`.
+    """
+    with exact_moments(), batch_norm_uses(model, statistics):
+        outputs, new_state, losses = model.stateless_call(
+            params, state, inputs, training=training, return_losses=True
+        )
+    return outputs, new_state, losses
