@@ -1,0 +1,314 @@
+"""The command line, from training on a folder of images to classifying others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from tfmeta import training
+from tfmeta.cli import main
+from tfmeta.runs import SPLITS, Run, Settings
+
+CLASSES = 10
+TINY = (
+    *("--image-size", "12", "--downsample", "stride", "--filters", "4", "--ways", "2"),
+    *("--queries", "2", "--steps", "2", "--meta-batch-size", "2", "--validation-episodes", "2"),
+)
+
+
+def tfmeta(*arguments: object, code: int = 0) -> Result:
+    """Run the command and check its exit code."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def refused(*arguments: object) -> str:
+    """Run a command that must fail with an error and without a traceback; return what it says."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code in (1, 2), result.output
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert "Error: " in result.output
+    return " ".join(result.output.split())
+
+
+def write_images(folder: Path, classes: int, images: int = 5) -> Path:
+    """Write a sub-folder a class; images of a class share a pattern."""
+    rng = np.random.default_rng(0)
+    for c in range(classes):
+        pattern = rng.integers(0, 200, (14, 16, 3))
+        (folder / f"class{c}").mkdir(parents=True)
+        for i in range(images):
+            pixels = (pattern + rng.integers(0, 56, pattern.shape)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"class{c}" / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("data") / "photos", CLASSES)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("data") / "few", 2, images=2)
+
+
+@pytest.fixture(scope="module")
+def prototypical(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "prototypical"
+    tfmeta("train", photos, *TINY, "--epochs", 2, "--output", path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def maml(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "maml"
+    tfmeta("train", photos, *TINY, "-a", "fomaml", "--epochs", 1, "--output", path)
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_datasets_lists_the_names() -> None:
+    output = tfmeta("datasets").output
+    for name in ("omniglot", "cifar_fs", "fc100", "glyphs"):
+        assert name in output
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "adapt", "predict", "datasets"])
+def test_help(command: str) -> None:
+    assert f"Usage: main {command}" in tfmeta(command, "--help").output
+    assert command in tfmeta("--help").output
+
+
+def test_train_writes_a_run(prototypical: Path) -> None:
+    assert set(contents(prototypical)) == {
+        "model.keras",
+        "settings.json",
+        "history.csv",
+        "learning_curve.png",
+    }
+    rows = Run(prototypical).history()
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert {"loss", "accuracy", "val_loss", "val_accuracy"} <= set(rows[0])
+    with Image.open(prototypical / "learning_curve.png") as curve:
+        assert min(curve.size) > 100
+
+
+def test_a_folders_classes_are_split_and_written_down(prototypical: Path, photos: Path) -> None:
+    settings = Run(prototypical).settings()
+    assert settings.classes is not None
+    together = [name for part in settings.classes.values() for name in part]
+    assert sorted(together) == sorted(f"class{c}" for c in range(CLASSES))
+    assert [len(settings.classes[split]) for split in SPLITS] == [6, 2, 2]
+    parts = training.load_data(settings)
+    assert [list(part.class_names) for part in parts] == list(settings.classes.values())
+
+
+def test_a_class_added_to_the_folder_later_is_not_used(tmp_path: Path, prototypical: Path) -> None:
+    settings = json.loads((prototypical / "settings.json").read_text())
+    more = write_images(tmp_path / "more", CLASSES + 3)
+    parts = training.load_data(Settings(**{**settings, "data": str(more)}))
+    assert [list(part.class_names) for part in parts] == list(settings["classes"].values())
+
+
+def test_evaluate_prints_what_the_score_means(prototypical: Path, photos: Path) -> None:
+    command = ("evaluate", prototypical, "--episodes", 7, "--queries", 3, "--seed", 5)
+    output = tfmeta(*command).output
+    assert f"images of {photos}, 2 classes" in output
+    assert "prototypical, batch norm: running statistics" in output
+    score = output.splitlines()[-1]
+    assert score.startswith("2-way 1-shot, seed 5: ")
+    assert score.endswith("(95 % CI, 7 episodes)")
+    assert tfmeta(*command).output.splitlines()[-1] == score
+
+
+def test_evaluate_names_the_batch_norm_of_maml(maml: Path) -> None:
+    output = tfmeta("evaluate", maml, "--episodes", 2, "--split", "validation").output
+    assert "fomaml, batch norm: transductive" in output
+
+
+def test_a_run_that_is_interrupted_and_resumed_is_the_run_that_was_not(
+    photos: Path, prototypical: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("train", photos, *TINY, "--epochs", 2, "--output", tmp_path / "run")
+
+    def interrupt(self: training.SaveEpoch, epoch: int, logs: object = None) -> None:
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.SaveEpoch, "on_epoch_begin", interrupt)
+        output = tfmeta(*command, code=130).output
+    assert "1 of 2 epochs" in output
+    assert "--resume" in output
+    # As if the power had failed when the second epoch had its row but not yet its model.
+    rows = Run(tmp_path / "run").history()
+    Run(tmp_path / "run").write_history([*rows, {**rows[0], "epoch": "1"}])
+    tfmeta(*command, "--resume")
+
+    resumed, whole = Run(tmp_path / "run"), Run(prototypical)
+    assert len(resumed.history()) == len(whole.history()) == 2
+    for a, b in zip(resumed.history(), whole.history(), strict=True):
+        assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=1e-4)
+    pairs = zip(resumed.learner().weights, whole.learner().weights, strict=True)
+    for a, b in pairs:
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_resume_needs_the_same_settings(prototypical: Path, photos: Path) -> None:
+    before = contents(prototypical)
+    command = ("train", photos, *TINY, "--output", prototypical, "--resume")
+    assert "`shots` must be 1" in refused(*command, "--shots", 2)
+    assert contents(prototypical) == before
+
+
+def test_resume_needs_a_run(photos: Path, tmp_path: Path) -> None:
+    text = refused("train", photos, *TINY, "--output", tmp_path / "none", "--resume")
+    assert "is no run folder" in text
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_existing_run_is_left_alone_unless_asked(prototypical: Path, photos: Path) -> None:
+    before = contents(prototypical)
+    text = refused("train", photos, *TINY, "--output", prototypical)
+    assert "holds a run" in text
+    assert "--overwrite" in text
+    assert contents(prototypical) == before
+
+
+def test_overwrite_replaces_a_run_and_keeps_other_files(
+    prototypical: Path, photos: Path, tmp_path: Path
+) -> None:
+    for name, data in contents(prototypical).items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "notes.txt").write_text("mine")
+    tfmeta("train", photos, *TINY, "--epochs", 1, "--output", tmp_path, "--overwrite")
+    assert len(Run(tmp_path).history()) == 1
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_overwrite_that_fails_early_leaves_the_run(prototypical: Path, photos: Path) -> None:
+    before = contents(prototypical)
+    command = ("train", photos, *TINY, "--output", prototypical, "--overwrite")
+    assert "`ways` must be at most" in refused(*command, "--ways", 7)
+    assert contents(prototypical) == before
+
+
+def test_a_folder_that_is_no_run_is_never_overwritten(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("text")
+    text = refused("train", photos, *TINY, "--output", tmp_path, "--overwrite")
+    assert "is no run folder; nothing is changed" in text
+    assert set(contents(tmp_path)) == {"thesis.tex"}
+
+
+def test_adapt_and_predict(prototypical: Path, few: Path, tmp_path: Path) -> None:
+    output = tfmeta(
+        "adapt", prototypical, "--support", few, "--output", tmp_path / "adapted"
+    ).output
+    assert "Adapted to class0, class1." in output
+    result = tfmeta("predict", tmp_path / "adapted", few, few / "class1" / "0.png")
+    rows = [line.split("\t") for line in result.stdout.splitlines()]
+    files = [str(few / f"class{c}" / f"{i}.png") for c in (0, 1) for i in (0, 1)]
+    assert [row[0] for row in rows] == [*files, files[2]]
+    # Images of a class are alike, and the prototype is their mean.
+    assert [row[1] for row in rows] == ["class0", "class0", "class1", "class1", "class1"]
+    assert all(0.5 <= float(row[2]) <= 1 for row in rows)
+    assert "Note:" not in result.output
+    keras.models.load_model(tmp_path / "adapted" / "model.keras", compile=False)
+
+
+def test_adapt_refuses_what_exists(prototypical: Path, few: Path, tmp_path: Path) -> None:
+    command = ("adapt", prototypical, "--support", few, "--output")
+    assert "is no adapted model" in refused(*command, prototypical, "--overwrite")
+    tfmeta(*command, tmp_path / "adapted")
+    assert "--overwrite replaces it" in refused(*command, tmp_path / "adapted")
+    tfmeta(*command, tmp_path / "adapted", "--overwrite", "--invert")
+    assert json.loads((tmp_path / "adapted" / "classifier.json").read_text())["images"]["invert"]
+
+
+def test_transductive_predictions_come_with_a_note(maml: Path, few: Path, tmp_path: Path) -> None:
+    adapted = tfmeta("adapt", maml, "--support", few, "--output", tmp_path / "adapted")
+    predicted = tfmeta("predict", tmp_path / "adapted", few)
+    for result in (adapted, predicted):
+        assert "a prediction depends on the images" in result.stderr
+        assert "--batch-norm support" in result.stderr
+    assert len(predicted.stdout.splitlines()) == 4
+
+
+def test_a_network_with_fixed_outputs_needs_as_many_classes(
+    maml: Path, photos: Path, tmp_path: Path
+) -> None:
+    text = refused("adapt", maml, "--support", photos, "--output", tmp_path / "adapted")
+    assert "`folder` must hold 2 classes" in text
+    assert f"with {CLASSES}" in text
+    assert "`ways` must be 2" in refused("evaluate", maml, "--ways", 3)
+
+
+def test_a_damaged_image_is_named_and_skipped_only_when_asked(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "photos", CLASSES)
+    damaged = folder / "class3" / "0.png"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    command = ("train", folder, *TINY, "--epochs", 1, "--output", tmp_path / "run")
+    assert str(damaged) in refused(*command)
+    assert not (tmp_path / "run").exists()
+    with pytest.warns(UserWarning, match=r"class3.0\.png"):
+        tfmeta(*command, "--skip-unreadable")
+    assert Run(tmp_path / "run").model_file.exists()
+
+
+def test_unknown_names_get_a_suggestion(photos: Path) -> None:
+    assert "Did you mean 'omniglot'?" in refused("train", "omnigolt")
+    assert "Did you mean 'fomaml'?" in refused("train", photos, "-a", "fo-maml")
+    assert "Did you mean 'stride'?" in refused("train", photos, "--downsample", "strided")
+
+
+def test_a_preset_that_does_not_exist(tmp_path: Path) -> None:
+    text = refused("train", "omniglot", "--preset", "vinyal", "--output", tmp_path / "run")
+    assert "Did you mean 'vinyals'?" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "glyphs", "--grayscale"], "--grayscale is for a folder of images"),
+        (["train", "glyphs", "--preset", "maml"], "--preset is for omniglot"),
+        (["train", "{photos}", "--preset", "maml"], "--preset is for a data set known by name"),
+        (["train", "{photos}/class0/0.png"], "is a file, not a folder"),
+        (["train", "{photos}/nowhere"], "neither a folder nor one of the data sets"),
+        (["train", "{photos}", "--ways", "0"], "--ways"),
+        (["evaluate", "{photos}"], "is no run folder"),
+        (["adapt", "{photos}", "--support", "{photos}", "--output", "x"], "is no run folder"),
+        (["predict", "{photos}", "{photos}"], "is no adapted model"),
+    ],
+)
+def test_bad_arguments(arguments: list[str], message: str, photos: Path) -> None:
+    assert message in refused(*(argument.format(photos=photos) for argument in arguments))
+
+
+def test_what_is_wrong_with_files_to_adapt_to_and_to_classify(
+    prototypical: Path, few: Path, tmp_path: Path
+) -> None:
+    nowhere, adapted, empty = (tmp_path / name for name in ("nowhere", "adapted", "empty"))
+    empty.mkdir()
+    assert str(nowhere) in refused("adapt", prototypical, "--support", nowhere, "-o", adapted)
+    assert not adapted.exists()
+    tfmeta("adapt", prototypical, "--support", few, "-o", adapted)
+    assert str(nowhere) in refused("predict", adapted, nowhere)
+    assert "holds no images" in refused("predict", adapted, empty)
+    (empty / "text.png").write_text("no image")
+    assert "text.png" in refused("predict", adapted, empty)
+
+
+def test_traceback_is_shown_when_asked(photos: Path) -> None:
+    result = CliRunner().invoke(main, ["--traceback", "evaluate", str(photos)])
+    assert isinstance(result.exception, FileNotFoundError)

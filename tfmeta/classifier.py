@@ -1,0 +1,131 @@
+"""A classifier of image files that a learner made from a few examples of each class."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfmeta.data import ClassDataset
+from tfmeta.data.images import read_image
+from tfmeta.files import replacing
+from tfmeta.meta_learner import MetaLearner
+
+# Images that one call of the network takes, where predictions do not depend on it.
+_BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """An adapted model, the names of its classes and how image files become its input.
+
+    Attributes:
+        model: `[n, height, width, channels]` in `[0, 1]` → logits `[n, classes]`.
+        class_names: One a logit.
+        images: `size`, `grayscale` and `invert`, as in `tfmeta.data.ClassDataset.from_directory`.
+        transductive: Whether a prediction depends on the images that are classified with it.
+    """
+
+    model: keras.Model
+    class_names: tuple[str, ...]
+    images: dict[str, Any]
+    transductive: bool = False
+
+    @classmethod
+    def adapt(
+        cls,
+        learner: MetaLearner,
+        folder: str | os.PathLike[str],
+        images: dict[str, Any],
+        *,
+        ways: int | None = None,
+        transductive: bool = False,
+    ) -> Classifier:
+        """Adapt a learner to a few images of each class.
+
+        Args:
+            learner: A trained learner.
+            folder: One sub-folder of images a class.
+            images: As the attribute.
+            ways: The number of classes there must be, where the learner's network fixes it.
+            transductive: As the attribute.
+
+        Returns:
+            The classifier.
+
+        Raises:
+            ValueError: If the number of classes is wrong, or an image cannot be read.
+        """
+        support = ClassDataset.from_directory(folder, **images)
+        if ways is not None and support.num_classes != ways:
+            raise ValueError(
+                f"`folder` must hold {ways} classes, as many as the network has outputs. Received: "
+                f"folder='{folder}' with {support.num_classes} ({', '.join(support.class_names)})"
+            )
+        labels = np.repeat(
+            np.arange(support.num_classes, dtype=np.int32), np.diff(support.class_offsets)
+        )
+        pixels = _unit_range(support.examples[support.class_indices])
+        return cls(learner.adapt(pixels, labels), support.class_names, images, transductive)
+
+    def classify(self, files: Sequence[str | os.PathLike[str]]) -> list[tuple[str, float]]:
+        """Return the class and its probability for each image file."""
+        pixels = np.stack([read_image(file, **self.images) for file in files])
+        batch = len(files) if self.transductive else _BATCH
+        logits = self.model.predict(_unit_range(pixels), batch_size=batch, verbose=0)
+        probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
+        best = probabilities.argmax(axis=1)
+        return [
+            (self.class_names[i], float(p[i])) for i, p in zip(best, probabilities, strict=True)
+        ]
+
+    @staticmethod
+    def check_free(path: str | os.PathLike[str], overwrite: bool) -> None:
+        """Raise unless `save` may write to `path`.
+
+        Raises:
+            FileExistsError: If `path` holds a classifier and `overwrite` is false, or holds
+                something else.
+        """
+        folder = Path(path)
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            return
+        if not (folder / "classifier.json").is_file():
+            raise FileExistsError(f"'{path}' exists and is no adapted model; nothing is changed")
+        if not overwrite:
+            raise FileExistsError(f"'{path}' holds an adapted model; --overwrite replaces it")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `model.keras` and `classifier.json` into the folder `path`."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        del facts["model"]
+        with replacing(folder / "model.keras") as beside:
+            self.model.save(beside)
+        with replacing(folder / "classifier.json") as beside:
+            beside.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Classifier:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: If `path` holds no classifier.
+        """
+        facts = Path(path) / "classifier.json"
+        if not facts.is_file():
+            raise FileNotFoundError(f"'{path}' is no adapted model: it has no classifier.json")
+        model = keras.models.load_model(Path(path) / "model.keras", compile=False)
+        return cls(model=model, **json.loads(facts.read_text(encoding="utf-8")))
+
+
+def _unit_range(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Scale as `EpisodeSampler` does, bit for bit."""
+    return pixels.astype(np.float32) * np.float32(1 / 255)

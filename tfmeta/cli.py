@@ -1,0 +1,340 @@
+"""The command `tfmeta`: data sets, training, evaluation and adaptation from a shell."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tfmeta import __version__, training
+from tfmeta.algorithms.prototypical import DISTANCES
+from tfmeta.classifier import Classifier
+from tfmeta.data.benchmarks import BENCHMARKS, OMNIGLOT_PRESETS
+from tfmeta.data.class_dataset import did_you_mean
+from tfmeta.data.images import SUFFIXES
+from tfmeta.evaluation import evaluate as evaluate_learner
+from tfmeta.functional import BATCH_NORM_MODES
+from tfmeta.runs import DEFAULTS, SPLITS, Run, Settings
+
+POSITIVE = click.IntRange(min=1)
+FOLDER = click.Path(path_type=Path)
+
+
+class Commands(click.Group):
+    """Shows errors that name an argument or a file as one line, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except (ValueError, TypeError, OSError) as error:
+            if ctx.params["traceback"]:
+                raise
+            raise click.ClickException(str(error)) from error
+
+
+class Name(click.Choice[str]):
+    """A choice that suggests the nearest one for a misspelt value."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the value."""
+        if value not in self.choices:
+            known = ", ".join(self.choices)
+            self.fail(f"{value!r} is none of {known}.{did_you_mean(value, self.choices)}")
+        return str(value)
+
+
+class Data(click.ParamType[str]):
+    """The name of a data set, or a folder of images."""
+
+    name = "data"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the value; a folder comes back as an absolute path."""
+        if value not in BENCHMARKS and not Path(value).is_dir():
+            if Path(value).exists():
+                self.fail(f"{value!r} is a file, not a folder of images.")
+            known = ", ".join(BENCHMARKS)
+            self.fail(
+                f"{value!r} is neither a folder nor one of the data sets {known}."
+                f"{did_you_mean(value, BENCHMARKS)}"
+            )
+        return str(value) if value in BENCHMARKS else str(Path(value).resolve())
+
+
+def by_algorithm(option: str) -> str:
+    """Say an option's default for each algorithm, from the one table that holds them."""
+    values = [(value[option], name) for name, value in DEFAULTS.items()]
+    return "; ".join(f"{value} for {name}" for value, name in values)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+@click.option("--traceback", is_flag=True, help="Show where in the code an error arose.")
+def main(traceback: bool) -> None:
+    """Learn to classify from a few examples.
+
+    Train on classes with many examples, then adapt to new classes with a few examples of each:
+
+    \b
+      tfmeta train glyphs --output runs/glyphs
+      tfmeta evaluate runs/glyphs
+      tfmeta adapt runs/glyphs --support few_images/ --output adapted
+      tfmeta predict adapted other_images/
+    """
+
+
+@main.command()
+def datasets() -> None:
+    """List the data sets that are known by name."""
+    for name, benchmark in BENCHMARKS.items():
+        click.echo(f"{name:10}{benchmark}")
+    click.echo("\nWhat needs a download is read through TensorFlow Datasets, from --data-dir.")
+    click.echo("A folder of images, one sub-folder a class, can stand wherever a name can.")
+
+
+@main.command()
+@click.argument("data", type=Data())
+@click.option(
+    "-a", "--algorithm", type=Name(list(DEFAULTS)), default="prototypical", show_default=True
+)
+@click.option(
+    "-o",
+    "--output",
+    "run_path",
+    type=FOLDER,
+    metavar="RUN",
+    help="Folder of the run.  [default: runs/DATA-ALGORITHM]",
+)
+@click.option("--resume", is_flag=True, help="Continue the run from its last finished epoch.")
+@click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+# Episodes
+@click.option(
+    "--ways", type=POSITIVE, help=f"Classes of a task.  [default: {by_algorithm('ways')}]"
+)
+@click.option(
+    "--shots", type=POSITIVE, default=1, show_default=True, help="Examples of a class to adapt to."
+)
+@click.option(
+    "--queries",
+    type=POSITIVE,
+    default=5,
+    show_default=True,
+    help="Examples of a class to classify.",
+)
+# Data
+@click.option("--data-dir", type=FOLDER, help="Folder of TensorFlow Datasets.")
+@click.option("--preset", type=Name(list(OMNIGLOT_PRESETS)), help="How Omniglot is prepared.")
+@click.option(
+    "--image-size",
+    type=POSITIVE,
+    metavar="PIXELS",
+    help="Resize the images of a folder to a square.",
+)
+@click.option("--grayscale", is_flag=True, help="Read the images of a folder without colour.")
+@click.option("--invert", is_flag=True, help="Make dark ink on paper bright; for folders.")
+@click.option("--skip-unreadable", is_flag=True, help="Leave out damaged files of a folder.")
+# Training
+@click.option(
+    "--meta-batch-size",
+    type=POSITIVE,
+    help=f"Tasks of a step.  [default: {by_algorithm('meta_batch_size')}]",
+)
+@click.option(
+    "--steps", type=POSITIVE, help=f"Steps of an epoch.  [default: {by_algorithm('steps')}]"
+)
+@click.option("--epochs", type=POSITIVE, default=20, show_default=True)
+@click.option("--learning-rate", type=float, default=1e-3, show_default=True, help="Adam's.")
+@click.option(
+    "--learning-rate-halving",
+    type=POSITIVE,
+    metavar="STEPS",
+    help="Halve the learning rate each time that many steps are done.",
+)
+@click.option(
+    "--validation-episodes",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    help="Episodes after each epoch; 0 for none.",
+)
+# Network and learner
+@click.option("--network", type=Name(["conv4"]), default="conv4", show_default=True)
+@click.option("--downsample", type=Name(["pool", "stride"]), default="pool", show_default=True)
+@click.option("--filters", type=POSITIVE, default=64, show_default=True)
+@click.option(
+    "--distance",
+    type=Name(DISTANCES),
+    default=DISTANCES[0],
+    show_default=True,
+    help="Of prototypical; cosine has a learnt temperature.",
+)
+@click.option("--inner-learning-rate", type=float, default=0.4, show_default=True, help="Of MAML.")
+@click.option("--inner-steps", type=POSITIVE, default=1, show_default=True, help="Of MAML.")
+@click.option(
+    "--evaluation-steps",
+    type=POSITIVE,
+    help="Of MAML: inner steps in evaluation.  [default: as --inner-steps]",
+)
+@click.option(
+    "--batch-norm",
+    type=Name(BATCH_NORM_MODES),
+    default=BATCH_NORM_MODES[0],
+    show_default=True,
+    help="Of MAML: whose statistics normalise the queries.",
+)
+def train(run_path: Path | None, resume: bool, overwrite: bool, **values: Any) -> None:
+    """Train on DATA, a data set's name or a folder of images with one sub-folder a class.
+
+    RUN gets the model after each epoch, the settings, the history and a learning curve.
+    """
+    settings = settings_from(**values)
+    run = Run(run_path or Path("runs", f"{Path(settings.data).name}-{settings.algorithm}"))
+    if resume:
+        settings = run.resumed(settings)
+    else:
+        run.check_free(overwrite)
+    parts = training.load_data(settings)
+    for split, part in zip(SPLITS, parts, strict=True):
+        size = f"{part.num_classes:6} classes {len(part):7} examples"
+        click.echo(f"{split:11}{size}  {part.description}")
+    if resume and run.model_file.exists():
+        learner = run.learner()
+    else:
+        settings = training.settled(settings, parts)
+        learner = training.new_learner(settings, parts[0].example_shape)
+    try:
+        training.train(settings, run, learner, parts)
+    except KeyboardInterrupt:
+        done = f"{len(run.history())} of {settings.epochs} epochs"
+        click.echo(f"\nStopped; {run.path} holds the model after {done}.")
+        click.echo("The same command with --resume goes on from there.")
+        raise SystemExit(130) from None
+    click.echo(f"Saved in {run.path}. Next: tfmeta evaluate {run.path}")
+
+
+def settings_from(
+    *,
+    data: str,
+    data_dir: Path | None,
+    preset: str | None,
+    image_size: int | None,
+    grayscale: bool,
+    invert: bool,
+    skip_unreadable: bool,
+    network: str,
+    **values: Any,
+) -> Settings:
+    """Make settings of the options, with the algorithm's defaults where nothing was said."""
+    of_name = {"data_dir": data_dir and str(data_dir.resolve()), "preset": preset}
+    of_folder = {
+        "image_size": image_size,
+        "grayscale": grayscale,
+        "invert": invert,
+        "skip_unreadable": skip_unreadable,
+    }
+    is_folder = os.path.isabs(data)
+    chosen, other = (of_folder, of_name) if is_folder else (of_name, of_folder)
+    for option in [option for option, value in other.items() if value]:
+        kind = "a data set known by name" if is_folder else "a folder of images"
+        raise click.UsageError(f"--{option.replace('_', '-')} is for {kind}, not for {data!r}.")
+    if preset and data != "omniglot":
+        raise click.UsageError(f"--preset is for omniglot, not for {data!r}.")
+    data_options = {option: value for option, value in chosen.items() if value}
+    if "image_size" in data_options:
+        data_options["size"] = data_options.pop("image_size")
+    defaults = DEFAULTS[values["algorithm"]]
+    values |= {name: value for name, value in defaults.items() if values[name] is None}
+    return Settings(data=data, data_options=data_options, **values)
+
+
+@main.command()
+@click.argument("run_path", metavar="RUN", type=FOLDER)
+@click.option("--ways", type=POSITIVE, help="[default: 5 for prototypical, else as in training]")
+@click.option("--shots", type=POSITIVE, help="[default: as in training]")
+@click.option("--queries", type=POSITIVE, help="[default: as in training]")
+@click.option("--episodes", type=POSITIVE, default=600, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--split", type=Name(SPLITS), default="test", show_default=True)
+def evaluate(run_path: Path, split: str, episodes: int, **episode: Any) -> None:
+    """Score the model of RUN on episodes of classes that it was not trained on."""
+    run = Run(run_path)
+    settings, learner = run.settings(), run.learner()
+    part = training.load_data(settings)[SPLITS.index(split)]
+    sampler = training.evaluation_sampler(settings, part, **episode)
+    norm = settings.batch_norm if settings.fixed_ways else "running statistics"
+    click.echo(f"{part.description}, {part.num_classes} classes")
+    click.echo(f"{settings.algorithm}, batch norm: {norm}")
+    result = evaluate_learner(learner, sampler, episodes)
+    click.echo(f"{sampler.ways}-way {sampler.shots}-shot, seed {sampler.seed}: {result}")
+
+
+@main.command()
+@click.argument("run_path", metavar="RUN", type=FOLDER)
+@click.option(
+    "--support",
+    type=FOLDER,
+    required=True,
+    help="Folder with a few images of each class, one sub-folder a class.",
+)
+@click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the adapted model.")
+@click.option(
+    "--invert/--no-invert",
+    default=None,
+    help="Make dark ink on paper bright.  [default: as in training]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the adapted model that is there.")
+def adapt(
+    run_path: Path, support: Path, output: Path, invert: bool | None, overwrite: bool
+) -> None:
+    """Adapt the model of RUN to new classes, and write a model that classifies images."""
+    run = Run(run_path)
+    settings = run.settings()
+    Classifier.check_free(output, overwrite)
+    images = {**settings.images, **({} if invert is None else {"invert": invert})}
+    classifier = Classifier.adapt(
+        run.learner(),
+        support,
+        images,
+        ways=settings.ways if settings.fixed_ways else None,
+        transductive=settings.transductive,
+    )
+    classifier.save(output)
+    click.echo(f"Adapted to {', '.join(classifier.class_names)}. Saved in {output}.")
+    warn_if_transductive(classifier)
+
+
+@main.command()
+@click.argument("adapted", type=FOLDER)
+@click.argument("images", type=FOLDER, nargs=-1, required=True, metavar="IMAGE_OR_FOLDER...")
+def predict(adapted: Path, images: tuple[Path, ...]) -> None:
+    """Classify images with a model that `tfmeta adapt` wrote.
+
+    Prints file, class and probability, separated by tabs.
+    """
+    classifier = Classifier.load(adapted)
+    files = [file for path in images for file in (image_files(path) if path.is_dir() else [path])]
+    for file, (name, probability) in zip(files, classifier.classify(files), strict=True):
+        click.echo(f"{file}\t{name}\t{probability:.3f}")
+    warn_if_transductive(classifier)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the images in a folder and below, in order."""
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
+    if not files:
+        raise FileNotFoundError(f"'{folder}' holds no images ({', '.join(SUFFIXES)})")
+    return files
+
+
+def warn_if_transductive(classifier: Classifier) -> None:
+    """Say on standard error that predictions depend on each other, where they do."""
+    if classifier.transductive:
+        click.echo(
+            "Note: batch norm is transductive, so a prediction depends on the images classified "
+            "together with it. To avoid this, train with --batch-norm support.",
+            err=True,
+        )

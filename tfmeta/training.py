@@ -1,0 +1,180 @@
+"""From the settings of a run to a trained learner."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+
+from tfmeta import plots
+from tfmeta.algorithms import FOMAML, MAML, PrototypicalNetwork
+from tfmeta.data import ClassDataset, EpisodeSampler, load
+from tfmeta.files import replacing
+from tfmeta.meta_learner import MetaLearner
+from tfmeta.models import conv4
+from tfmeta.runs import SPLITS, Run, Settings
+
+# How much of a folder of images each part gets.
+FRACTIONS = (0.6, 0.2, 0.2)
+
+
+def load_data(settings: Settings) -> tuple[ClassDataset, ...]:
+    """Return the training, validation and test classes."""
+    if not settings.is_folder:
+        return load(settings.data, **settings.data_options)
+    images = ClassDataset.from_directory(settings.data, **settings.data_options)
+    if settings.classes is None:
+        return images.split(*FRACTIONS, seed=settings.seed)
+    return tuple(images.select(settings.classes[split]) for split in SPLITS)
+
+
+def settled(settings: Settings, parts: tuple[ClassDataset, ...]) -> Settings:
+    """Return the settings with what only the data can tell: `images`, and `classes` of a folder."""
+    height, width, channels = parts[0].example_shape
+    images = {
+        "size": [height, width],
+        "grayscale": channels == 1,
+        # The drawings known by name are bright ink, and what is photographed or drawn is dark.
+        "invert": settings.data_options.get("invert", channels == 1 and not settings.is_folder),
+    }
+    classes = {name: [*part.class_names] for name, part in zip(SPLITS, parts, strict=True)}
+    return dataclasses.replace(
+        settings, images=images, classes=classes if settings.is_folder else None
+    )
+
+
+def new_learner(settings: Settings, example_shape: tuple[int, ...]) -> MetaLearner:
+    """Return an untrained learner, compiled, for images of this shape."""
+    keras.utils.set_random_seed(settings.seed)
+    network = conv4(
+        example_shape,
+        outputs=settings.ways if settings.fixed_ways else None,
+        filters=settings.filters,
+        downsample=settings.downsample,
+    )
+    learner: MetaLearner
+    if settings.algorithm == "prototypical":
+        # Cosines lie in [-1, 1]: too narrow for logits, unless a temperature widens them.
+        cosine = settings.distance == "cosine"
+        learner = PrototypicalNetwork(
+            network,
+            settings.distance,
+            temperature=10.0 if cosine else 1.0,
+            learn_temperature=cosine,
+        )
+    else:
+        learner = {"maml": MAML, "fomaml": FOMAML}[settings.algorithm](
+            network,
+            inner_learning_rate=settings.inner_learning_rate,
+            inner_steps=settings.inner_steps,
+            evaluation_steps=settings.evaluation_steps,
+            batch_norm=settings.batch_norm,
+        )
+    rate: Any = settings.learning_rate
+    if settings.learning_rate_halving:
+        rate = keras.optimizers.schedules.ExponentialDecay(
+            rate, settings.learning_rate_halving, 0.5, staircase=True
+        )
+    learner.compile(
+        optimizer=keras.optimizers.Adam(rate),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return learner
+
+
+def evaluation_sampler(
+    settings: Settings,
+    dataset: ClassDataset,
+    ways: int | None = None,
+    shots: int | None = None,
+    queries: int | None = None,
+    seed: int = 0,
+) -> EpisodeSampler:
+    """Return a sampler of episodes to evaluate a learner on.
+
+    What is not given is as in training, but for the ways of a learner that takes any number:
+    5, or as many as there are classes.
+    """
+    if ways is None:
+        ways = settings.ways if settings.fixed_ways else min(5, dataset.num_classes)
+    elif settings.fixed_ways and ways != settings.ways:
+        raise ValueError(
+            f"`ways` must be {settings.ways}, the number of outputs of the network that was "
+            f"trained with {settings.algorithm}. Received: ways={ways}"
+        )
+    return EpisodeSampler(
+        dataset,
+        ways,
+        shots or settings.shots,
+        queries or settings.queries,
+        seed,
+        random_rotation=settings.random_rotation,
+    )
+
+
+class SaveEpoch(keras.callbacks.Callback):
+    """Write history, model and learning curve at the end of each epoch.
+
+    Unlike Keras's `CSVLogger`, it holds no file open that an interruption could cut short. The
+    model comes after its row: an epoch whose model was not saved is trained again, and its row
+    replaced.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Replace the files of the run by those of this epoch."""
+        rows: list[dict[str, Any]] = [r for r in self.run.history() if int(r["epoch"]) < epoch]
+        rows.append({"epoch": epoch, **(logs or {})})
+        self.run.write_history(rows)
+        with replacing(self.run.model_file) as beside:
+            self.model.save(beside)
+        plots.learning_curve(
+            {name: [float(row[name]) for row in rows] for name in rows[0]}, self.run.curve_file
+        )
+
+
+def train(
+    settings: Settings, run: Run, learner: MetaLearner, parts: tuple[ClassDataset, ...]
+) -> None:
+    """Train up to `settings.epochs`, from the epoch that the learner has reached.
+
+    Batch number `n` is a pure function of the seed and `n`, so a run that was interrupted and
+    continued sees the episodes of one that was not.
+
+    Args:
+        settings: The settings of the run.
+        run: Its folder.
+        learner: A new learner, or one that the run saved.
+        parts: What `load_data` returned.
+    """
+    epoch = int(learner.optimizer.iterations) // settings.steps
+    sampler = EpisodeSampler(
+        parts[0],
+        settings.ways,
+        settings.shots,
+        settings.queries,
+        settings.seed,
+        random_rotation=settings.random_rotation,
+    )
+    validation = None
+    if settings.validation_episodes:
+        validation = evaluation_sampler(settings, parts[1], seed=settings.seed).dataset()
+        # The same episodes after each epoch, so that epochs compare.
+        validation = validation.take(settings.validation_episodes)
+    if epoch:
+        run.write_settings(settings)
+    else:
+        run.start(settings)
+    learner.fit(
+        sampler.dataset(settings.meta_batch_size, start=epoch * settings.steps),
+        steps_per_epoch=settings.steps,
+        initial_epoch=epoch,
+        epochs=settings.epochs,
+        validation_data=validation,
+        callbacks=[SaveEpoch(run)],
+    )
