@@ -18,9 +18,10 @@ def map_tasks(function: Callable[[Any], Any], inputs: Any) -> Any:
     Returns:
         A nest of tensors `[tasks, ...]`.
     """
-    if tf.nest.flatten(inputs)[0].shape[0] == 1:
-        one = function(tf.nest.map_structure(lambda x: x[0], inputs))
-        return tf.nest.map_structure(lambda x: x[None], one)
+    tasks = tf.nest.flatten(inputs)[0].shape[0]
+    if tasks == 1 or tf.executing_eagerly():
+        one_by_one = [function(_task(inputs, i)) for i in range(tasks)]
+        return tf.nest.map_structure(lambda *x: tf.stack(x), *one_by_one)
     # `map_fn` must know what comes out: trace the function once, and map the traced one.
     specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape[1:], x.dtype), inputs)
     traced = tf.function(function, autograph=False).get_concrete_function(specs)
@@ -52,13 +53,23 @@ def average_over_tasks(
         `(averaged, stacked)`, the second with `[tasks, ...]`.
     """
     inputs = tf.nest.map_structure(lambda x: x[:, None], inputs)
+    if tf.executing_eagerly():
+        one_by_one = [
+            function(_task(inputs, i)) for i in range(tf.nest.flatten(inputs)[0].shape[0])
+        ]
+        averaged = [
+            tf.reduce_mean(x, axis=0) for x in zip(*(a for a, _ in one_by_one), strict=True)
+        ]
+        return averaged, tf.nest.map_structure(
+            lambda *x: tf.concat(x, 0), *(s for _, s in one_by_one)
+        )
     tasks = tf.shape(tf.nest.flatten(inputs)[0])[0]
     specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape[1:], x.dtype), inputs)
     traced = tf.function(function, autograph=False).get_concrete_function(specs)
     mean_specs, stack_specs = traced.structured_outputs
 
     def body(i: Any, totals: Any, arrays: Any) -> Any:
-        averaged, stacked = traced(tf.nest.map_structure(lambda x: x[i], inputs))
+        averaged, stacked = traced(_task(inputs, i))
         totals = [a + b for a, b in zip(totals, averaged, strict=True)]
         flat = tf.nest.flatten(stacked)
         return i + 1, totals, [a.write(i, x[0]) for a, x in zip(arrays, flat, strict=True)]
@@ -78,3 +89,7 @@ def average_over_tasks(
     )
     averaged = [x / tf.cast(tasks, x.dtype) for x in totals]
     return averaged, tf.nest.pack_sequence_as(stack_specs, [a.stack() for a in arrays])
+
+
+def _task(inputs: Any, i: Any) -> Any:
+    return tf.nest.map_structure(lambda x: x[i], inputs)

@@ -75,6 +75,16 @@ def test_omniglot_presets_and_options(
     assert len(set(names)) == 1623
 
 
+def test_the_final_training_has_the_validation_classes_too(characters: dict[str, Any]) -> None:
+    train, validation, test = load("omniglot", preset="vinyals_final")
+    assert "split=vinyals_final" in train.description
+    assert set(validation.class_names) < set(train.class_names)
+    before = load("omniglot")
+    assert set(train.class_names) == {*before[0].class_names, *before[1].class_names}
+    assert test.class_names == before[2].class_names
+    assert not set(test.class_names) & set(train.class_names)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [

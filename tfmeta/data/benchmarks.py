@@ -15,13 +15,14 @@ _PARTS = ("train", "validation", "test")
 
 OMNIGLOT_PRESETS: dict[str, dict[str, Any]] = {
     "vinyals": {"split": "vinyals", "rotations": "classes"},
+    "vinyals_final": {"split": "vinyals_final", "rotations": "classes"},
     "maml": {"split": "random", "rotations": "episode"},
     "lake": {"split": "background", "rotations": None},
 }
 """How the characters are divided and turned in the papers after which the presets are called."""
 
 _OMNIGLOT_CHOICES: dict[str, tuple[Any, ...]] = {
-    "split": ("vinyals", "random", "background"),
+    "split": ("vinyals", "vinyals_final", "random", "background"),
     "rotations": ("classes", "episode", None),
     "ink": ("one", "zero"),
     "resize": ("lanczos", "area", "bilinear"),
@@ -73,14 +74,17 @@ def omniglot(
 
     Args:
         data_dir: As in `load`.
-        preset: `"vinyals"` (as for Prototypical Networks), `"maml"` or `"lake"`: the values of
-            `split` and `rotations`, unless they are given.
+        preset: `"vinyals"`, `"vinyals_final"` (as for the published scores of Prototypical
+            Networks), `"maml"` or `"lake"`: the values of `split` and `rotations`, unless they
+            are given.
         **options:
             split: Which characters are for training, validation and testing. `"vinyals"`: 1,028,
-                172 and 423 by alphabet (Vinyals et al. 2016). `"random"`: 1,100, 100 and 423 at
-                random, as many as in Finn et al. 2017, in an order of this package's own that
-                never changes. `"background"`: 792, 172 and 659, the first two being the
-                background and the last the evaluation set of Lake et al. 2015.
+                172 and 423 by alphabet (Vinyals et al. 2016). `"vinyals_final"`: the same, but
+                the 172 are among the then 1,200 for training too, so that scores on them say
+                nothing any more: for a last training, after all choices are made. `"random"`:
+                1,100, 100 and 423 at random, as many as in Finn et al. 2017, in an order of this
+                package's own that never changes. `"background"`: 792, 172 and 659, the first two
+                being the background and the last the evaluation set of Lake et al. 2015.
             rotations: `"classes"`: a character turned by 90, 180 or 270 degrees is a class of its
                 own. `"episode"`: each class of each episode is turned at random; the sampler does
                 that, with `random_rotation=True`. `None`: as drawn.
@@ -109,7 +113,7 @@ def omniglot(
         resample=chosen["resize"],
     )
     names, alphabets = characters.class_names, characters.groups or ()
-    if chosen["split"] == "vinyals":
+    if chosen["split"].startswith("vinyals"):
         numbers = [int(name.rpartition("_")[2]) for name in names]
         fates = [splits.vinyals(*character) for character in zip(alphabets, numbers, strict=True)]
     elif chosen["split"] == "background":
@@ -117,7 +121,12 @@ def omniglot(
     else:
         fates = splits.random_characters(names)
     stated = ", ".join(f"{key}={chosen[key] or 'none'}" for key in _OMNIGLOT_CHOICES)
-    parts = _parts(characters, fates, f"omniglot[{stated}, {size}x{size}]")
+    parts = _parts(
+        characters,
+        fates,
+        f"omniglot[{stated}, {size}x{size}]",
+        train_on_validation=chosen["split"] == "vinyals_final",
+    )
     if chosen["rotations"] == "classes":
         train, validation, test = (part.with_rotations() for part in parts)
         return train, validation, test
@@ -221,10 +230,16 @@ def _cifar100(data_dir: str | os.PathLike[str] | None) -> ClassDataset:
     return ClassDataset.from_tfds("cifar100", "train+test", data_dir, group_key="coarse_label")
 
 
-def _parts(images: ClassDataset, fates: list[str], description: str) -> Parts:
+def _parts(
+    images: ClassDataset, fates: list[str], description: str, train_on_validation: bool = False
+) -> Parts:
     """The classes whose fate is to train, to validate and to test."""
+    chosen = {part: {part} for part in _PARTS}
+    if train_on_validation:
+        chosen["train"].add("validation")
     train, validation, test = (
-        images.select([c for c, fate in enumerate(fates) if fate == part]) for part in _PARTS
+        images.select([c for c, fate in enumerate(fates) if fate in chosen[part]])
+        for part in _PARTS
     )
     return _named((train, validation, test), description)
 
