@@ -428,3 +428,11 @@ def test_from_tfds_says_what_to_do_without_a_download(
     with pytest.raises(FileNotFoundError, match=r"no route to host.*`data_dir`.*glyphs") as caught:
         ClassDataset.from_tfds("omniglot", "train", tmp_path)
     assert isinstance(caught.value.__cause__, ConnectionError)
+
+
+def test_from_tfds_says_what_is_wrong_with_a_half_imported_library(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(tfds, "builder")
+    with pytest.raises(ImportError, match=r"tensorflow_datasets.*tensorflow-metadata<1\.18"):
+        ClassDataset.from_tfds("omniglot", "train")

@@ -91,6 +91,13 @@ def read_tfds(
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
+    if not hasattr(tfds, "builder"):
+        # It prints the reason of its failure, and lets itself be imported all the same.
+        raise ImportError(
+            "tensorflow_datasets could not be imported whole; its own message is above. With "
+            "TensorFlow 2.18 and 2.19, whose protobuf is older, `pip install "
+            "'tensorflow-metadata<1.18'` helps."
+        )
     check_image_options(image_options["size"], image_options["resample"])
     builder = tfds.builder(name, data_dir=data_dir)
     if download:
