@@ -8,18 +8,21 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from click.testing import CliRunner, Result
 from PIL import Image
 
 from tfmeta import training
-from tfmeta.cli import main
+from tfmeta.classifier import Classifier
+from tfmeta.cli import image_files, main
 from tfmeta.runs import SPLITS, Run, Settings
 
 CLASSES = 10
-TINY = (
-    *("--image-size", "12", "--downsample", "stride", "--filters", "4", "--ways", "2"),
+ANY_WAYS = (
+    *("--image-size", "12", "--downsample", "stride", "--filters", "4"),
     *("--queries", "2", "--steps", "2", "--meta-batch-size", "2", "--validation-episodes", "2"),
 )
+TINY = (*ANY_WAYS, "--ways", "2")
 
 
 def tfmeta(*arguments: object, code: int = 0) -> Result:
@@ -124,7 +127,7 @@ def test_a_class_added_to_the_folder_later_is_not_used(tmp_path: Path, prototypi
 def test_evaluate_prints_what_the_score_means(prototypical: Path, photos: Path) -> None:
     command = ("evaluate", prototypical, "--episodes", 7, "--queries", 3, "--seed", 5)
     output = tfmeta(*command).output
-    assert f"images of {photos}, 2 classes" in output
+    assert f"images of {photos} (test), 2 classes" in output
     assert "prototypical, batch norm: running statistics" in output
     score = output.splitlines()[-1]
     assert score.startswith("2-way 1-shot, seed 5: ")
@@ -165,6 +168,35 @@ def test_a_run_that_is_interrupted_and_resumed_is_the_run_that_was_not(
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-3, atol=1e-4)
 
 
+def test_a_run_stopped_in_its_first_epoch_has_no_model_and_can_be_resumed(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without --ways: as many as there are classes to train on, and the same when resumed.
+    command = ("train", photos, *ANY_WAYS, "--epochs", 1, "--output", tmp_path / "run")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.SaveEpoch, "on_epoch_begin", interrupt)
+        output = tfmeta(*command, code=130).output
+    assert "no model yet: no epoch was finished" in output
+    assert "after 0" not in output
+    assert Run(tmp_path / "run").settings().ways == 6
+    tfmeta(*command, "--resume")
+    assert Run(tmp_path / "run").model_file.exists()
+    assert Run(tmp_path / "run").settings().ways == 6
+    assert "`ways` must be 6" in refused(*command, "--resume", "--ways", 5)
+
+
+def test_training_that_diverges_stops_with_an_error(photos: Path, tmp_path: Path) -> None:
+    command = ("train", photos, *TINY, "-a", "fomaml", "--epochs", 2, "--output", tmp_path / "run")
+    text = refused(*command, "--inner-learning-rate", "1e30")
+    assert "`loss` must be finite. Received: loss=nan in epoch 1" in text
+    assert "Lower `learning_rate` or, with MAML, `inner_learning_rate`" in text
+    assert set(contents(tmp_path / "run")) == {"settings.json"}
+
+
 def test_resume_needs_the_same_settings(prototypical: Path, photos: Path) -> None:
     before = contents(prototypical)
     command = ("train", photos, *TINY, "--output", prototypical, "--resume")
@@ -200,8 +232,38 @@ def test_overwrite_replaces_a_run_and_keeps_other_files(
 def test_overwrite_that_fails_early_leaves_the_run(prototypical: Path, photos: Path) -> None:
     before = contents(prototypical)
     command = ("train", photos, *TINY, "--output", prototypical, "--overwrite")
-    assert "`ways` must be at most" in refused(*command, "--ways", 7)
+    text = refused(*command, "--ways", 7)
+    assert f"at most the number of classes of 'images of {photos} (train)', 6." in text
     assert contents(prototypical) == before
+
+
+def test_overwrite_whose_first_batch_fails_leaves_the_run(
+    prototypical: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(prototypical)
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(training.EpisodeSampler, "dataset", fail)
+    command = ("train", photos, *TINY, "--validation-episodes", 0)
+    assert "Error: MemoryError" in refused(*command, "--output", prototypical, "--overwrite")
+    assert contents(prototypical) == before
+
+
+def test_a_part_of_one_class_is_refused_before_training(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "photos", 4, images=3)
+    text = refused("train", folder, *TINY, "--output", tmp_path / "run")
+    assert "`dataset` must have at least 2 classes" in text
+    assert f"Received: 1 class of 'images of {folder} (validation)'" in text
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("inside", ["", "runs/first"])
+def test_a_run_inside_the_folder_of_images_is_refused(photos: Path, inside: str) -> None:
+    text = refused("train", photos, *TINY, "--output", photos / inside)
+    assert "--output must lie outside the folder of images" in text
+    assert not (photos / "runs").exists()
 
 
 def test_a_folder_that_is_no_run_is_never_overwritten(photos: Path, tmp_path: Path) -> None:
@@ -236,6 +298,45 @@ def test_adapt_refuses_what_exists(prototypical: Path, few: Path, tmp_path: Path
     assert json.loads((tmp_path / "adapted" / "classifier.json").read_text())["images"]["invert"]
 
 
+def test_an_interrupted_save_leaves_no_names_beside_another_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = keras.Sequential([keras.Input([2, 2, 3]), keras.layers.Flatten()])
+    classifier = Classifier(model, ("a", "b"), {})
+    classifier.save(tmp_path)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(json, "dumps", fail)
+        with pytest.raises(OSError, match="disk full"):
+            classifier.save(tmp_path)
+    assert set(contents(tmp_path)) == {"model.keras"}
+    with pytest.raises(FileExistsError, match="--overwrite replaces it"):
+        Classifier.check_free(tmp_path, overwrite=False)
+    Classifier.check_free(tmp_path, overwrite=True)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="is no adapted model; nothing is changed"):
+        Classifier.check_free(tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize("garbage", [b"", b"{}", b'{"data": ', b"PK\x03\x04 and no more"])
+def test_damaged_files_are_named(garbage: bytes, tmp_path: Path) -> None:
+    damaged = "{}' is damaged or of another version ("
+    for name in ("settings.json", "model.keras", "classifier.json"):
+        (tmp_path / name).write_bytes(garbage)
+    text = refused("evaluate", tmp_path)
+    assert damaged.format(tmp_path / "settings.json") in text
+    with pytest.raises(ValueError, match=r"model\.keras' is damaged or of another version \("):
+        Run(tmp_path).learner()
+    text = refused("predict", tmp_path, tmp_path)
+    assert damaged.format(tmp_path / "classifier.json") in text
+    (tmp_path / "classifier.json").write_text('{"class_names": ["a"], "images": {}}')
+    text = refused("predict", tmp_path, tmp_path)
+    assert damaged.format(tmp_path / "model.keras") in text
+
+
 def test_transductive_predictions_come_with_a_note(maml: Path, few: Path, tmp_path: Path) -> None:
     adapted = tfmeta("adapt", maml, "--support", few, "--output", tmp_path / "adapted")
     predicted = tfmeta("predict", tmp_path / "adapted", few)
@@ -259,11 +360,33 @@ def test_a_damaged_image_is_named_and_skipped_only_when_asked(tmp_path: Path) ->
     damaged = folder / "class3" / "0.png"
     damaged.write_bytes(damaged.read_bytes()[:60])
     command = ("train", folder, *TINY, "--epochs", 1, "--output", tmp_path / "run")
-    assert str(damaged) in refused(*command)
+    text = refused(*command)
+    assert str(damaged) in text
+    assert "with skip_unreadable=True (--skip-unreadable)" in text
     assert not (tmp_path / "run").exists()
     with pytest.warns(UserWarning, match=r"class3.0\.png"):
         tfmeta(*command, "--skip-unreadable")
     assert Run(tmp_path / "run").model_file.exists()
+
+
+def test_adapt_leaves_out_damaged_images_when_asked(
+    prototypical: Path, few: Path, tmp_path: Path
+) -> None:
+    support = write_images(tmp_path / "few", 2, images=2)
+    (support / "class1" / "0.png").write_text("no image")
+    command = ("adapt", prototypical, "--support", support, "--output", tmp_path / "adapted")
+    assert "(--skip-unreadable)" in refused(*command)
+    with pytest.warns(UserWarning, match=r"Left out 1 .*class1.0\.png"):
+        tfmeta(*command, "--skip-unreadable")
+    assert tfmeta("predict", tmp_path / "adapted", few).stdout.count("class1") >= 2
+
+
+def test_images_of_a_folder_are_files_that_are_not_hidden(tmp_path: Path) -> None:
+    folder = tmp_path / ".home" / "photos"
+    for name in ("a.png", ".b.png", ".cache/c.png", "d.png/e.JPG"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+    assert image_files(folder) == [folder / "a.png", folder / "d.png" / "e.JPG"]
 
 
 def test_unknown_names_get_a_suggestion(photos: Path) -> None:
@@ -285,7 +408,13 @@ def test_a_preset_that_does_not_exist(tmp_path: Path) -> None:
         (["train", "{photos}", "--preset", "maml"], "--preset is for a data set known by name"),
         (["train", "{photos}/class0/0.png"], "is a file, not a folder"),
         (["train", "{photos}/nowhere"], "neither a folder nor one of the data sets"),
+        (["train", ""], "it must not be empty"),
         (["train", "{photos}", "--ways", "0"], "--ways"),
+        (["train", "{photos}", "--seed", "4294967296"], "--seed"),
+        (["train", "{photos}", "--learning-rate", "nan"], "'nan' is not a positive, finite"),
+        (["train", "{photos}", "--learning-rate", "inf"], "'inf' is not a positive, finite"),
+        (["train", "{photos}", "--inner-learning-rate", "-1"], "'-1' is not a positive, finite"),
+        (["train", "{photos}", "--resume", "--overwrite"], "--overwrite replaces it: choose one"),
         (["evaluate", "{photos}"], "is no run folder"),
         (["adapt", "{photos}", "--support", "{photos}", "--output", "x"], "is no run folder"),
         (["predict", "{photos}", "{photos}"], "is no adapted model"),
@@ -307,6 +436,24 @@ def test_what_is_wrong_with_files_to_adapt_to_and_to_classify(
     assert "holds no images" in refused("predict", adapted, empty)
     (empty / "text.png").write_text("no image")
     assert "text.png" in refused("predict", adapted, empty)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (MemoryError(), "Error: MemoryError"),
+        (ImportError("no module"), "Error: no module"),
+        (tf.errors.ResourceExhaustedError(None, None, "out of memory"), "Error: out of memory"),
+    ],
+)
+def test_errors_of_the_machine_are_one_line_too(
+    error: Exception, text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(training, "load_data", fail)
+    assert text in refused("train", "glyphs", "--output", tmp_path / "run")
 
 
 def test_traceback_is_shown_when_asked(photos: Path) -> None:

@@ -83,3 +83,20 @@ def test_predictions_that_are_not_finite_are_reported():
     learner.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     with pytest.raises(ValueError, match=r"finite values.*episode 0"):
         tfmeta.evaluate(learner, Scripted([0]), episodes=1, verbose=False)
+
+
+def test_what_cannot_be_scored():
+    with pytest.raises(TypeError, match=r"`sampler` must be a sampler"):
+        tfmeta.evaluate(nearest(), [1, 2])
+    with pytest.raises(TypeError, match=r"`episodes` must be an integer.*'2'"):
+        tfmeta.evaluate(nearest(), Scripted([0]), episodes="2")
+    binary = tfmeta.MAML(tfmeta.models.mlp((4,), 1), 0.1)
+    binary.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))
+
+    class TwoWays:
+        def batch(self, step, meta_batch_size=1):
+            x, y = np.ones((1, 2, 4), np.float32), np.array([[0, 1]])
+            return {"support_x": x, "support_y": y, "query_x": x}, y
+
+    with pytest.raises(ValueError, match=r"two classes or more. Received: shape=\(1, 2, 1\)"):
+        tfmeta.evaluate(binary, TwoWays(), episodes=1, verbose=False)

@@ -10,21 +10,22 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "tfmeta"
 
 # Lowest first. A name with a dot at its end stands for the whole sub-package.
-TENSORS = ["types", "functional", "inner_optimizers", "ops", "layers", "models"]
+TENSORS = ["types", "checks", "functional", "inner_optimizers", "ops", "layers", "models"]
 LOOPS = [*TENSORS, "inner_loop", "task_map"]
 PUBLIC = [*LOOPS, "meta_learner", "evaluation", "algorithms.", "data."]
 MAY_IMPORT = {
     "types": [],
+    "checks": [],
     "files": [],
     "functional": ["types"],
-    "inner_optimizers": ["types"],
+    "inner_optimizers": ["types", "checks"],
     "ops": ["types"],
     "layers": ["types"],
     "models": ["types"],
     "inner_loop": TENSORS,
     "task_map": TENSORS,
     "meta_learner": LOOPS,
-    "evaluation": ["types", "meta_learner"],
+    "evaluation": ["types", "checks", "meta_learner"],
     "algorithms.": [*LOOPS, "meta_learner", "algorithms."],
     "data.": ["types", "files", "_core", "data."],
     "__init__": PUBLIC,

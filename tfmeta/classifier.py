@@ -46,6 +46,7 @@ class Classifier:
         *,
         ways: int | None = None,
         transductive: bool = False,
+        skip_unreadable: bool = False,
     ) -> Classifier:
         """Adapt a learner to a few images of each class.
 
@@ -55,6 +56,7 @@ class Classifier:
             images: As the attribute.
             ways: The number of classes there must be, where the learner's network fixes it.
             transductive: As the attribute.
+            skip_unreadable: Leaves out files that cannot be read, with a warning.
 
         Returns:
             The classifier.
@@ -62,7 +64,7 @@ class Classifier:
         Raises:
             ValueError: If the number of classes is wrong, or an image cannot be read.
         """
-        support = ClassDataset.from_directory(folder, **images)
+        support = ClassDataset.from_directory(folder, skip_unreadable=skip_unreadable, **images)
         if ways is not None and support.num_classes != ways:
             raise ValueError(
                 f"`folder` must hold {ways} classes, as many as the network has outputs. Received: "
@@ -96,7 +98,9 @@ class Classifier:
         folder = Path(path)
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
             return
-        if not (folder / "classifier.json").is_file():
+        # A model alone is what an interrupted `save` leaves.
+        unfinished = folder.is_dir() and os.listdir(folder) == ["model.keras"]
+        if not unfinished and not (folder / "classifier.json").is_file():
             raise FileExistsError(f"'{path}' exists and is no adapted model; nothing is changed")
         if not overwrite:
             raise FileExistsError(f"'{path}' holds an adapted model; --overwrite replaces it")
@@ -107,6 +111,8 @@ class Classifier:
         folder.mkdir(parents=True, exist_ok=True)
         facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         del facts["model"]
+        # Names never stand beside the model of other classes, whenever this is interrupted.
+        (folder / "classifier.json").unlink(missing_ok=True)
         with replacing(folder / "model.keras") as beside:
             self.model.save(beside)
         with replacing(folder / "classifier.json") as beside:
@@ -118,12 +124,19 @@ class Classifier:
 
         Raises:
             FileNotFoundError: If `path` holds no classifier.
+            ValueError: If a file is damaged.
         """
-        facts = Path(path) / "classifier.json"
-        if not facts.is_file():
+        file = Path(path) / "classifier.json"
+        if not file.is_file():
             raise FileNotFoundError(f"'{path}' is no adapted model: it has no classifier.json")
-        model = keras.models.load_model(Path(path) / "model.keras", compile=False)
-        return cls(model=model, **json.loads(facts.read_text(encoding="utf-8")))
+        try:
+            classifier = cls(model=None, **json.loads(file.read_text(encoding="utf-8")))
+            file = Path(path) / "model.keras"
+            model = keras.models.load_model(file, compile=False)
+        # What is wrong with a file comes as ValueError, TypeError, BadZipFile, ...
+        except Exception as error:
+            raise ValueError(f"'{file}' is damaged or of another version ({error!r})") from error
+        return dataclasses.replace(classifier, model=model)
 
 
 def _unit_range(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:

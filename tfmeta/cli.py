@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 import click
+import tensorflow as tf
 
 from tfmeta import __version__, training
 from tfmeta.algorithms.prototypical import DISTANCES
@@ -20,6 +23,8 @@ from tfmeta.runs import DEFAULTS, SPLITS, Run, Settings
 
 POSITIVE = click.IntRange(min=1)
 FOLDER = click.Path(path_type=Path)
+# What comes of the arguments, the files and the machine, and not of a mistake in the program.
+REPORTED = (ValueError, TypeError, OSError, MemoryError, ImportError, tf.errors.OpError)
 
 
 class Commands(click.Group):
@@ -29,10 +34,10 @@ class Commands(click.Group):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except (ValueError, TypeError, OSError) as error:
+        except REPORTED as error:
             if ctx.params["traceback"]:
                 raise
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(str(error) or type(error).__name__) from error
 
 
 class Name(click.Choice[str]):
@@ -46,6 +51,21 @@ class Name(click.Choice[str]):
         return str(value)
 
 
+class Rate(click.ParamType[float]):
+    """A learning rate; click's own range lets NaN through."""
+
+    name = "float"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Check the value."""
+        rate = click.FLOAT.convert(value, param, ctx)
+        if not 0 < rate < math.inf:
+            self.fail(f"{value!r} is not a positive, finite number.")
+        return rate
+
+
 class Data(click.ParamType[str]):
     """The name of a data set, or a folder of images."""
 
@@ -53,6 +73,8 @@ class Data(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Check the value; a folder comes back as an absolute path."""
+        if not value:  # Path("") would be the current folder
+            self.fail("it must not be empty.")
         if value not in BENCHMARKS and not Path(value).is_dir():
             if Path(value).exists():
                 self.fail(f"{value!r} is a file, not a folder of images.")
@@ -110,10 +132,13 @@ def datasets() -> None:
 )
 @click.option("--resume", is_flag=True, help="Continue the run from its last finished epoch.")
 @click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+# Keras takes no larger one.
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 # Episodes
 @click.option(
-    "--ways", type=POSITIVE, help=f"Classes of a task.  [default: {by_algorithm('ways')}]"
+    "--ways",
+    type=POSITIVE,
+    help=f"Classes of a task.  [default: {by_algorithm('ways')}, or all there are]",
 )
 @click.option(
     "--shots", type=POSITIVE, default=1, show_default=True, help="Examples of a class to adapt to."
@@ -147,7 +172,7 @@ def datasets() -> None:
     "--steps", type=POSITIVE, help=f"Steps of an epoch.  [default: {by_algorithm('steps')}]"
 )
 @click.option("--epochs", type=POSITIVE, default=20, show_default=True)
-@click.option("--learning-rate", type=float, default=1e-3, show_default=True, help="Adam's.")
+@click.option("--learning-rate", type=Rate(), default=1e-3, show_default=True, help="Adam's.")
 @click.option(
     "--learning-rate-halving",
     type=POSITIVE,
@@ -172,7 +197,7 @@ def datasets() -> None:
     show_default=True,
     help="Of prototypical; cosine has a learnt temperature.",
 )
-@click.option("--inner-learning-rate", type=float, default=0.4, show_default=True, help="Of MAML.")
+@click.option("--inner-learning-rate", type=Rate(), default=0.4, show_default=True, help="Of MAML.")
 @click.option("--inner-steps", type=POSITIVE, default=1, show_default=True, help="Of MAML.")
 @click.option(
     "--evaluation-steps",
@@ -191,13 +216,27 @@ def train(run_path: Path | None, resume: bool, overwrite: bool, **values: Any) -
 
     RUN gets the model after each epoch, the settings, the history and a learning curve.
     """
+    if resume and overwrite:
+        raise click.UsageError("--resume continues a run and --overwrite replaces it: choose one.")
     settings = settings_from(**values)
     run = Run(run_path or Path("runs", f"{Path(settings.data).name}-{settings.algorithm}"))
+    if settings.is_folder and run.path.resolve().is_relative_to(settings.data):
+        raise click.UsageError(
+            "--output must lie outside the folder of images, or the run's own pictures become a "
+            f"class. Received: --output '{run.path}' in '{settings.data}'"
+        )
+    # The default for a learner that takes any number depends on the data.
+    any_ways = values["ways"] is None and not settings.fixed_ways
     if resume:
+        if any_ways:
+            settings = dataclasses.replace(settings, ways=run.settings().ways)
         settings = run.resumed(settings)
     else:
         run.check_free(overwrite)
     parts = training.load_data(settings)
+    if any_ways:
+        ways = min(settings.ways, parts[0].num_classes)
+        settings = dataclasses.replace(settings, ways=ways)
     for split, part in zip(SPLITS, parts, strict=True):
         size = f"{part.num_classes:6} classes {len(part):7} examples"
         click.echo(f"{split:11}{size}  {part.description}")
@@ -209,9 +248,11 @@ def train(run_path: Path | None, resume: bool, overwrite: bool, **values: Any) -
     try:
         training.train(settings, run, learner, parts)
     except KeyboardInterrupt:
-        done = f"{len(run.history())} of {settings.epochs} epochs"
-        click.echo(f"\nStopped; {run.path} holds the model after {done}.")
-        click.echo("The same command with --resume goes on from there.")
+        done = f"the model after {len(run.history())} of {settings.epochs} epochs"
+        held = done if run.model_file.exists() else "no model yet: no epoch was finished"
+        click.echo(f"\nStopped; {run.path} holds {held}.")
+        instead = " in place of --overwrite" if overwrite else ""
+        click.echo(f"The same command with --resume{instead} goes on from there.")
         raise SystemExit(130) from None
     click.echo(f"Saved in {run.path}. Next: tfmeta evaluate {run.path}")
 
@@ -257,7 +298,7 @@ def settings_from(
 @click.option("--shots", type=POSITIVE, help="[default: as in training]")
 @click.option("--queries", type=POSITIVE, help="[default: as in training]")
 @click.option("--episodes", type=POSITIVE, default=600, show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
 @click.option("--split", type=Name(SPLITS), default="test", show_default=True)
 def evaluate(run_path: Path, split: str, episodes: int, **episode: Any) -> None:
     """Score the model of RUN on episodes of classes that it was not trained on."""
@@ -286,9 +327,15 @@ def evaluate(run_path: Path, split: str, episodes: int, **episode: Any) -> None:
     default=None,
     help="Make dark ink on paper bright.  [default: as in training]",
 )
+@click.option("--skip-unreadable", is_flag=True, help="Leave out damaged files of the folder.")
 @click.option("--overwrite", is_flag=True, help="Replace the adapted model that is there.")
 def adapt(
-    run_path: Path, support: Path, output: Path, invert: bool | None, overwrite: bool
+    run_path: Path,
+    support: Path,
+    output: Path,
+    invert: bool | None,
+    skip_unreadable: bool,
+    overwrite: bool,
 ) -> None:
     """Adapt the model of RUN to new classes, and write a model that classifies images."""
     run = Run(run_path)
@@ -301,6 +348,7 @@ def adapt(
         images,
         ways=settings.ways if settings.fixed_ways else None,
         transductive=settings.transductive,
+        skip_unreadable=skip_unreadable,
     )
     classifier.save(output)
     click.echo(f"Adapted to {', '.join(classifier.class_names)}. Saved in {output}.")
@@ -323,8 +371,14 @@ def predict(adapted: Path, images: tuple[Path, ...]) -> None:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Return the images in a folder and below, in order."""
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
+    """Return the images in a folder and below, in order; hidden ones are left alone."""
+    files = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in SUFFIXES
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
     if not files:
         raise FileNotFoundError(f"'{folder}' holds no images ({', '.join(SUFFIXES)})")
     return files

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfmeta.checks import check_count
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.types import Array, Sampler
 
@@ -67,24 +68,28 @@ def evaluate(
         An `Evaluation`: `.mean`, `.ci95`, `.per_episode`.
 
     Raises:
-        TypeError: If `learner` is not a `MetaLearner`.
-        ValueError: If `episodes` is less than 1, the labels don't fit the learner, or it predicts
-            NaN or infinite values.
+        TypeError: If `learner` is not a `MetaLearner`, or `sampler` has no `batch`.
+        ValueError: If `episodes` is less than 1, the labels or the predictions' shape don't fit,
+            or the learner predicts NaN or infinite values.
 
     Example:
         >>> print(tfmeta.evaluate(learner, test_sampler, episodes=600))
     """
     if not isinstance(learner, MetaLearner):
         raise TypeError(f"`learner` must be a tfmeta.MetaLearner. Received: {learner!r}")
-    if episodes < 1:
-        raise ValueError(f"`episodes` must be at least 1. Received: episodes={episodes}")
+    if not hasattr(sampler, "batch"):
+        raise TypeError(
+            "`sampler` must be a sampler, not a data set made of one. "
+            f"Received: sampler={sampler!r}"
+        )
+    check_count("episodes", episodes)
     progress = keras.utils.Progbar(episodes, verbose=int(verbose), unit_name="episode")
     scores = np.empty(episodes)
     classes = True
     for episode in range(episodes):
         inputs, targets = sampler.batch(episode, 1)
         if episode == 0:
-            learner.check_labels(inputs["support_y"])
+            learner.check_inputs(inputs)
             classes = np.issubdtype(targets.dtype, np.integer)
         predictions = np.asarray(learner.predict_on_batch(inputs))
         if not np.isfinite(predictions).all():
@@ -98,6 +103,15 @@ def evaluate(
 
 
 def _score(predictions: Array, targets: Array, classes: bool) -> Any:
+    expected = (*targets.shape, "classes") if classes else targets.shape
+    fits = predictions.shape[: targets.ndim] == targets.shape and (
+        predictions.ndim == len(expected) and (not classes or predictions.shape[-1] > 1)
+    )
+    if not fits:
+        raise ValueError(
+            f"`learner` must predict {list(expected)} for {targets.dtype} targets of shape "
+            f"{targets.shape}, with two classes or more. Received: shape={predictions.shape}"
+        )
     if classes:
         return np.mean(predictions.argmax(axis=-1) == targets)
     return np.mean((predictions - targets) ** 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -14,6 +15,9 @@ from tfmeta.types import Params
 
 BatchNormMode = Literal["transductive", "support", "running"]
 BATCH_NORM_MODES = ("transductive", "support", "running")
+
+# What the contexts below replace is seen by all threads.
+_TRACING = threading.RLock()
 
 
 def batch_norm_layers(model: keras.Model) -> list[keras.layers.BatchNormalization]:
@@ -111,8 +115,12 @@ def functional_call(
     Returns:
         The outputs, the new state, and the regularisation losses at `params`.
     """
-    with exact_moments(), batch_norm_uses(model, statistics):
-        outputs, new_state, losses = model.stateless_call(
-            params, state, inputs, training=training, return_losses=True
-        )
+    variables = [*model.trainable_variables, *model.non_trainable_variables]
+    mapping = list(zip(variables, [*params, *state], strict=True))
+    # `stateless_call` would hand `training` to a `call` that does not take it; `__call__` does not.
+    with _TRACING, exact_moments(), batch_norm_uses(model, statistics):
+        with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
+            outputs = model(inputs, training=training)
+            losses = model.losses
+        new_state = [scope.get_current_value(v) for v in model.non_trainable_variables]
     return outputs, new_state, losses

@@ -9,6 +9,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from tfmeta.checks import check_positive
 from tfmeta.types import Params
 
 
@@ -23,6 +24,7 @@ class SGD:
         momentum: In `[0, 1)`.
 
     Raises:
+        TypeError: If `learning_rate` is no number.
         ValueError: If a value lies outside its range.
 
     Example:
@@ -31,10 +33,7 @@ class SGD:
     """
 
     def __init__(self, learning_rate: float = 0.01, momentum: float = 0.0) -> None:
-        if not learning_rate > 0:
-            raise ValueError(
-                f"`learning_rate` must be positive. Received: learning_rate={learning_rate!r}"
-            )
+        check_positive("learning_rate", learning_rate)
         if not 0 <= momentum < 1:
             raise ValueError(f"`momentum` must be in [0, 1). Received: momentum={momentum!r}")
         self.learning_rate = float(learning_rate)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfmeta.checks import check_count
 from tfmeta.task_map import average_over_tasks, map_tasks
 from tfmeta.types import Array, Inputs
 
@@ -47,8 +48,8 @@ class MetaLearner(keras.Model, abc.ABC):
         super().__init__(**kwargs)
         if not isinstance(model, keras.Model):
             raise TypeError(f"`model` must be a keras.Model. Received: model={model!r}")
-        if task_chunk is not None and task_chunk < 1:
-            raise ValueError(f"`task_chunk` must be at least 1. Received: task_chunk={task_chunk}")
+        if task_chunk is not None:
+            check_count("task_chunk", task_chunk)
         self.model = model
         self.task_chunk = task_chunk
         if model.built:
@@ -79,9 +80,12 @@ class MetaLearner(keras.Model, abc.ABC):
 
     def build(self, input_shape: Any) -> None:
         """Build the wrapped model for the shape of `support_x` without its task axis."""
+        # A model that has its shape already knows which of its sizes may vary.
+        known = getattr(self.model, "input_shape", None)
+        shape = known[1:] if isinstance(known, tuple) else input_shape["support_x"][2:]
+        self.example_shape = tuple(shape)
         if not self.model.built:
-            shape = (None, *input_shape["support_x"][2:])
-            self.model(keras.KerasTensor(shape, dtype=self.model.input_dtype))
+            self.model(keras.KerasTensor((None, *shape), dtype=self.model.input_dtype))
         self._check_weights()
         super().build(input_shape)
 
@@ -103,13 +107,20 @@ class MetaLearner(keras.Model, abc.ABC):
 
         return map_tasks(one_task, episode_inputs(inputs))
 
-    def fit(self, *args: Any, shuffle: bool = False, **kwargs: Any) -> Any:
+    def fit(self, x: Any = None, *args: Any, shuffle: bool = False, **kwargs: Any) -> Any:
         """Train on episodes: `keras.Model.fit`, which see.
 
-        Only the default of `shuffle` differs: samplers draw at random already, and Keras would
-        warn that it cannot shuffle a `tf.data.Dataset`.
+        The labels of the first meta-batch are checked beforehand, for in the graph an error would
+        be hard to read, and under XLA there would be none. The default of `shuffle` differs:
+        samplers draw at random already, and Keras would warn that it cannot shuffle a
+        `tf.data.Dataset`.
         """
-        return super().fit(*args, shuffle=shuffle, **kwargs)
+        first = x
+        if isinstance(x, tf.data.Dataset):
+            first, _, _ = keras.utils.unpack_x_y_sample_weight(next(iter(x), (None,)))
+        if isinstance(first, dict):
+            self.check_inputs(first)
+        return super().fit(x, *args, shuffle=shuffle, **kwargs)
 
     def train_step(self, data: Any) -> Any:
         """Take one outer step on a meta-batch; each task's outer gradient is taken by itself."""
@@ -151,7 +162,8 @@ class MetaLearner(keras.Model, abc.ABC):
         Raises:
             TypeError: If `support_x` is unscaled 8-bit data.
             ValueError: If the two don't match in length or shape, are empty, hold NaN or infinite
-                values, or the labels don't fit the learner.
+                values, the labels don't fit the learner, what is learnt is not finite, or the
+                model cannot be copied.
 
         Example:
             >>> adapted = learner.adapt(support_x, support_y)
@@ -164,7 +176,19 @@ class MetaLearner(keras.Model, abc.ABC):
         _check_example_shape(x, self.model)
         self.check_labels(y)
         state = self.adapt_task(tf.constant(x), tf.constant(y), training=False)
+        _check_finite(state)
         return self.adapted_model(state)
+
+    def check_inputs(self, inputs: Any) -> None:
+        """Raise a `ValueError` if this learner cannot work on such a meta-batch; build it for it.
+
+        Args:
+            inputs: As for `call`.
+        """
+        tensors = episode_inputs(inputs)
+        if not self.built:
+            self.build({name: tensor.shape for name, tensor in tensors.items()})
+        self.check_labels(np.asarray(tensors["support_y"]))
 
     def check_labels(self, labels: Array) -> None:
         """Raise a `ValueError` if this learner cannot learn from such labels. Default: all fit.
@@ -179,7 +203,9 @@ class MetaLearner(keras.Model, abc.ABC):
         The default keeps a copy of the learner and calls its `predict_task`; learners that can
         give an ordinary model without tfmeta in it override this.
         """
-        return TaskModel(copy_of(self), state)
+        adapted = TaskModel(copy_of(self), state)
+        adapted(keras.KerasTensor((None, *self.example_shape), dtype=self.model.input_dtype))
+        return adapted
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, for Keras's saving."""
@@ -212,6 +238,8 @@ class MetaLearner(keras.Model, abc.ABC):
 class TaskModel(keras.Model):
     """A learner that has adapted to one task: its state as weights, its `predict_task` as call.
 
+    It predicts and can be exported. It is no `.keras` file: for that, save the learner.
+
     Args:
         learner: A built learner, kept.
         state: What its `adapt_task` returned.
@@ -237,7 +265,13 @@ class TaskModel(keras.Model):
 
 def copy_of(model: keras.Model) -> Any:
     """Return a model of the same class, configuration and weights, sharing nothing."""
-    copy = type(model).from_config(model.get_config())
+    try:
+        copy = type(model).from_config(model.get_config())
+    except (TypeError, NotImplementedError) as error:
+        raise ValueError(
+            f"`model` must be one that its get_config() can make again. Received: {model.name!r} "
+            f"of class {type(model).__name__}, which cannot be copied"
+        ) from error
     if not copy.built:
         copy.build_from_config(model.get_build_config())
     copy.set_weights(model.get_weights())
@@ -256,20 +290,25 @@ def episode_inputs(inputs: Any) -> dict[str, Any]:
     tensors = {name: keras.ops.convert_to_tensor(inputs[name]) for name in names}
     shapes = {name: tuple(x.shape) for name, x in tensors.items()}
     same_example = shapes["support_x"][2:] == shapes["query_x"][2:]
-    if min(len(s) for s in shapes.values()) < 2 or not same_example:
+    tasks = {s[:1] for s in shapes.values()} - {(None,)}
+    lengths = {s[1:2] for s in (shapes["support_x"], shapes["support_y"])} - {(None,)}
+    whole = len(tasks) <= 1 and len(lengths) <= 1 and (0,) not in tasks | lengths
+    if min(len(s) for s in shapes.values()) < 2 or not same_example or not whole:
         raise ValueError(
             "`inputs` must be support_x [tasks, ways*shots, ...], support_y [tasks, ways*shots] "
-            "and query_x [tasks, ways*queries, ...], with examples of one shape. "
+            "and query_x [tasks, ways*queries, ...], with one number of tasks, not 0, and examples "
+            "of one shape. "
             f"Received: shapes={shapes}"
         )
     return tensors
 
 
 def _check_support(x: Array, y: Array) -> None:
-    if x.dtype == np.uint8:
+    images = np.issubdtype(x.dtype, np.integer) and x.ndim >= 3
+    if x.dtype == np.uint8 or images:
         raise TypeError(
             "`support_x` must be scaled as in training; the samplers give uint8 images as float32 "
-            "times 1/255. Received: dtype=uint8"
+            f"times 1/255. Received: dtype={x.dtype}"
         )
     if x.ndim < 1 or y.ndim < 1 or len(x) != len(y) or len(x) == 0:
         raise ValueError(
@@ -279,6 +318,15 @@ def _check_support(x: Array, y: Array) -> None:
     for name, values in (("support_x", x), ("support_y", y)):
         if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
             raise ValueError(f"`{name}` must be finite. Received: NaN or infinite values")
+
+
+def _check_finite(state: Any) -> None:
+    for x in tf.nest.flatten(state):
+        if x.dtype.is_floating and not np.isfinite(x.numpy()).all():
+            raise ValueError(
+                "What is learnt from the support set must be finite. Received: NaN or infinite "
+                "values; a smaller inner learning rate may help"
+            )
 
 
 def _check_example_shape(x: Array, model: keras.Model) -> None:

@@ -133,10 +133,16 @@ class Run:
 
         Raises:
             FileNotFoundError: If this is no run folder.
+            ValueError: If the file is damaged.
         """
         if not self.settings_file.is_file():
             raise FileNotFoundError(f"'{self.path}' is no run folder: it has no settings.json")
-        return Settings(**json.loads(self.settings_file.read_text()))
+        try:
+            return Settings(**json.loads(self.settings_file.read_text()))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"'{self.settings_file}' is damaged or of another version ({error!r})"
+            ) from error
 
     def resumed(self, settings: Settings) -> Settings:
         """Return the settings to continue this run with; only the epochs may differ from before.
@@ -161,12 +167,19 @@ class Run:
 
         Raises:
             FileNotFoundError: If no epoch was finished.
+            ValueError: If the file is damaged.
         """
         if not self.model_file.is_file():
             raise FileNotFoundError(
                 f"'{self.path}' has no model.keras: no epoch of that run was finished"
             )
-        learner: MetaLearner = keras.models.load_model(self.model_file)
+        try:
+            learner: MetaLearner = keras.models.load_model(self.model_file)
+        # What is wrong with a file comes as ValueError, KeyError, BadZipFile, ...
+        except Exception as error:
+            raise ValueError(
+                f"'{self.model_file}' is damaged or of another version ({error!r})"
+            ) from error
         return learner
 
     def history(self) -> list[dict[str, str]]:

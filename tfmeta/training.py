@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import keras
@@ -17,6 +18,8 @@ from tfmeta.runs import SPLITS, Run, Settings
 
 # How much of a folder of images each part gets.
 FRACTIONS = (0.6, 0.2, 0.2)
+# With fewer classes, validation or test get a single one.
+_SMALLEST_FOLDER = 9
 
 
 def load_data(settings: Settings) -> tuple[ClassDataset, ...]:
@@ -25,8 +28,12 @@ def load_data(settings: Settings) -> tuple[ClassDataset, ...]:
         return load(settings.data, **settings.data_options)
     images = ClassDataset.from_directory(settings.data, **settings.data_options)
     if settings.classes is None:
-        return images.split(*FRACTIONS, seed=settings.seed)
-    return tuple(images.select(settings.classes[split]) for split in SPLITS)
+        parts = images.split(*FRACTIONS, seed=settings.seed)
+    else:
+        parts = tuple(images.select(settings.classes[split]) for split in SPLITS)
+    for split, part in zip(SPLITS, parts, strict=True):
+        part.description += f" ({split})"
+    return parts
 
 
 def settled(settings: Settings, parts: tuple[ClassDataset, ...]) -> Settings:
@@ -96,7 +103,18 @@ def evaluation_sampler(
 
     What is not given is as in training, but for the ways of a learner that takes any number:
     5, or as many as there are classes.
+
+    Raises:
+        ValueError: If `ways` is not what the network was trained with, or there are too few
+            classes or examples.
     """
+    if dataset.num_classes < 2:
+        raise ValueError(
+            "`dataset` must have at least 2 classes, because with one every answer is right. "
+            f"Received: {dataset.num_classes} class of {dataset.description!r}. A folder of images "
+            f"needs {_SMALLEST_FOLDER} classes, for each part to have 2; --validation-episodes 0 "
+            "trains without validation."
+        )
     if ways is None:
         ways = settings.ways if settings.fixed_ways else min(5, dataset.num_classes)
     elif settings.fixed_ways and ways != settings.ways:
@@ -120,6 +138,9 @@ class SaveEpoch(keras.callbacks.Callback):
     Unlike Keras's `CSVLogger`, it holds no file open that an interruption could cut short. The
     model comes after its row: an epoch whose model was not saved is trained again, and its row
     replaced.
+
+    Raises:
+        ValueError: If the loss is NaN or infinite; the files stay those of the epoch before.
     """
 
     def __init__(self, run: Run) -> None:
@@ -128,6 +149,14 @@ class SaveEpoch(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Replace the files of the run by those of this epoch."""
+        for name, value in (logs or {}).items():
+            if name in ("loss", "val_loss") and not math.isfinite(value):
+                print()  # Keras's progress bar has not ended its line
+                raise ValueError(
+                    f"Training diverges: `{name}` must be finite. Received: {name}={value} in "
+                    f"epoch {epoch + 1}, of which nothing is saved. Lower `learning_rate` or, with "
+                    "MAML, `inner_learning_rate`."
+                )
         rows: list[dict[str, Any]] = [r for r in self.run.history() if int(r["epoch"]) < epoch]
         rows.append({"epoch": epoch, **(logs or {})})
         self.run.write_history(rows)
@@ -166,12 +195,14 @@ def train(
         validation = evaluation_sampler(settings, parts[1], seed=settings.seed).dataset()
         # The same episodes after each epoch, so that epochs compare.
         validation = validation.take(settings.validation_episodes)
+    # Draws a batch, which may fail: before the files of an older run go.
+    batches = sampler.dataset(settings.meta_batch_size, start=epoch * settings.steps)
     if epoch:
         run.write_settings(settings)
     else:
         run.start(settings)
     learner.fit(
-        sampler.dataset(settings.meta_batch_size, start=epoch * settings.steps),
+        batches,
         steps_per_epoch=settings.steps,
         initial_epoch=epoch,
         epochs=settings.epochs,

@@ -177,6 +177,7 @@ def test_bad_support_sets(learner):
         (x[:0], y[:0], ValueError, r"same length, at least 1"),
         (spoilt, y, ValueError, r"`support_x` must be finite"),
         ((x * 255).astype(np.uint8), y, TypeError, r"`support_x` must be scaled.*uint8"),
+        ((x * 255).astype(np.int64), y, TypeError, r"`support_x` must be scaled.*int64"),
         (x[:, :10], y, ValueError, r"`support_x` must have the shape \[n, 12, 12, 1\].*10"),
         (x[..., 0], y, ValueError, r"`support_x` must have the shape \[n, 12, 12, 1\]"),
         (x, y + 1, ValueError, r"labels must be .*"),
@@ -193,6 +194,13 @@ def test_bad_inputs(learner):
         learner({"support_x": inputs["support_x"], "query_x": inputs["query_x"]})
     with pytest.raises(ValueError, match=r"support_x \[tasks, ways\*shots, ...\]"):
         learner({**inputs, "query_x": inputs["query_x"][0]})
+    for other in (
+        {"query_x": inputs["query_x"][:1]},
+        {"support_y": inputs["support_y"][:, 1:]},
+        {name: x[:0] for name, x in inputs.items()},
+    ):
+        with pytest.raises(ValueError, match=r"one number of tasks, not 0.*Received: shapes="):
+            learner({**inputs, **other})
 
 
 @pytest.mark.parametrize("make", [tfmeta.MAML, tfmeta.FOMAML, tfmeta.PrototypicalNetwork])

@@ -241,6 +241,7 @@ def test_weights_out_of_reach_are_named():
     ("arguments", "message"),
     [
         ({"inner_learning_rate": 0}, r"`inner_learning_rate` must be positive.*Received.*0"),
+        ({"inner_learning_rate": float("inf")}, r"`inner_learning_rate` must be positive and fin"),
         ({"inner_steps": 0}, r"`inner_steps` must be at least 1.*inner_steps=0"),
         ({"evaluation_steps": -1}, r"`evaluation_steps` must be at least 1.*-1"),
         ({"batch_norm": "batch"}, r"`batch_norm` must be one of 'transductive'.*'batch'"),
@@ -250,6 +251,21 @@ def test_weights_out_of_reach_are_named():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         tfmeta.MAML(small_conv(), **arguments)
+
+
+def test_arguments_of_another_type():
+    with pytest.raises(TypeError, match=r"`inner_learning_rate` must be a number.*'a'"):
+        tfmeta.MAML(small_conv(), "a")
+    with pytest.raises(TypeError, match=r"`inner_steps` must be an integer.*1\.5"):
+        tfmeta.MAML(small_conv(), 0.1, 1.5)
+
+
+def test_a_support_set_that_is_learnt_to_infinity():
+    learner = tfmeta.MAML(tfmeta.models.mlp((3,), 1), 1e38, 3)
+    learner.compile("sgd", "mse")
+    x, y = np.ones((4, 3), np.float32), np.ones((4, 1), np.float32)
+    with pytest.raises(ValueError, match=r"must be finite.*smaller inner learning rate"):
+        learner.adapt(x, y)
 
 
 def test_needs_a_loss():
@@ -266,8 +282,84 @@ def test_more_ways_than_outputs():
     inputs["support_y"] = inputs["support_y"] + 1
     with pytest.raises(ValueError, match=r"model has 3 outputs, and `ways`.*labels from 1 to 3"):
         learner.adapt(inputs["support_x"][0], inputs["support_y"][0])
+    for jit_compile in (False, True):
+        learner.compile(
+            "sgd",
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            jit_compile=jit_compile,
+        )
+        with pytest.raises(ValueError, match=r"model has 3 outputs, and `ways`.*from 1 to 3"):
+            learner.fit(tf.data.Dataset.from_tensors((inputs, targets)), verbose=0)
+    # Only the first meta-batch is looked at beforehand.
+    learner.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"`ways` must be at most the number"):
-        learner.fit(tf.data.Dataset.from_tensors((inputs, targets)), verbose=0)
+        learner.train_on_batch(inputs, targets)
+
+
+@keras.saving.register_keras_serializable(package="test")
+class Block(keras.layers.Layer):
+    """A layer of one's own, with batch normalisation inside."""
+
+    def build(self, input_shape):
+        self.norm = keras.layers.BatchNormalization()
+        self.norm.build(input_shape)
+
+    def call(self, x, training=None):
+        return self.norm(x, training=training)
+
+
+def nested(middle):
+    first = keras.Sequential([keras.Input((5,)), keras.layers.Dense(6), middle])
+    return keras.Sequential([keras.Input((5,)), first, keras.layers.Dense(3)])
+
+
+def vector_task():
+    x, q = np.random.default_rng(0).normal(size=(2, 1, 6, 5)).astype("float32")
+    y = np.repeat(np.arange(3, dtype=np.int32), 2)[None]
+    return {"support_x": x, "support_y": y, "query_x": q}, y
+
+
+@pytest.mark.parametrize("batch_norm", ["transductive", "support", "running"])
+def test_batch_norm_in_a_model_in_the_model(batch_norm):
+    inputs, targets = vector_task()
+    learner = tfmeta.MAML(nested(keras.layers.BatchNormalization()), 0.1, 2, batch_norm=batch_norm)
+    learner.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    learner.train_on_batch(inputs, targets)
+    expected = learner.predict_on_batch(inputs)[0]
+    adapted = learner.adapt(inputs["support_x"][0], inputs["support_y"][0])
+    before = adapted.get_weights()
+    np.testing.assert_allclose(adapted.predict(inputs["query_x"][0]), expected, atol=1e-5)
+    adapted.trainable = False
+    np.testing.assert_allclose(adapted.predict(inputs["query_x"][0]), expected, atol=1e-5)
+    for a, b in zip(before, adapted.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_batch_norm_in_a_layer_of_ones_own():
+    inputs, _ = vector_task()
+    learner = tfmeta.MAML(nested(Block()), 0.1)
+    learner.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with pytest.raises(ValueError, match=r"subclassed model or layer.*use 'support' or 'running'"):
+        learner.adapt(inputs["support_x"][0], inputs["support_y"][0])
+
+
+def test_a_model_whose_call_takes_no_training_flag():
+    class Plain(keras.Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.dropout, self.last = keras.layers.Dropout(0.5), keras.layers.Dense(3)
+
+        def call(self, x):
+            return self.last(self.dropout(x))
+
+    inputs, targets = vector_task()
+    learner = tfmeta.MAML(Plain(), 0.1)
+    learner.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    learner.train_on_batch(inputs, targets)
+    adapted = learner.adapt(inputs["support_x"][0], inputs["support_y"][0])
+    np.testing.assert_allclose(
+        adapted.predict(inputs["query_x"][0]), learner.predict_on_batch(inputs)[0], atol=1e-5
+    )
 
 
 def test_subclassed_model_adapts_by_support_statistics():

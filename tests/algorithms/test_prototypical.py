@@ -122,6 +122,79 @@ def test_bad_arguments(arguments, message):
         tfmeta.PrototypicalNetwork(tfmeta.models.mlp((2,), 2), **arguments)
 
 
+def test_classes_that_are_absent_are_not_in_the_adapted_model():
+    """XLA has prototypes of classes that are not there."""
+    learner = tfmeta.PrototypicalNetwork(tfmeta.models.mlp((2,), 2))
+    learner.compile("sgd", jit_compile=True)
+    x = np.array([[10, 0], [10, 1], [0, 10], [1, 10]], np.float32)
+    adapted = learner.adapt(x, np.array([0, 0, 1, 1]))
+    assert adapted.output_shape == (None, 2)
+    learner.compile("sgd", jit_compile=False)
+    plain = learner.adapt(x, np.array([0, 0, 1, 1]))
+    np.testing.assert_allclose(adapted.predict(x), plain.predict(x), rtol=1e-5)
+
+
+def test_adapted_logits_do_not_cancel_far_from_the_origin():
+    encoder = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
+    encoder.set_weights([np.eye(3), np.full(3, 3000.0)])
+    learner = tfmeta.PrototypicalNetwork(encoder)
+    x, q = np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
+    y = np.array([0, 0, 1, 1])
+    logits = learner({"support_x": x[None], "support_y": y[None], "query_x": q[None]})[0]
+    np.testing.assert_allclose(learner.adapt(x, y).predict(q), logits, atol=5e-3)
+
+
+@keras.saving.register_keras_serializable(package="test")
+class Encoder(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(4)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def test_a_subclassed_encoder_adapts_after_loading_too(tmp_path):
+    learner = tfmeta.PrototypicalNetwork(Encoder())
+    x, q = np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
+    y = np.array([0, 0, 1, 1])
+    logits = learner({"support_x": x[None], "support_y": y[None], "query_x": q[None]})[0]
+    np.testing.assert_allclose(learner.adapt(x, y).predict(q), logits, atol=1e-5)
+    learner.save(tmp_path / "learner.keras")
+    loaded = keras.models.load_model(tmp_path / "learner.keras")
+    np.testing.assert_allclose(loaded.adapt(x, y).predict(q), logits, atol=1e-5)
+
+
+def test_a_model_that_cannot_be_copied():
+    class Sized(keras.Model):
+        def __init__(self, size):
+            super().__init__()
+            self.dense = keras.layers.Dense(size)
+
+        def call(self, x):
+            return self.dense(x)
+
+    learner = tfmeta.PrototypicalNetwork(Sized(4))
+    with pytest.raises(ValueError, match=r"get_config\(\) can make again.*Sized"):
+        learner.adapt(np.ones((2, 3), np.float32), np.array([0, 1]))
+
+
+def test_mixed_precision(request):
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
+    request.addfinalizer(lambda: keras.mixed_precision.set_dtype_policy("float32"))
+    learner = tfmeta.PrototypicalNetwork(tfmeta.models.mlp((3,), 4))
+    x, q = np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
+    y = np.array([0, 0, 1, 1])
+    logits = learner({"support_x": x[None], "support_y": y[None], "query_x": q[None]})[0]
+    np.testing.assert_allclose(learner.adapt(x, y).predict(q), logits, atol=2e-2)
+
+
+def test_labels_of_two_axes():
+    learner = tfmeta.PrototypicalNetwork(tfmeta.models.mlp((3,), 4))
+    with pytest.raises(ValueError, match=r"`support_y` must have one axis.*\(2, 1\)"):
+        learner.adapt(np.ones((2, 3), np.float32), np.array([[0], [1]]))
+
+
 def test_an_encoder_must_give_vectors():
     encoder = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 3)])
     learner = tfmeta.PrototypicalNetwork(encoder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,26 @@ REFUSED: dict[str, tuple[Attempt, type[Exception], str]] = {
         ValueError,
         r"uint8.*scaled to \[0, 1\].*Received: float32 up to 25\d",
     ),
+    "integers for uint8": (
+        lambda: ClassDataset(images(4).astype(np.int64), range(4)),
+        ValueError,
+        r"must be of type uint8.*Received: int64 up to 25\d",
+    ),
+    "no examples": (
+        lambda: ClassDataset(None, [1]),  # type: ignore[arg-type]
+        TypeError,
+        "`examples` must be an array.*Received: examples=None",
+    ),
+    "ragged": (
+        lambda: ClassDataset([[1, 2], [3]], [0, 1]),  # type: ignore[list-item]
+        TypeError,
+        "`examples` must be an array, or a list of entries of one shape. Received: a list",
+    ),
+    "ragged labels": (
+        lambda: ClassDataset(images(2), [[1, 2], [3]]),  # type: ignore[list-item]
+        TypeError,
+        "`labels` must be an array, or a list of entries of one shape. Received: a list",
+    ),
     "scalars": (lambda: ClassDataset(np.zeros(4), range(4)), ValueError, r"shape \(4,\)"),
     "objects": (
         lambda: ClassDataset(np.array([{}, {}]), range(2)),
@@ -185,6 +206,7 @@ REFUSED: dict[str, tuple[Attempt, type[Exception], str]] = {
     "no class": (lambda: toy().select([]), ValueError, "at least one class"),
     "string of classes": (lambda: toy().select("12"), TypeError, "classes='12'"),
     "class of another type": (lambda: toy().select([1.0]), TypeError, "Received: 1.0"),
+    "mask of classes": (lambda: toy(2).select([True, False]), TypeError, "Received: True"),
     "fractions": (lambda: toy().split(0.5, 0.6), ValueError, r"Received: fractions=\(0.5, 0.6\)"),
     "negative": (lambda: toy().split(1.5, -0.5), ValueError, "positive"),
     "no fractions": (lambda: toy().split(), ValueError, "positive"),
@@ -212,9 +234,12 @@ def test_refused(case: str) -> None:
         np.arange(40, dtype=np.float64).reshape(4, 10),  # features, not images
         np.arange(64, dtype=np.float32).reshape(4, 4, 4) - 8,
         images(4).astype(np.float32) / 255,
+        np.arange(40).reshape(4, 10),  # tokens
+        images(4).astype(np.int64) // 128,
+        images(4).astype(np.uint16) * 257,
     ],
 )
-def test_floats_that_are_no_bytes_are_accepted(examples: np.ndarray) -> None:
+def test_numbers_that_are_no_bytes_are_accepted(examples: np.ndarray) -> None:
     assert ClassDataset(examples, range(4)).examples is examples
 
 
@@ -282,6 +307,21 @@ def test_a_truncated_image_is_left_out_when_asked(folder: Path, damaged: Path) -
     assert seen[0].filename == __file__
     assert dataset.examples[:, 0, 0, 0].tolist() == [10, 30, 20]
     assert np.diff(dataset.class_offsets).tolist() == [2, 1]
+
+
+def test_a_link_that_leads_nowhere_is_unreadable(folder: Path) -> None:
+    (folder / "b" / "lost.png").symlink_to(folder / "nowhere.png")
+    hint = r"b/lost\.png.*Leave out such files with skip_unreadable=True \(--skip-unreadable\)"
+    with pytest.raises(ValueError, match=hint):
+        ClassDataset.from_directory(folder)
+    with pytest.warns(UserWarning, match=r"Left out 1 unreadable image\(s\): .*b/lost\.png"):
+        assert len(ClassDataset.from_directory(folder, skip_unreadable=True)) == 4
+
+
+def test_a_folder_is_read_once_whatever_links_lead_to_it(folder: Path) -> None:
+    (folder / "a" / "loop").symlink_to(folder, target_is_directory=True)
+    (folder / "c").symlink_to(folder / "b", target_is_directory=True)
+    assert ClassDataset.from_directory(folder).class_names == ("a", "b")
 
 
 def test_folders_that_cannot_be_used(
@@ -421,13 +461,17 @@ def test_from_tfds_reads_numbers(tmp_path: Path) -> None:
 def test_from_tfds_says_what_to_do_without_a_download(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    retries = logging.getLogger("urllib3.connectionpool")
+
     def fail(*_: Any, **__: Any) -> None:
+        assert not retries.isEnabledFor(logging.WARNING)
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
     with pytest.raises(FileNotFoundError, match=r"no route to host.*`data_dir`.*glyphs") as caught:
         ClassDataset.from_tfds("omniglot", "train", tmp_path)
     assert isinstance(caught.value.__cause__, ConnectionError)
+    assert retries.isEnabledFor(logging.WARNING)
 
 
 def test_from_tfds_says_what_is_wrong_with_a_half_imported_library(

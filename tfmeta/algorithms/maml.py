@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfmeta.checks import check_count, check_positive
 from tfmeta.functional import (
     BATCH_NORM_MODES,
     BatchNormMode,
@@ -50,7 +51,7 @@ class MAML(MetaLearner):
         **kwargs: `name` and `dtype`.
 
     Raises:
-        TypeError: If `model` is not a Keras model.
+        TypeError: If `model` is not a Keras model, or a number is no number.
         ValueError: If a value is out of range, or the model has no trainable weights.
 
     Example:
@@ -76,18 +77,14 @@ class MAML(MetaLearner):
     ) -> None:
         super().__init__(model, task_chunk=task_chunk, **kwargs)
         for name, steps in (("inner_steps", inner_steps), ("evaluation_steps", evaluation_steps)):
-            if steps is not None and steps < 1:
-                raise ValueError(f"`{name}` must be at least 1. Received: {name}={steps}")
+            if steps is not None:
+                check_count(name, steps)
         if batch_norm not in BATCH_NORM_MODES:
             raise ValueError(
                 f"`batch_norm` must be one of {', '.join(map(repr, BATCH_NORM_MODES))}. "
                 f"Received: batch_norm={batch_norm!r}"
             )
-        if not inner_learning_rate > 0:
-            raise ValueError(
-                "`inner_learning_rate` must be positive. "
-                f"Received: inner_learning_rate={inner_learning_rate!r}"
-            )
+        check_positive("inner_learning_rate", inner_learning_rate)
         self.inner_learning_rate = inner_learning_rate
         self.inner_steps = inner_steps
         self.first_order = first_order
@@ -154,9 +151,10 @@ class MAML(MetaLearner):
 
     def check_labels(self, labels: Array) -> None:
         """Check that integer class labels fit the width of the model's output."""
-        width = self.model.output_shape[-1] if hasattr(self.model, "output_shape") else None
-        if not self.compiled or not self._classes_are_outputs() or width is None:
+        if not (self.built and self.compiled and self._classes_are_outputs()):
             return
+        example = keras.KerasTensor((1, *self.example_shape), dtype=self.model.input_dtype)
+        width = self.model.compute_output_spec(example).shape[-1]
         if not np.issubdtype(labels.dtype, np.integer):
             raise ValueError(f"labels must be integers. Received: dtype={labels.dtype}")
         if labels.min() < 0 or labels.max() >= width:
@@ -173,14 +171,7 @@ class MAML(MetaLearner):
         """
         adapted = copy_of(self.model)
         if self.batch_norm == "transductive" and batch_norm_layers(adapted):
-            try:
-                adapted = keras.models.clone_model(adapted, clone_function=_batch_at_hand)
-            except ValueError as error:
-                raise ValueError(
-                    "A subclassed model with batch normalisation cannot be adapted with "
-                    "batch_norm='transductive'; use 'support' or 'running'. "
-                    f"Received: model={self.model.name!r}"
-                ) from error
+            adapted = self._with_batch_at_hand(adapted)
         params, model_state = state
         for variable, value in zip(adapted.trainable_variables, params, strict=True):
             variable.assign(value)
@@ -198,6 +189,21 @@ class MAML(MetaLearner):
             "evaluation_steps": self.evaluation_steps,
             "batch_norm": self.batch_norm,
         }
+
+    def _with_batch_at_hand(self, model: keras.Model) -> keras.Model:
+        error = ValueError(
+            "A subclassed model or layer with batch normalisation in it cannot be adapted with "
+            "batch_norm='transductive'; use 'support' or 'running'. "
+            f"Received: model={self.model.name!r}"
+        )
+        try:
+            clone = keras.models.clone_model(model, clone_function=_batch_at_hand, recursive=True)
+        except ValueError as cause:
+            raise error from cause
+        # Cloning does not look into layers of one's own.
+        if not all(isinstance(x, BatchAtHandNormalization) for x in batch_norm_layers(clone)):
+            raise error
+        return clone
 
     def _classes_are_outputs(self) -> bool:
         loss = self.loss

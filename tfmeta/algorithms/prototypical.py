@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfmeta.checks import check_positive
 from tfmeta.meta_learner import MetaLearner, copy_of, episode_inputs
 from tfmeta.ops import cosine_similarity, prototypes, squared_euclidean
 from tfmeta.types import Array, Inputs
@@ -26,6 +27,9 @@ class PrototypicalNetwork(MetaLearner):
     or `t cos(f(x), c_k)` with the temperature t. Ways and shots are free: training with more ways
     than testing is the usual practice. In training, support and query are embedded together, so
     batch normalisation sees one batch, as published; evaluation uses its moving averages.
+
+    XLA must know the number of ways beforehand. With `jit_compile=True` there are therefore as many
+    logits as support examples; those of classes that a task does not have are about −1e38.
 
     Args:
         encoder: A `keras.Model` `[n, ...]` → `[n, d]`.
@@ -62,8 +66,7 @@ class PrototypicalNetwork(MetaLearner):
             raise ValueError(
                 f"`distance` must be 'squared_euclidean' or 'cosine'. Received: {distance=}"
             )
-        if not temperature > 0:
-            raise ValueError(f"`temperature` must be positive. Received: {temperature=}")
+        check_positive("temperature", temperature)
         self.distance = distance
         self.initial_temperature = temperature
         self.learn_temperature = learn_temperature
@@ -93,6 +96,11 @@ class PrototypicalNetwork(MetaLearner):
 
     def adapt_task(self, support_x: Any, support_y: Any, *, training: bool) -> tuple[Any, Any]:
         """Return the prototypes `[ways, d]` and which of them have examples, `[ways]`."""
+        if len(support_y.shape) != 1:
+            raise ValueError(
+                "`support_y` must have one axis, a class number for each example. "
+                f"Received: shape={tuple(support_y.shape)}"
+            )
         embedded = self._embed(support_x, training)
         means, present = self._prototypes(embedded[None], support_y[None])
         return means[0], present[0]
@@ -120,19 +128,31 @@ class PrototypicalNetwork(MetaLearner):
         Squared Euclidean: `−‖z − c‖² = 2c·z − ‖c‖² − ‖z‖²`, a dense layer less the squared norm;
         cosine: a dense layer without bias behind a normalisation to length 1.
         """
-        means, _ = state
-        ways, t = means.shape[0], self.temperature
+        means, present = state
+        t = tf.convert_to_tensor(self.temperature)
+        # Under XLA the prototypes of absent classes are there too. The head has the precision of
+        # the weights, whatever the encoder computes in.
+        means = tf.cast(tf.boolean_mask(means, present), t.dtype)
+        ways, dtype = means.shape[0], t.dtype.name
         encoder = copy_of(self.model)
-        inputs = keras.Input(encoder.input_shape[1:], dtype=encoder.input_dtype)
+        inputs = keras.Input(self.example_shape, dtype=encoder.input_dtype)
         z = encoder(inputs)
         if self.distance == "cosine":
-            head = keras.layers.Dense(ways, use_bias=False, name="prototypes")
-            outputs = head(keras.layers.UnitNormalization()(z))
+            head = keras.layers.Dense(ways, use_bias=False, dtype=dtype, name="prototypes")
+            outputs = head(keras.layers.UnitNormalization(dtype=dtype)(z))
             head.kernel.assign(t * tf.transpose(tf.math.l2_normalize(means, axis=-1)))
         else:
-            head = keras.layers.Dense(ways, name="prototypes")
-            norm = keras.layers.Dot(axes=-1)([z, z])
-            outputs = keras.layers.Subtract()([head(z), keras.layers.Rescaling(float(t))(norm)])
+            # Far from the origin the squares would cancel all that matters: first to the middle.
+            middle = tf.reduce_mean(means, axis=0)
+            means = means - middle
+            shift = keras.layers.Normalization(
+                mean=middle.numpy(), variance=np.ones(len(middle)), dtype=dtype
+            )
+            z = shift(z)
+            head = keras.layers.Dense(ways, dtype=dtype, name="prototypes")
+            norm = keras.layers.Dot(axes=-1, dtype=dtype)([z, z])
+            norm = keras.layers.Rescaling(float(t), dtype=dtype)(norm)
+            outputs = keras.layers.Subtract(dtype=dtype)([head(z), norm])
             head.kernel.assign(2 * t * tf.transpose(means))
             head.bias.assign(-t * tf.reduce_sum(means**2, axis=-1))
         return keras.Model(inputs, outputs, name="adapted")

@@ -6,7 +6,7 @@ import copy
 import difflib
 import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,8 @@ class ClassDataset:
     Raises:
         TypeError: The examples or labels are of a type that cannot be used.
         ValueError: There are no examples; lengths differ; examples are NaN or infinite; or images
-            of 0..255 come as floats. (A memory-mapped file is not read to check its numbers.)
+            of 0..255 come as another type than uint8. (A memory-mapped file is not read to check
+            its numbers.)
 
     Example:
         >>> import numpy as np
@@ -168,7 +169,8 @@ class ClassDataset:
 
         A class is any folder below `path` that directly holds images, and is called by its path
         from there: `dog`, or `Greek/character01`, whose group is `Greek`. Hidden files, other
-        kinds of files and images directly in `path` are left alone.
+        kinds of files and images directly in `path` are left alone. Symbolic links are followed,
+        but no folder is read twice.
 
         Args:
             path: The folder.
@@ -354,7 +356,7 @@ class ClassDataset:
                     hint = did_you_mean(c, self.class_names)
                     raise ValueError(f"`classes` must exist. Received the unknown {c!r}.{hint}")
                 chosen.append(numbers[c])
-            elif isinstance(c, (int, np.integer)):
+            elif isinstance(c, (int, np.integer)) and not isinstance(c, bool):
                 if not 0 <= c < self.num_classes:
                     raise ValueError(
                         f"`classes` must be from 0 to {self.num_classes - 1}. Received: {c}"
@@ -375,6 +377,16 @@ def _offsets(sizes: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
+def _as_array(argument: str, values: object) -> Array:
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise TypeError(
+            f"`{argument}` must be an array, or a list of entries of one shape. Received: a "
+            f"{type(values).__name__} ({error})"
+        ) from error
+
+
 def _check_names(argument: str, names: Sequence[str], classes: Array) -> tuple[str, ...]:
     if isinstance(names, str) or len(names) != len(classes):
         raise ValueError(
@@ -385,7 +397,7 @@ def _check_names(argument: str, names: Sequence[str], classes: Array) -> tuple[s
 
 
 def _check_labels(labels: npt.ArrayLike, examples: int) -> Array:
-    checked = np.asarray(labels)
+    checked = _as_array("labels", labels)
     if checked.ndim != 1:
         raise ValueError(
             "`labels` must have one axis, one class number or name for each example. "
@@ -409,11 +421,16 @@ def _check_labels(labels: npt.ArrayLike, examples: int) -> Array:
 
 def _check_examples(examples: Array | Sequence[str]) -> Array:
     if not isinstance(examples, np.ndarray):
+        if not isinstance(examples, Sized):
+            raise TypeError(
+                "`examples` must be an array, or a list of arrays or strings. "
+                f"Received: examples={examples!r}"
+            )
         if len(examples) and all(isinstance(example, str) for example in examples):
             texts = np.empty(len(examples), object)  # np.array would pad all to the longest
             texts[:] = list(examples)
             return texts
-        examples = np.asarray(examples)
+        examples = _as_array("examples", examples)
     if examples.ndim == 0 or len(examples) == 0:
         raise ValueError(
             "`examples` must hold at least one example. "
@@ -432,15 +449,18 @@ def _check_examples(examples: Array | Sequence[str]) -> Array:
             "`examples` must have the shape [examples, ...], with an axis for what makes up one "
             f"example. Received: examples of shape {examples.shape}"
         )
-    if examples.dtype.kind == "f" and not isinstance(examples, np.memmap):
-        _check_floats(examples)
+    # Whole numbers along one axis, the tokens of a text for instance, may be anything.
+    images = examples.ndim in (3, 4)
+    scanned = examples.dtype.kind == "f" or (images and examples.dtype.kind in "iu")
+    if scanned and examples.dtype != np.uint8 and not isinstance(examples, np.memmap):
+        _check_numbers(examples, images)
     return examples
 
 
-def _check_floats(examples: Array) -> None:
+def _check_numbers(examples: Array, images: bool) -> None:
     """Raises on NaN, infinities, and images of 0..255 that should have been uint8."""
     at_once = max(1, _SCANNED_AT_ONCE // examples[0].size)
-    bytes_so_far, largest = examples.ndim in (3, 4), 0.0
+    bytes_so_far, largest = images, 0.0
     for start in range(0, len(examples), at_once):
         chunk = examples[start : start + at_once]
         finite = np.isfinite(chunk)

@@ -193,9 +193,10 @@ class EpisodeSampler:
 
     def _check_classes(self) -> None:
         names = self.source.class_names
+        of = f" of {self.source.description!r}" if self.source.description else ""
         if self.ways > len(names):
             raise ValueError(
-                f"`ways` must be at most the number of classes, {len(names)}. "
+                f"`ways` must be at most the number of classes{of}, {len(names)}. "
                 f"Received: ways={self.ways}"
             )
         sizes = np.diff(self.source.class_offsets)
@@ -205,7 +206,7 @@ class EpisodeSampler:
             first = small[np.argmin(sizes[small])]
             others = f", and {small.size - 1} more classes are too small" if small.size > 1 else ""
             raise ValueError(
-                f"Every class must have at least `shots` + `queries` = {self.shots} + "
+                f"Every class{of} must have at least `shots` + `queries` = {self.shots} + "
                 f"{self.queries} = {needed} examples. Received: class {names[first]!r} with "
                 f"{sizes[first]}{others}"
             )

@@ -139,13 +139,14 @@ def read_images(
     """
     check_image_options(options.get("size"), options.get("resample", "lanczos"))
 
-    def read(path: str | os.PathLike[str]) -> ImageArray | ValueError:
+    def read(path: str | os.PathLike[str]) -> ImageArray | Exception:
         try:
             return read_image(path, **options)
-        except ValueError as error:
+        # A link that leads nowhere is a FileNotFoundError.
+        except (ValueError, FileNotFoundError) as error:
             if skip_unreadable:
                 return error
-            hint = "Pass skip_unreadable=True to leave out such files."
+            hint = "Leave out such files with skip_unreadable=True (--skip-unreadable)."
             raise ValueError(f"{error}. {hint}") from error
 
     images: ImageArray | None = None
@@ -155,7 +156,7 @@ def read_images(
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(paths), _CHUNK):
             for i, image in enumerate(pool.map(read, paths[start : start + _CHUNK]), start):
-                if isinstance(image, ValueError):
+                if isinstance(image, Exception):
                     unreadable.append(os.fspath(paths[i]))
                     continue
                 if images is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,8 +44,14 @@ def read_directory(
         raise FileNotFoundError(f"`path` must be an existing folder. Received: path={str(path)!r}")
     if not root.is_dir():
         raise NotADirectoryError(f"`path` must be a folder. Received: path={str(path)!r}, a file")
-    files, labels = [], []
+    files, labels, seen = [], [], set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
+        # Links can lead round in a circle, or to a class that is there by itself.
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         relative = Path(folder).relative_to(root)
         if relative.parts:
@@ -159,6 +166,11 @@ def _spell(feature: Any, values: Array) -> list[str]:
 
 def _download(builder: Any) -> None:
     """Downloads and prepares a data set that `data_dir` does not hold yet."""
+    # Each of dozens of retries would be logged, in front of the error that says what to do. What is
+    # downloaded and to where is printed by TensorFlow Datasets itself.
+    retries = logging.getLogger("urllib3.connectionpool")
+    level = retries.level
+    retries.setLevel(logging.ERROR)
     try:
         builder.download_and_prepare()
     # A download fails in many ways: no network, a proxy, a moved file, a missing package, ...
@@ -169,3 +181,5 @@ def _download(builder: Any) -> None:
             "that holds it already, prepared on a machine with a network, or use "
             'tfmeta.data.load("glyphs"), which needs no download.'
         ) from error
+    finally:
+        retries.setLevel(level)
