@@ -65,7 +65,8 @@ def episode(
     ways = int(max(support_y.max(), query_y.max())) + 1
     shots = int(np.bincount(support_y, minlength=ways).max())
     queries = int(np.bincount(query_y, minlength=ways).max())
-    figure = Figure(figsize=(1.0 + 0.9 * (shots + queries), 0.6 + 1.1 * ways))
+    height = 0.6 + 1.1 * ways
+    figure = Figure(figsize=(1.0 + 0.9 * (shots + queries), height))
     grid = figure.subplots(
         ways,
         shots + queries + 1,
@@ -91,7 +92,9 @@ def episode(
     heading = {"x": 0.0, "ha": "left", "fontsize": 9, "style": "italic"}
     grid[0, 0].set_title("support", **heading)
     grid[0, shots + 1].set_title("queries, with the predicted class", **heading)
-    figure.suptitle(title, fontsize=10)
+    # The room for the title, in inches, must not grow with the number of ways.
+    figure.subplots_adjust(top=1 - 0.6 / height)
+    figure.suptitle(title, fontsize=10, y=1 - 0.1 / height)
     _save(figure, path)
 
 
