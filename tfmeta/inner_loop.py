@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfmeta.inner_optimizers import SGD
+from tfmeta.inner_optimizers import UpdateRule
 from tfmeta.types import Params
 
 
@@ -17,10 +17,11 @@ def inner_loop(
     params: Params,
     state: Params,
     *,
-    rule: SGD,
+    rule: UpdateRule,
     steps: int,
     first_order: bool,
     names: Sequence[str],
+    clip_norm: float | None = None,
 ) -> tuple[Params, Params]:
     """Take `steps` gradient steps on the support loss, differentiably.
 
@@ -35,6 +36,7 @@ def inner_loop(
         steps: How many steps, K.
         first_order: Whether to stop the gradient at the inner gradient.
         names: Names of `params`, for the warning about those that the loss does not reach.
+        clip_norm: Scale each step's gradient down to this norm over all weights, if it is longer.
 
     Returns:
         `(φ_K, state)`.
@@ -50,10 +52,19 @@ def inner_loop(
             tf.zeros_like(p) if g is None else tf.convert_to_tensor(g)
             for g, p in zip(gradients, params, strict=True)
         ]
+        if clip_norm is not None:
+            gradients = _clipped(gradients, clip_norm)
         if first_order:
             gradients = [tf.stop_gradient(g) for g in gradients]
         params, slots = rule.update(gradients, slots, params)
     return params, state
+
+
+def _clipped(gradients: Params, norm: float) -> Params:
+    # `tf.clip_by_global_norm` has a root of the square in it, whose second derivative at 0 is NaN.
+    square = sum(tf.reduce_sum(g**2) for g in gradients)
+    scale = norm * tf.math.rsqrt(tf.maximum(square, norm**2))
+    return [scale * g for g in gradients]
 
 
 def _warn_of_unreached(gradients: Params, names: Sequence[str]) -> None:

@@ -6,11 +6,29 @@ the new weights instead. `init` makes the slots and `update` returns `(params, s
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import keras
 import tensorflow as tf
 
 from tfmeta.checks import check_positive
 from tfmeta.types import Params
+
+
+class UpdateRule(Protocol):
+    """What the inner loop asks of a rule; see `SGD` for one."""
+
+    def init(self, params: Params) -> Params:
+        """Return the slots for `params`."""
+        ...
+
+    def update(self, gradients: Params, slots: Params, params: Params) -> tuple[Params, Params]:
+        """Return `(new_params, new_slots)`."""
+        ...
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments, for Keras's saving."""
+        ...
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
@@ -34,8 +52,7 @@ class SGD:
 
     def __init__(self, learning_rate: float = 0.01, momentum: float = 0.0) -> None:
         check_positive("learning_rate", learning_rate)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"`momentum` must be in [0, 1). Received: momentum={momentum!r}")
+        _check_decay("momentum", momentum)
         self.learning_rate = float(learning_rate)
         self.momentum = float(momentum)
 
@@ -54,3 +71,154 @@ class SGD:
     def get_config(self) -> dict[str, float]:
         """Return the arguments, for Keras's saving."""
         return {"learning_rate": self.learning_rate, "momentum": self.momentum}
+
+    @classmethod
+    def from_config(cls, config: dict[str, float]) -> SGD:
+        """Make a rule from what `get_config` returned."""
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="tfmeta")
+class RMSprop:
+    """Gradient descent with each weight's gradient divided by its running size.
+
+    `v <- rho * v + (1 - rho) * g²` and `w <- w - learning_rate * g / sqrt(v + epsilon)`, as
+    `keras.optimizers.RMSprop` without momentum.
+
+    Args:
+        learning_rate: Positive step size.
+        rho: Decay of the running mean of squares, in `[0, 1)`.
+        epsilon: Positive.
+
+    Raises:
+        TypeError: If a value is no number.
+        ValueError: If a value lies outside its range.
+
+    Example:
+        >>> rule = tfmeta.inner_optimizers.RMSprop(0.01)
+
+    Reference:
+        Tieleman and Hinton, *Neural Networks for Machine Learning*, lecture 6.5, 2012.
+    """
+
+    def __init__(
+        self, learning_rate: float = 0.001, rho: float = 0.9, epsilon: float = 1e-7
+    ) -> None:
+        check_positive("learning_rate", learning_rate)
+        _check_decay("rho", rho)
+        check_positive("epsilon", epsilon)
+        self.learning_rate = float(learning_rate)
+        self.rho = float(rho)
+        self.epsilon = float(epsilon)
+
+    def init(self, params: Params) -> Params:
+        """Return the mean squares, zeros."""
+        return [tf.zeros_like(p) for p in params]
+
+    def update(self, gradients: Params, slots: Params, params: Params) -> tuple[Params, Params]:
+        """Return `(new_params, new_slots)`."""
+        slots = [
+            self.rho * v + (1 - self.rho) * g**2 for v, g in zip(slots, gradients, strict=True)
+        ]
+        new = [
+            w - self.learning_rate * g / tf.sqrt(v + self.epsilon)
+            for w, g, v in zip(params, gradients, slots, strict=True)
+        ]
+        return new, slots
+
+    def get_config(self) -> dict[str, float]:
+        """Return the arguments, for Keras's saving."""
+        return {"learning_rate": self.learning_rate, "rho": self.rho, "epsilon": self.epsilon}
+
+    @classmethod
+    def from_config(cls, config: dict[str, float]) -> RMSprop:
+        """Make a rule from what `get_config` returned."""
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="tfmeta")
+class Adam:
+    """Adam, with the numbers of `keras.optimizers.Adam`.
+
+    `m <- β1 m + (1 - β1) g`, `v <- β2 v + (1 - β2) g²` and, in step t,
+    `w <- w - learning_rate * sqrt(1 - β2ᵗ) / (1 - β1ᵗ) * m / (sqrt(v) + epsilon)`. Where `v` is 0
+    the root's derivative, which is infinite, counts as 0: such a gradient was 0 in all steps.
+
+    Args:
+        learning_rate: Positive step size.
+        beta_1: β1 in `[0, 1)`; 0 gives the inner optimizer of Reptile's paper.
+        beta_2: β2 in `[0, 1)`.
+        epsilon: Positive.
+
+    Raises:
+        TypeError: If a value is no number.
+        ValueError: If a value lies outside its range.
+
+    Example:
+        >>> rule = tfmeta.inner_optimizers.Adam(0.001, beta_1=0.0)
+
+    Reference:
+        Kingma and Ba, *Adam: A Method for Stochastic Optimization*, ICLR 2015.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+    ) -> None:
+        check_positive("learning_rate", learning_rate)
+        _check_decay("beta_1", beta_1)
+        _check_decay("beta_2", beta_2)
+        check_positive("epsilon", epsilon)
+        self.learning_rate = float(learning_rate)
+        self.beta_1 = float(beta_1)
+        self.beta_2 = float(beta_2)
+        self.epsilon = float(epsilon)
+
+    def init(self, params: Params) -> Params:
+        """Return the first moments, the second ones and the number of steps, all zero."""
+        zeros = [tf.zeros_like(p) for p in params]
+        return [*zeros, *zeros, tf.zeros((), params[0].dtype)]
+
+    def update(self, gradients: Params, slots: Params, params: Params) -> tuple[Params, Params]:
+        """Return `(new_params, new_slots)`."""
+        first, second, t = slots[: len(params)], slots[len(params) : -1], slots[-1] + 1
+        first = [
+            self.beta_1 * m + (1 - self.beta_1) * g for m, g in zip(first, gradients, strict=True)
+        ]
+        second = [
+            self.beta_2 * v + (1 - self.beta_2) * g**2
+            for v, g in zip(second, gradients, strict=True)
+        ]
+        rate = self.learning_rate * tf.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
+        new = [
+            w - tf.cast(rate, w.dtype) * m / (_root(v) + self.epsilon)
+            for w, m, v in zip(params, first, second, strict=True)
+        ]
+        return new, [*first, *second, t]
+
+    def get_config(self) -> dict[str, float]:
+        """Return the arguments, for Keras's saving."""
+        return {
+            "learning_rate": self.learning_rate,
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, float]) -> Adam:
+        """Make a rule from what `get_config` returned."""
+        return cls(**config)
+
+
+def _check_decay(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"`{name}` must be in [0, 1). Received: {name}={value!r}")
+
+
+def _root(x: Any) -> Any:
+    positive = x > 0
+    return tf.where(positive, tf.sqrt(tf.where(positive, x, tf.ones_like(x))), tf.zeros_like(x))

@@ -18,6 +18,9 @@ LEARNERS = {
     "MAML": lambda: tfmeta.MAML(network(), 0.1, 2, evaluation_steps=3),
     "MAML-support": lambda: tfmeta.MAML(network(), 0.1, 2, batch_norm="support", task_chunk=1),
     "MAML-running": lambda: tfmeta.MAML(network(), 0.1, 2, batch_norm="running"),
+    "MAML-Adam": lambda: tfmeta.MAML(
+        network(), inner_optimizer=tfmeta.inner_optimizers.Adam(0.01), inner_clip_norm=10.0
+    ),
     "FOMAML": lambda: tfmeta.FOMAML(network(), 0.1, 2),
     "PrototypicalNetwork": lambda: tfmeta.PrototypicalNetwork(network(None)),
     "PrototypicalNetwork-cosine": lambda: tfmeta.PrototypicalNetwork(

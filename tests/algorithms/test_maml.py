@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tfmeta
+from tfmeta import inner_optimizers
 
 DIM = 4
 RNG = np.random.default_rng(7)
@@ -113,6 +114,53 @@ def test_second_order_gradient_by_finite_differences(float64, batch_norm, downsa
         return loss(targets, learner(inputs, training=True))
 
     assert_directional_derivatives(learner.trainable_variables, gradients, outer_loss)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"inner_optimizer": inner_optimizers.SGD(0.05, 0.9)},
+        {"inner_optimizer": inner_optimizers.RMSprop(0.01)},
+        {"inner_optimizer": inner_optimizers.Adam(0.01)},
+        {"inner_clip_norm": 0.1},
+        {"inner_clip_norm": 1e3},
+    ],
+    ids=str,
+)
+def test_gradient_through_inner_optimizers_by_finite_differences(float64, options):
+    """K = 3 through the rules' slots, and through the clipping."""
+    keras.utils.set_random_seed(1)
+    model = tfmeta.models.mlp((5,), 3, units=(6,))
+    learner = tfmeta.MAML(model, 0.05, 3, **options)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    learner.compile("sgd", loss=loss)
+    inputs, targets = vector_task()
+    inputs = {k: v.astype(float) if v.dtype == np.float32 else v for k, v in inputs.items()}
+    gradients = outer_gradient(learner, inputs, targets)
+
+    @tf.function
+    def outer_loss():
+        return loss(targets, learner(inputs, training=True))
+
+    assert_directional_derivatives(learner.trainable_variables, gradients, outer_loss)
+
+
+def test_clipping_by_hand():
+    """One step of length clip times rate, in the gradient's direction."""
+    inputs, _ = vector_task()
+    x, y = inputs["support_x"][0], inputs["support_y"][0]
+    model = tfmeta.models.mlp((5,), 3, units=(6,))
+    steps = []
+    for options in ({}, {"inner_clip_norm": 0.01}, {"inner_clip_norm": 1e3}):
+        learner = tfmeta.MAML(model, 0.5, 1, **options)
+        learner.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        after = learner.adapt(x, y).get_weights()
+        change = [a - b for a, b in zip(after, model.get_weights(), strict=True)]
+        steps.append(np.concatenate([c.ravel() for c in change]))
+    plain, clipped, loose = steps
+    np.testing.assert_allclose(np.linalg.norm(clipped), 0.5 * 0.01, rtol=1e-3)
+    np.testing.assert_allclose(clipped, plain * 0.005 / np.linalg.norm(plain), atol=1e-6)
+    np.testing.assert_allclose(loose, plain, atol=1e-6)
 
 
 def test_first_order_gradient_by_finite_differences(float64):
@@ -242,6 +290,7 @@ def test_weights_out_of_reach_are_named():
     [
         ({"inner_learning_rate": 0}, r"`inner_learning_rate` must be positive.*Received.*0"),
         ({"inner_learning_rate": float("inf")}, r"`inner_learning_rate` must be positive and fin"),
+        ({"inner_clip_norm": 0.0}, r"`inner_clip_norm` must be positive.*inner_clip_norm=0.0"),
         ({"inner_steps": 0}, r"`inner_steps` must be at least 1.*inner_steps=0"),
         ({"evaluation_steps": -1}, r"`evaluation_steps` must be at least 1.*-1"),
         ({"batch_norm": "batch"}, r"`batch_norm` must be one of 'transductive'.*'batch'"),
@@ -256,6 +305,8 @@ def test_bad_arguments(arguments, message):
 def test_arguments_of_another_type():
     with pytest.raises(TypeError, match=r"`inner_learning_rate` must be a number.*'a'"):
         tfmeta.MAML(small_conv(), "a")
+    with pytest.raises(TypeError, match=r"`inner_optimizer` must be a rule of tfmeta.*Adam"):
+        tfmeta.MAML(small_conv(), inner_optimizer=keras.optimizers.Adam())
     with pytest.raises(TypeError, match=r"`inner_steps` must be an integer.*1\.5"):
         tfmeta.MAML(small_conv(), 0.1, 1.5)
 

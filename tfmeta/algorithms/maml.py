@@ -20,7 +20,7 @@ from tfmeta.functional import (
     functional_call,
 )
 from tfmeta.inner_loop import inner_loop
-from tfmeta.inner_optimizers import SGD
+from tfmeta.inner_optimizers import SGD, UpdateRule
 from tfmeta.layers import BatchAtHandNormalization
 from tfmeta.meta_learner import MetaLearner, copy_of
 from tfmeta.types import Array, Params
@@ -43,6 +43,10 @@ class MAML(MetaLearner):
         inner_steps: K, in training.
         first_order: Take the inner gradient as a constant, so that `∂φ/∂θ = I`.
         evaluation_steps: K in evaluation, prediction and `adapt`; `inner_steps` if `None`.
+        inner_optimizer: A rule of `tfmeta.inner_optimizers`, with a learning rate of its own, in
+            the place of plain gradient descent with `inner_learning_rate`.
+        inner_clip_norm: Scale an inner gradient down to this norm over all weights, if it is
+            longer.
         batch_norm: Which statistics batch normalisation uses. `"transductive"`, as published:
             those of the batch at hand, for the query set too. `"support"`: those of the support
             set at the adapted weights. `"running"`: as in ordinary Keras training, moving averages
@@ -71,6 +75,8 @@ class MAML(MetaLearner):
         first_order: bool = False,
         *,
         evaluation_steps: int | None = None,
+        inner_optimizer: UpdateRule | None = None,
+        inner_clip_norm: float | None = None,
         batch_norm: BatchNormMode = "transductive",
         task_chunk: int | None = None,
         **kwargs: Any,
@@ -85,6 +91,16 @@ class MAML(MetaLearner):
                 f"Received: batch_norm={batch_norm!r}"
             )
         check_positive("inner_learning_rate", inner_learning_rate)
+        if inner_clip_norm is not None:
+            check_positive("inner_clip_norm", inner_clip_norm)
+        is_rule = all(hasattr(inner_optimizer, name) for name in ("init", "update", "get_config"))
+        if inner_optimizer is not None and not is_rule:
+            raise TypeError(
+                "`inner_optimizer` must be a rule of tfmeta.inner_optimizers; Keras's optimizers "
+                f"cannot be differentiated through. Received: inner_optimizer={inner_optimizer!r}"
+            )
+        self.inner_optimizer = inner_optimizer
+        self.inner_clip_norm = inner_clip_norm
         self.inner_learning_rate = inner_learning_rate
         self.inner_steps = inner_steps
         self.first_order = first_order
@@ -119,10 +135,11 @@ class MAML(MetaLearner):
             support_loss,
             [tf.convert_to_tensor(v) for v in self.model.trainable_variables],
             [tf.convert_to_tensor(v) for v in self.model.non_trainable_variables],
-            rule=SGD(self.inner_learning_rate),
+            rule=self.inner_optimizer or SGD(self.inner_learning_rate),
             steps=steps,
             first_order=self.first_order,
             names=[v.path for v in self.model.trainable_variables],
+            clip_norm=self.inner_clip_norm,
         )
         if self.batch_norm == "support" and batch_norm_layers(self.model):
             # The last inner step saw the statistics at φ_{K−1}.
@@ -187,8 +204,17 @@ class MAML(MetaLearner):
             "inner_steps": self.inner_steps,
             "first_order": self.first_order,
             "evaluation_steps": self.evaluation_steps,
+            "inner_optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
+            "inner_clip_norm": self.inner_clip_norm,
             "batch_norm": self.batch_norm,
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> MAML:
+        """Make a learner from what `get_config` returned."""
+        rule = keras.saving.deserialize_keras_object(config["inner_optimizer"])
+        learner: MAML = super().from_config({**config, "inner_optimizer": rule})
+        return learner
 
     def _with_batch_at_hand(self, model: keras.Model) -> keras.Model:
         error = ValueError(
