@@ -1,13 +1,15 @@
 """Few-shot learning for Keras: wrap a model, fit it on episodes, adapt it to a new task."""
 
 from tfmeta import data, inner_optimizers, layers, models, ops
-from tfmeta.algorithms import FOMAML, MAML, PrototypicalNetwork
+from tfmeta.algorithms import ANIL, BOIL, FOMAML, MAML, PrototypicalNetwork
 from tfmeta.evaluation import Evaluation, evaluate
 from tfmeta.meta_learner import MetaLearner
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ANIL",
+    "BOIL",
     "FOMAML",
     "MAML",
     "Evaluation",

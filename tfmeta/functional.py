@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import keras
@@ -27,6 +27,45 @@ def batch_norm_layers(model: keras.Model) -> list[keras.layers.BatchNormalizatio
     """
     layers = model._flatten_layers()
     return [x for x in layers if isinstance(x, keras.layers.BatchNormalization) and x.trainable]
+
+
+def chosen_variables(
+    model: keras.Model, choice: str | Sequence[str] | Callable[[Any], bool] | None
+) -> list[bool]:
+    """Return for each of `model.trainable_variables` whether it is chosen.
+
+    Args:
+        model: A built model.
+        choice: Names of layers, or paths of variables, of which the end is enough; a function of
+            a variable; `None` for all.
+
+    Raises:
+        ValueError: If a name is unknown, or nothing is chosen.
+    """
+    variables = model.trainable_variables
+    if choice is None:
+        return [True] * len(variables)
+    if callable(choice):
+        chosen = [bool(choice(v)) for v in variables]
+    else:
+        layers = model._flatten_layers(include_self=False)
+        names = [choice] if isinstance(choice, str) else list(choice)
+        owned = []
+        for name in names:
+            found = [v for layer in layers if layer.name == name for v in layer.trainable_variables]
+            found += [v for v in variables if f"/{v.path}".endswith(f"/{name}")]
+            if not found:
+                known = sorted({layer.name for layer in layers if layer.trainable_variables})
+                raise ValueError(
+                    "`adapt` must name layers with trainable weights, or the paths of such "
+                    f"weights. Received: {name!r}; the layers are {', '.join(known)}"
+                )
+            owned += found
+        ids = {id(v) for v in owned}
+        chosen = [id(v) in ids for v in variables]
+    if not any(chosen):
+        raise ValueError(f"`adapt` must choose at least one weight. Received: adapt={choice!r}")
+    return chosen
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ LEARNERS = {
         inner_clip_norm=10.0,
     ),
     "FOMAML": lambda: tfmeta.FOMAML(network(), 0.1, 2),
+    "ANIL": lambda: tfmeta.ANIL(network(), 0.1, 2),
     "PrototypicalNetwork": lambda: tfmeta.PrototypicalNetwork(network(None)),
     "PrototypicalNetwork-cosine": lambda: tfmeta.PrototypicalNetwork(
         network(None), "cosine", 10.0, learn_temperature=True

@@ -6,6 +6,8 @@ ICML 2017.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import keras
@@ -17,6 +19,7 @@ from tfmeta.functional import (
     BATCH_NORM_MODES,
     BatchNormMode,
     batch_norm_layers,
+    chosen_variables,
     functional_call,
 )
 from tfmeta.inner_loop import inner_loop
@@ -47,6 +50,8 @@ class MAML(MetaLearner):
             the place of plain gradient descent with `inner_learning_rate`.
         inner_clip_norm: Scale an inner gradient down to this norm over all weights, if it is
             longer.
+        adapt: Which weights the inner loop changes: names of layers, paths of variables, or a
+            function of a variable that says yes or no; all by default. The outer loop trains all.
         batch_norm: Which statistics batch normalisation uses. `"transductive"`, as published:
             those of the batch at hand, for the query set too. `"support"`: those of the support
             set at the adapted weights. `"running"`: as in ordinary Keras training, moving averages
@@ -77,6 +82,7 @@ class MAML(MetaLearner):
         evaluation_steps: int | None = None,
         inner_optimizer: UpdateRule | None = None,
         inner_clip_norm: float | None = None,
+        adapt: str | Sequence[str] | Callable[[Any], bool] | None = None,
         batch_norm: BatchNormMode = "transductive",
         task_chunk: int | None = None,
         **kwargs: Any,
@@ -101,11 +107,18 @@ class MAML(MetaLearner):
             )
         self.inner_optimizer = inner_optimizer
         self.inner_clip_norm = inner_clip_norm
+        # `adapt` is the method's name already.
+        self.adapted_part = adapt
         self.inner_learning_rate = inner_learning_rate
         self.inner_steps = inner_steps
         self.first_order = first_order
         self.evaluation_steps = evaluation_steps
         self.batch_norm = batch_norm
+
+    def build(self, input_shape: Any) -> None:
+        """Build the wrapped model, and check that it has what `adapt` chooses."""
+        super().build(input_shape)
+        chosen_variables(self.model, self.adapted_part)
 
     def adapt_task(
         self, support_x: Any, support_y: Any, *, training: bool
@@ -123,8 +136,15 @@ class MAML(MetaLearner):
                 self.model, params, state, support_x, training=training, statistics=statistics
             )
 
+        chosen = chosen_variables(self.model, self.adapted_part)
+        start = [tf.convert_to_tensor(v) for v in self.model.trainable_variables]
+
+        def whole(params: Params) -> Params:
+            adapted = iter(params)
+            return [next(adapted) if c else p for c, p in zip(chosen, start, strict=True)]
+
         def support_loss(params: Params, state: Params) -> tuple[Any, Params]:
-            outputs, state, penalties = call(params, state)
+            outputs, state, penalties = call(whole(params), state)
             if self._classes_are_outputs():
                 _assert_labels_fit(support_y, outputs)
             loss = self.compute_loss(y=support_y, y_pred=outputs, training=training)
@@ -133,14 +153,15 @@ class MAML(MetaLearner):
         steps = self.inner_steps if training else self.evaluation_steps or self.inner_steps
         params, state = inner_loop(
             support_loss,
-            [tf.convert_to_tensor(v) for v in self.model.trainable_variables],
+            list(itertools.compress(start, chosen)),
             [tf.convert_to_tensor(v) for v in self.model.non_trainable_variables],
             rule=self.inner_optimizer or SGD(self.inner_learning_rate),
             steps=steps,
             first_order=self.first_order,
-            names=[v.path for v in self.model.trainable_variables],
+            names=[v.path for v in itertools.compress(self.model.trainable_variables, chosen)],
             clip_norm=self.inner_clip_norm,
         )
+        params = whole(params)
         if self.batch_norm == "support" and batch_norm_layers(self.model):
             # The last inner step saw the statistics at φ_{K−1}.
             _, state, _ = call(params, state)
@@ -206,6 +227,7 @@ class MAML(MetaLearner):
             "evaluation_steps": self.evaluation_steps,
             "inner_optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
             "inner_clip_norm": self.inner_clip_norm,
+            "adapt": keras.saving.serialize_keras_object(self.adapted_part),
             "batch_norm": self.batch_norm,
         }
 
@@ -213,7 +235,8 @@ class MAML(MetaLearner):
     def from_config(cls, config: dict[str, Any]) -> MAML:
         """Make a learner from what `get_config` returned."""
         rule = keras.saving.deserialize_keras_object(config["inner_optimizer"])
-        learner: MAML = super().from_config({**config, "inner_optimizer": rule})
+        part = keras.saving.deserialize_keras_object(config["adapt"])
+        learner: MAML = super().from_config({**config, "inner_optimizer": rule, "adapt": part})
         return learner
 
     def _with_batch_at_hand(self, model: keras.Model) -> keras.Model:
