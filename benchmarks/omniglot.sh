@@ -22,8 +22,7 @@ done
 gradient=(--downsample stride --ways 5 --shots 1 --queries 5 --inner-learning-rate 0.4
   --evaluation-steps 3 --meta-batch-size 16 --steps 300 --learning-rate 3e-3)
 train --algorithm maml "${gradient[@]}" --epochs 25 --learning-rate-halving 2000 --output "$runs/maml"
-train --preset vinyals_final --algorithm fomaml "${gradient[@]}" --epochs 40 \
-  --learning-rate-halving 3000 --output "$runs/fomaml"
+train --algorithm fomaml "${gradient[@]}" --epochs 40 --learning-rate-halving 3000 --output "$runs/fomaml"
 for algorithm in maml fomaml; do
   tfmeta evaluate "$runs/$algorithm" --ways 5 --shots 1 --queries 15 --episodes 1000
 done
