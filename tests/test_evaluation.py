@@ -79,9 +79,14 @@ def test_more_ways_than_outputs_is_said_first():
 
 
 def test_predictions_that_are_not_finite_are_reported():
-    learner = tfmeta.MAML(tfmeta.models.mlp((4,), 4), 1e30, 3)
-    learner.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    learner = tfmeta.MAML(tfmeta.models.mlp((4,), 4), 1e38, 1)
+    learner.compile("sgd", loss)
     with pytest.raises(ValueError, match=r"finite values.*episode 0"):
+        tfmeta.evaluate(learner, Scripted([0]), episodes=1, verbose=False)
+    learner = tfmeta.MAML(tfmeta.models.mlp((4,), 4), 1e38, 3)
+    learner.compile("sgd", loss)
+    with pytest.raises(ValueError, match=r"loss must be finite.*inner step \d.* episode 0$"):
         tfmeta.evaluate(learner, Scripted([0]), episodes=1, verbose=False)
 
 

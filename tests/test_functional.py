@@ -31,7 +31,7 @@ def test_normalisation_has_its_second_derivative(make):
         x = tf.convert_to_tensor(x)
         with tf.GradientTape() as tape:
             tape.watch(x)
-            out, _, _ = functional_call(
+            out, *_ = functional_call(
                 model,
                 values(model.trainable_variables),
                 values(model.non_trainable_variables),
@@ -85,12 +85,12 @@ def test_statistics_are_chosen_and_the_model_is_left_alone():
     params, state = values(model.trainable_variables), values(model.non_trainable_variables)
     before = [v.numpy() for v in model.variables]
 
-    batch, after, _ = functional_call(model, params, state, x, training=False, statistics="batch")
+    batch, after, *_ = functional_call(model, params, state, x, training=False, statistics="batch")
     np.testing.assert_allclose(np.mean(batch, 0), 0, atol=1e-5)
     np.testing.assert_allclose(after[0], x.mean(0), rtol=1e-5)  # momentum 0: the batch's own
-    stored, _, _ = functional_call(model, params, after, x, training=True, statistics="stored")
+    stored, *_ = functional_call(model, params, after, x, training=True, statistics="stored")
     np.testing.assert_allclose(stored, batch, atol=1e-4)
-    keras_way, _, _ = functional_call(model, params, state, x, training=False)
+    keras_way, *_ = functional_call(model, params, state, x, training=False)
     np.testing.assert_allclose(keras_way, model(x, training=False))
 
     for a, b in zip(before, model.variables, strict=True):

@@ -15,7 +15,7 @@ def test_sgd(momentum):
     params = [tf.constant(weight)]
     slots = rule.init(params)
     for gradient in (2.0, -1.0, 0.5):
-        params, slots = rule.update([tf.constant(gradient)], slots, params)
+        params, slots = rule.update([tf.constant(gradient)], slots, params, [0.1])
         velocity = momentum * velocity + gradient
         weight -= 0.1 * velocity
         np.testing.assert_allclose(params[0], weight, rtol=1e-6)
@@ -38,7 +38,7 @@ def test_the_numbers_of_keras(rule, optimizer):
     slots = rule.init(params)
     for _ in range(5):
         gradients = [tf.constant(rng.normal(size=w.shape).astype("float32")) for w in start]
-        params, slots = rule.update(gradients, slots, params)
+        params, slots = rule.update(gradients, slots, params, [rule.learning_rate] * 2)
         optimizer.apply(gradients, variables)
         for p, v in zip(params, variables, strict=True):
             np.testing.assert_allclose(p, v, rtol=2e-5, atol=1e-6)
@@ -50,7 +50,7 @@ def test_a_gradient_of_zero_has_a_derivative(rule):
     weight = tf.constant([0.0, 2.0])
     with tf.GradientTape() as tape:
         tape.watch(weight)
-        (new,), _ = rule.update([weight**2], rule.init([weight]), [weight])
+        (new,), _ = rule.update([weight**2], rule.init([weight]), [weight], [0.01])
     assert np.isfinite(tape.gradient(new, weight)).all()
 
 

@@ -10,20 +10,20 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "tfmeta"
 
 # Lowest first. A name with a dot at its end stands for the whole sub-package.
-TENSORS = ["types", "checks", "functional", "inner_optimizers", "ops", "layers", "models"]
+TENSORS = ["types", "checks", "layers", "functional", "inner_optimizers", "ops", "models"]
 LOOPS = [*TENSORS, "inner_loop", "task_map"]
 PUBLIC = [*LOOPS, "meta_learner", "evaluation", "algorithms.", "data."]
 MAY_IMPORT = {
     "types": [],
     "checks": [],
     "files": [],
-    "functional": ["types"],
+    "layers": ["types", "checks"],
+    "functional": ["types", "layers"],
     "inner_optimizers": ["types", "checks"],
     "ops": ["types"],
-    "layers": ["types"],
     "models": ["types"],
-    "inner_loop": TENSORS,
     "task_map": TENSORS,
+    "inner_loop": [*TENSORS, "task_map"],
     "meta_learner": LOOPS,
     "evaluation": ["types", "checks", "meta_learner"],
     "algorithms.": [*LOOPS, "meta_learner", "algorithms."],

@@ -1,7 +1,18 @@
 """Few-shot learning for Keras: wrap a model, fit it on episodes, adapt it to a new task."""
 
 from tfmeta import data, inner_optimizers, layers, models, ops
-from tfmeta.algorithms import ANIL, BOIL, FOMAML, MAML, PrototypicalNetwork
+from tfmeta.algorithms import (
+    ANIL,
+    BOIL,
+    FOMAML,
+    MAML,
+    ImplicitMAML,
+    MAMLPlusPlus,
+    MetaSGD,
+    ProtoMAML,
+    PrototypicalNetwork,
+    Reptile,
+)
 from tfmeta.evaluation import Evaluation, evaluate
 from tfmeta.meta_learner import MetaLearner
 
@@ -13,8 +24,13 @@ __all__ = [
     "FOMAML",
     "MAML",
     "Evaluation",
+    "ImplicitMAML",
+    "MAMLPlusPlus",
     "MetaLearner",
+    "MetaSGD",
+    "ProtoMAML",
     "PrototypicalNetwork",
+    "Reptile",
     "data",
     "evaluate",
     "inner_optimizers",

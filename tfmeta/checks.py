@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,44 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be positive and finite. Received: {name}={value!r}")
 
 
-def check_count(name: str, value: Any) -> None:
-    """Raise unless `value` is an integer of at least 1.
+def check_rates(name: str, value: Any) -> float | tuple[float, ...]:
+    """Return step sizes as a number, or a tuple of one for each inner step.
+
+    Raises:
+        TypeError: If there is something else than numbers.
+        ValueError: If there are none, or one is zero, negative, infinite or NaN.
+    """
+    if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str):
+        check_positive(name, value)
+        return float(value)
+    if len(value) == 0:
+        raise ValueError(f"`{name}` must have at least one number. Received: {name}={value!r}")
+    for number in value:
+        check_positive(name, number)
+    return tuple(float(number) for number in value)
+
+
+def check_at_least_zero(name: str, value: Any) -> None:
+    """Raise unless `value` is a finite number that is not negative.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is negative, infinite or NaN.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}")
+    if not (value >= 0 and math.isfinite(value)):
+        raise ValueError(f"`{name}` must be at least 0 and finite. Received: {name}={value!r}")
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Raise unless `value` is an integer of at least `least`.
 
     Raises:
         TypeError: If it is no integer.
-        ValueError: If it is less than 1.
+        ValueError: If it is less.
     """
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
         raise TypeError(f"`{name}` must be an integer. Received: {name}={value!r}")
-    if value < 1:
-        raise ValueError(f"`{name}` must be at least 1. Received: {name}={value!r}")
+    if value < least:
+        raise ValueError(f"`{name}` must be at least {least}. Received: {name}={value!r}")

@@ -7,9 +7,10 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfmeta.checks import check_count
-from tfmeta.meta_learner import MetaLearner
+from tfmeta.meta_learner import MetaLearner, readable
 from tfmeta.types import Array, Sampler
 
 
@@ -91,7 +92,10 @@ def evaluate(
         if episode == 0:
             learner.check_inputs(inputs)
             classes = np.issubdtype(targets.dtype, np.integer)
-        predictions = np.asarray(learner.predict_on_batch(inputs))
+        try:
+            predictions = np.asarray(learner.predict_on_batch(inputs))
+        except tf.errors.InvalidArgumentError as error:
+            raise readable(error, f" of episode {episode}") from error
         if not np.isfinite(predictions).all():
             raise ValueError(
                 f"`learner` must predict finite values. Received: NaN or infinite predictions in "

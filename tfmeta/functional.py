@@ -6,15 +6,17 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import keras
 import tensorflow as tf
 
+from tfmeta.layers import PerStepBatchNormalization
 from tfmeta.types import Params
 
-BatchNormMode = Literal["transductive", "support", "running"]
-BATCH_NORM_MODES = ("transductive", "support", "running")
+BatchNormMode = Literal["transductive", "support", "with_support", "running"]
+BATCH_NORM_MODES = ("transductive", "support", "with_support", "running")
+Statistics = Literal["batch", "stored", "training"]
 
 # What the contexts below replace is seen by all threads.
 _TRACING = threading.RLock()
@@ -29,6 +31,12 @@ def batch_norm_layers(model: keras.Model) -> list[keras.layers.BatchNormalizatio
     return [x for x in layers if isinstance(x, keras.layers.BatchNormalization) and x.trainable]
 
 
+def per_step_layers(model: keras.Model) -> list[PerStepBatchNormalization]:
+    """Return the layers of `model` that have weights for each inner step."""
+    layers = model._flatten_layers(include_self=False)
+    return [x for x in layers if isinstance(x, PerStepBatchNormalization)]
+
+
 def chosen_variables(
     model: keras.Model, choice: str | Sequence[str] | Callable[[Any], bool] | None
 ) -> list[bool]:
@@ -37,15 +45,16 @@ def chosen_variables(
     Args:
         model: A built model.
         choice: Names of layers, or paths of variables, of which the end is enough; a function of
-            a variable; `None` for all.
+            a variable; `None` for all but those of per-step batch normalisation.
 
     Raises:
         ValueError: If a name is unknown, or nothing is chosen.
     """
     variables = model.trainable_variables
     if choice is None:
-        return [True] * len(variables)
-    if callable(choice):
+        outer = {id(v) for layer in per_step_layers(model) for v in layer.trainable_variables}
+        chosen = [id(v) not in outer for v in variables]
+    elif callable(choice):
         chosen = [bool(choice(v)) for v in variables]
     else:
         layers = model._flatten_layers(include_self=False)
@@ -69,9 +78,7 @@ def chosen_variables(
 
 
 @contextlib.contextmanager
-def batch_norm_uses(
-    model: keras.Model, statistics: Literal["batch", "stored", "training"]
-) -> Iterator[None]:
+def batch_norm_uses(model: keras.Model, statistics: Statistics, step: int = -1) -> Iterator[None]:
     """Choose which statistics batch normalisation uses while the context is open.
 
     Keras has one `training` flag for all layers, so that dropout could not be off while batch
@@ -83,11 +90,14 @@ def batch_norm_uses(
         model: The model.
         statistics: `"batch"`: those of the batch at hand; `"stored"`: the moving ones;
             `"training"`: as Keras does, by the `training` argument.
+        step: The inner step, for layers with statistics and weights for each.
     """
+    for per_step in per_step_layers(model):
+        per_step.step = step
+    layers = batch_norm_layers(model)
     if statistics == "training":
         yield
         return
-    layers = batch_norm_layers(model)
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         call = functools.partial(_call_with_training, layer.call, statistics == "batch")
@@ -103,6 +113,34 @@ def batch_norm_uses(
 
 def _call_with_training(call: Any, training: bool, /, *args: Any, **kwargs: Any) -> Any:
     return call(*args, **{**kwargs, "training": training})
+
+
+@contextlib.contextmanager
+def plain_recurrence(model: keras.Model) -> Iterator[None]:
+    """Compute LSTM and GRU step by step while the context is open.
+
+    cuDNN's implementation, which Keras takes on a GPU, has no second derivative.
+
+    Raises:
+        ValueError: If a layer was made with `use_cudnn=True`, which leaves no choice.
+    """
+    kinds = (keras.layers.LSTM, keras.layers.GRU)
+    layers = [x for x in model._flatten_layers() if isinstance(x, kinds)]
+    for layer in layers:
+        if layer.use_cudnn is True:
+            raise ValueError(
+                "`model` must have recurrent layers with use_cudnn='auto' or False, because "
+                f"cuDNN's have no second derivative. Received: layer {layer.name!r} with "
+                "use_cudnn=True"
+            )
+    choices = [layer.use_cudnn for layer in layers]
+    for layer in layers:
+        layer.use_cudnn = False
+    try:
+        yield
+    finally:
+        for layer, choice in zip(layers, choices, strict=True):
+            layer.use_cudnn = choice
 
 
 @contextlib.contextmanager
@@ -130,6 +168,22 @@ def _moments(
     return (mean if keepdims else tf.squeeze(mean, axes)), variance
 
 
+class Called(NamedTuple):
+    """What a model returned.
+
+    Attributes:
+        outputs: Its predictions.
+        state: Its new non-trainable state.
+        losses: Regularisation losses of weights, at the given ones, and of activities.
+        activity_losses: Those of activities alone.
+    """
+
+    outputs: Any
+    state: Params
+    losses: list[Any]
+    activity_losses: list[Any]
+
+
 def functional_call(
     model: keras.Model,
     params: Params,
@@ -137,8 +191,9 @@ def functional_call(
     inputs: Any,
     *,
     training: bool,
-    statistics: Literal["batch", "stored", "training"] = "training",
-) -> tuple[Any, Params, list[Any]]:
+    statistics: Statistics = "training",
+    step: int = -1,
+) -> Called:
     """Compute `f(inputs; params, state)` as a pure function.
 
     Args:
@@ -150,16 +205,19 @@ def functional_call(
         inputs: The model's inputs.
         training: The Keras flag, for dropout and the like.
         statistics: See `batch_norm_uses`.
-
-    Returns:
-        The outputs, the new state, and the regularisation losses at `params`.
+        step: The inner step, for layers with weights for each.
     """
     variables = [*model.trainable_variables, *model.non_trainable_variables]
     mapping = list(zip(variables, [*params, *state], strict=True))
     # `stateless_call` would hand `training` to a `call` that does not take it; `__call__` does not.
-    with _TRACING, exact_moments(), batch_norm_uses(model, statistics):
+    with (
+        _TRACING,
+        exact_moments(),
+        plain_recurrence(model),
+        batch_norm_uses(model, statistics, step),
+    ):
         with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
             outputs = model(inputs, training=training)
             losses = model.losses
         new_state = [scope.get_current_value(v) for v in model.non_trainable_variables]
-    return outputs, new_state, losses
+    return Called(outputs, new_state, losses, list(scope.losses))

@@ -4,60 +4,132 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from tfmeta.inner_optimizers import UpdateRule
-from tfmeta.types import Params
+from tfmeta.task_map import current_task
+from tfmeta.types import Params, Rates
 
 
-def inner_loop(
-    support_loss: Callable[[Params, Params], tuple[Any, Params]],
-    params: Params,
-    state: Params,
-    *,
-    rule: UpdateRule,
-    steps: int,
-    first_order: bool,
-    names: Sequence[str],
-    clip_norm: float | None = None,
-) -> tuple[Params, Params]:
-    """Take `steps` gradient steps on the support loss, differentiably.
+class InnerStep(NamedTuple):
+    """How one step of the inner loop is taken, `φ_{k+1} = φ_k − α_k ∇L_S(φ_k)` or as `rule` has it.
 
-    `φ_0 = θ`, `φ_{k+1} = φ_k − α ∇L_S(φ_k)`. With `first_order` the inner gradient is a constant
-    for an outer tape, so that `∂φ_K/∂θ = I`.
-
-    Args:
-        support_loss: `(params, state) -> (loss, new_state)`.
-        params: Tensors, the initialisation θ.
-        state: The model's non-trainable state; each step passes its new one to the next.
+    Attributes:
+        support_loss: `(params, state, k) -> (loss, new_state)`.
         rule: The update rule.
-        steps: How many steps, K.
-        first_order: Whether to stop the gradient at the inner gradient.
-        names: Names of `params`, for the warning about those that the loss does not reach.
+        rates: `k -> rates`, the step sizes of step k, one for each tensor.
+        names: Names of the tensors, for the warning about those that the loss does not reach.
+        first_order: Whether an outer tape sees the inner gradient as a constant, so that
+            `∂φ_K/∂θ = I`.
         clip_norm: Scale each step's gradient down to this norm over all weights, if it is longer.
-
-    Returns:
-        `(φ_K, state)`.
+        loss_scale: A factor on the loss, taken off the gradient, that keeps half precision from
+            losing small gradients.
     """
-    slots = rule.init(params)
-    for _ in range(steps):
+
+    support_loss: Callable[[Params, Params, Any], tuple[Any, Params]]
+    rule: UpdateRule
+    rates: Callable[[Any], Rates]
+    names: Sequence[str]
+    first_order: bool = False
+    clip_norm: float | None = None
+    loss_scale: float = 1.0
+
+    def __call__(
+        self, k: Any, params: Params, state: Params, slots: Params
+    ) -> tuple[Any, Params, Params, Params]:
+        """Take step k.
+
+        Returns:
+            `(loss at params, new params, new state, new slots)`.
+
+        Raises:
+            ValueError: If the support loss is NaN or infinite; in a graph, an
+                `InvalidArgumentError`.
+        """
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(params)
-            loss, state = support_loss(params, state)
-        gradients = tape.gradient(loss, params)
-        _warn_of_unreached(gradients, names)
+            loss, state = self.support_loss(params, state, k)
+            scaled = loss * self.loss_scale
+        with _must_be_finite(loss, k):
+            gradients = tape.gradient(scaled, params)
+        _warn_of_unreached(gradients, self.names)
         gradients = [
-            tf.zeros_like(p) if g is None else tf.convert_to_tensor(g)
+            tf.zeros_like(p) if g is None else tf.convert_to_tensor(g) / self.loss_scale
             for g, p in zip(gradients, params, strict=True)
         ]
-        if clip_norm is not None:
-            gradients = _clipped(gradients, clip_norm)
-        if first_order:
+        if self.clip_norm is not None:
+            gradients = _clipped(gradients, self.clip_norm)
+        if self.first_order:
             gradients = [tf.stop_gradient(g) for g in gradients]
-        params, slots = rule.update(gradients, slots, params)
-    return params, state
+        params, slots = self.rule.update(gradients, slots, params, self.rates(k))
+        return loss, params, state, slots
+
+
+class Path(NamedTuple):
+    """What an inner loop went through.
+
+    Attributes:
+        params: φ_1 … φ_K.
+        states: The model's non-trainable state behind each step.
+        steps_used: How many steps changed the weights, a scalar of the weights' dtype.
+    """
+
+    params: list[Params]
+    states: list[Params]
+    steps_used: Any
+
+
+def inner_path(
+    step: InnerStep, params: Params, state: Params, steps: int, tolerance: float | None = None
+) -> Path:
+    """Take `steps` steps, differentiably, and return all of them.
+
+    Args:
+        step: How one is taken.
+        params: Tensors, the initialisation θ.
+        state: The model's non-trainable state; each step passes its new one to the next.
+        steps: How many, K.
+        tolerance: Stop when the support loss has not fallen by this much since the step before.
+            The weights then stay; the steps behind are computed all the same, so that shapes are
+            static.
+    """
+    slots = step.rule.init(params)
+    path, states = [], []
+    active = tf.constant(True)
+    used = tf.zeros((), params[0].dtype)
+    before = None
+    for k in range(steps):
+        loss, new, state, slots = step(k, params, state, slots)
+        if tolerance is not None:
+            if before is not None:
+                active = tf.logical_and(active, before - loss >= tolerance)
+            before = loss
+            new = [tf.where(active, n, p) for n, p in zip(new, params, strict=True)]
+        used += tf.cast(active, used.dtype)
+        params = new
+        path.append(params)
+        states.append(state)
+    return Path(path, states, used)
+
+
+def inner_solution(
+    step: InnerStep, params: Params, state: Params, slots: Params, steps: int
+) -> tuple[Params, Params, Params]:
+    """Take `steps` steps and return `(φ_K, state, slots)`, as constants for an outer tape.
+
+    Memory does not grow with the number of steps.
+    """
+
+    def body(k: Any, params: Params, state: Params, slots: Params) -> Any:
+        _, params, state, slots = step(k, params, state, slots)
+        return k + 1, params, state, slots
+
+    start = (tf.constant(0), *([tf.stop_gradient(x) for x in xs] for xs in (params, state, slots)))
+    _, params, state, slots = tf.while_loop(lambda k, *_: k < steps, body, start)
+    return tuple([tf.stop_gradient(x) for x in xs] for xs in (params, state, slots))  # type: ignore[return-value]
 
 
 def _clipped(gradients: Params, norm: float) -> Params:
@@ -65,6 +137,20 @@ def _clipped(gradients: Params, norm: float) -> Params:
     square = sum(tf.reduce_sum(g**2) for g in gradients)
     scale = norm * tf.math.rsqrt(tf.maximum(square, norm**2))
     return [scale * g for g in gradients]
+
+
+def _must_be_finite(loss: Any, k: Any) -> Any:
+    """Return a context in which operations run only if the loss is finite."""
+    task = current_task()
+    where = "" if task is None else " of task"
+    text = "The support loss must be finite; a smaller inner learning rate may help. Received:"
+    if tf.executing_eagerly():
+        if not np.isfinite(loss):
+            number = "" if task is None else f" {int(task)}"
+            raise ValueError(f"{text} {float(loss)} in inner step {int(k)}{where}{number}")
+        return tf.control_dependencies([])
+    data = [text, loss, "in inner step", k] + ([where[1:], task] if where else [])
+    return tf.control_dependencies([tf.debugging.Assert(tf.math.is_finite(loss), data)])
 
 
 def _warn_of_unreached(gradients: Params, names: Sequence[str]) -> None:

@@ -1,29 +1,47 @@
 """Update rules of the inner loop, as pure functions of tensors.
 
 Keras optimizers assign to variables, so they cannot be differentiated through; a rule here returns
-the new weights instead. `init` makes the slots and `update` returns `(params, slots)`.
+the new weights instead. `init` makes the slots and `update` returns `(params, slots)`. The step
+sizes of an update are handed to it, one for each tensor, because learners may learn them; a rule's
+own `learning_rate` is what they are otherwise.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
 
-from tfmeta.checks import check_positive
-from tfmeta.types import Params
+from tfmeta.checks import check_positive, check_rates
+from tfmeta.types import Params, Rates
 
 
 class UpdateRule(Protocol):
-    """What the inner loop asks of a rule; see `SGD` for one."""
+    """What the inner loop asks of a rule; see `SGD` for one.
+
+    Attributes:
+        learning_rate: The step size, a number for all inner steps or a tuple with one for each.
+    """
+
+    learning_rate: float | tuple[float, ...]
 
     def init(self, params: Params) -> Params:
         """Return the slots for `params`."""
         ...
 
-    def update(self, gradients: Params, slots: Params, params: Params) -> tuple[Params, Params]:
-        """Return `(new_params, new_slots)`."""
+    def update(
+        self, gradients: Params, slots: Params, params: Params, rates: Rates
+    ) -> tuple[Params, Params]:
+        """Return `(new_params, new_slots)`.
+
+        Args:
+            gradients: Of the support loss.
+            slots: What `init` or the last `update` returned.
+            params: The weights.
+            rates: The step size of each tensor of `params`, a number or what broadcasts to it.
+        """
         ...
 
     def get_config(self) -> dict[str, Any]:
@@ -38,7 +56,7 @@ class SGD:
     `v <- momentum * v + g` and `w <- w - learning_rate * v`; with momentum 0, `v` is `g`.
 
     Args:
-        learning_rate: Positive step size.
+        learning_rate: Positive step size; a sequence has one for each inner step.
         momentum: In `[0, 1)`.
 
     Raises:
@@ -47,33 +65,36 @@ class SGD:
 
     Example:
         >>> rule = tfmeta.inner_optimizers.SGD(0.1)
-        >>> params, slots = rule.update([g], rule.init([w]), [w])
+        >>> params, slots = rule.update([g], rule.init([w]), [w], rates=[0.1])
     """
 
-    def __init__(self, learning_rate: float = 0.01, momentum: float = 0.0) -> None:
-        check_positive("learning_rate", learning_rate)
+    def __init__(
+        self, learning_rate: float | Sequence[float] = 0.01, momentum: float = 0.0
+    ) -> None:
         _check_decay("momentum", momentum)
-        self.learning_rate = float(learning_rate)
+        self.learning_rate = check_rates("learning_rate", learning_rate)
         self.momentum = float(momentum)
 
     def init(self, params: Params) -> Params:
         """Return the slots for `params`: zero velocities, or none without momentum."""
         return [tf.zeros_like(p) for p in params] if self.momentum else []
 
-    def update(self, gradients: Params, slots: Params, params: Params) -> tuple[Params, Params]:
+    def update(
+        self, gradients: Params, slots: Params, params: Params, rates: Rates
+    ) -> tuple[Params, Params]:
         """Return `(new_params, new_slots)`."""
         if self.momentum:
             slots = [self.momentum * v + g for v, g in zip(slots, gradients, strict=True)]
             gradients = slots
-        new = [w - self.learning_rate * g for w, g in zip(params, gradients, strict=True)]
+        new = [w - r * g for w, g, r in zip(params, gradients, rates, strict=True)]
         return new, slots
 
-    def get_config(self) -> dict[str, float]:
+    def get_config(self) -> dict[str, Any]:
         """Return the arguments, for Keras's saving."""
         return {"learning_rate": self.learning_rate, "momentum": self.momentum}
 
     @classmethod
-    def from_config(cls, config: dict[str, float]) -> SGD:
+    def from_config(cls, config: dict[str, Any]) -> SGD:
         """Make a rule from what `get_config` returned."""
         return cls(**config)
 
@@ -86,7 +107,7 @@ class RMSprop:
     `keras.optimizers.RMSprop` without momentum.
 
     Args:
-        learning_rate: Positive step size.
+        learning_rate: Positive step size; a sequence has one for each inner step.
         rho: Decay of the running mean of squares, in `[0, 1)`.
         epsilon: Positive.
 
@@ -102,12 +123,14 @@ class RMSprop:
     """
 
     def __init__(
-        self, learning_rate: float = 0.001, rho: float = 0.9, epsilon: float = 1e-7
+        self,
+        learning_rate: float | Sequence[float] = 0.001,
+        rho: float = 0.9,
+        epsilon: float = 1e-7,
     ) -> None:
-        check_positive("learning_rate", learning_rate)
         _check_decay("rho", rho)
         check_positive("epsilon", epsilon)
-        self.learning_rate = float(learning_rate)
+        self.learning_rate = check_rates("learning_rate", learning_rate)
         self.rho = float(rho)
         self.epsilon = float(epsilon)
 
@@ -115,23 +138,25 @@ class RMSprop:
         """Return the mean squares, zeros."""
         return [tf.zeros_like(p) for p in params]
 
-    def update(self, gradients: Params, slots: Params, params: Params) -> tuple[Params, Params]:
+    def update(
+        self, gradients: Params, slots: Params, params: Params, rates: Rates
+    ) -> tuple[Params, Params]:
         """Return `(new_params, new_slots)`."""
         slots = [
             self.rho * v + (1 - self.rho) * g**2 for v, g in zip(slots, gradients, strict=True)
         ]
         new = [
-            w - self.learning_rate * g / tf.sqrt(v + self.epsilon)
-            for w, g, v in zip(params, gradients, slots, strict=True)
+            w - r * g / tf.sqrt(v + self.epsilon)
+            for w, g, v, r in zip(params, gradients, slots, rates, strict=True)
         ]
         return new, slots
 
-    def get_config(self) -> dict[str, float]:
+    def get_config(self) -> dict[str, Any]:
         """Return the arguments, for Keras's saving."""
         return {"learning_rate": self.learning_rate, "rho": self.rho, "epsilon": self.epsilon}
 
     @classmethod
-    def from_config(cls, config: dict[str, float]) -> RMSprop:
+    def from_config(cls, config: dict[str, Any]) -> RMSprop:
         """Make a rule from what `get_config` returned."""
         return cls(**config)
 
@@ -145,7 +170,7 @@ class Adam:
     the root's derivative, which is infinite, counts as 0: such a gradient was 0 in all steps.
 
     Args:
-        learning_rate: Positive step size.
+        learning_rate: Positive step size; a sequence has one for each inner step.
         beta_1: β1 in `[0, 1)`; 0 gives the inner optimizer of Reptile's paper.
         beta_2: β2 in `[0, 1)`.
         epsilon: Positive.
@@ -163,16 +188,15 @@ class Adam:
 
     def __init__(
         self,
-        learning_rate: float = 0.001,
+        learning_rate: float | Sequence[float] = 0.001,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
     ) -> None:
-        check_positive("learning_rate", learning_rate)
         _check_decay("beta_1", beta_1)
         _check_decay("beta_2", beta_2)
         check_positive("epsilon", epsilon)
-        self.learning_rate = float(learning_rate)
+        self.learning_rate = check_rates("learning_rate", learning_rate)
         self.beta_1 = float(beta_1)
         self.beta_2 = float(beta_2)
         self.epsilon = float(epsilon)
@@ -182,7 +206,9 @@ class Adam:
         zeros = [tf.zeros_like(p) for p in params]
         return [*zeros, *zeros, tf.zeros((), params[0].dtype)]
 
-    def update(self, gradients: Params, slots: Params, params: Params) -> tuple[Params, Params]:
+    def update(
+        self, gradients: Params, slots: Params, params: Params, rates: Rates
+    ) -> tuple[Params, Params]:
         """Return `(new_params, new_slots)`."""
         first, second, t = slots[: len(params)], slots[len(params) : -1], slots[-1] + 1
         first = [
@@ -192,14 +218,14 @@ class Adam:
             self.beta_2 * v + (1 - self.beta_2) * g**2
             for v, g in zip(second, gradients, strict=True)
         ]
-        rate = self.learning_rate * tf.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
+        correction = tf.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
         new = [
-            w - tf.cast(rate, w.dtype) * m / (_root(v) + self.epsilon)
-            for w, m, v in zip(params, first, second, strict=True)
+            w - r * tf.cast(correction, w.dtype) * m / (_root(v) + self.epsilon)
+            for w, m, v, r in zip(params, first, second, rates, strict=True)
         ]
         return new, [*first, *second, t]
 
-    def get_config(self) -> dict[str, float]:
+    def get_config(self) -> dict[str, Any]:
         """Return the arguments, for Keras's saving."""
         return {
             "learning_rate": self.learning_rate,
@@ -209,7 +235,7 @@ class Adam:
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, float]) -> Adam:
+    def from_config(cls, config: dict[str, Any]) -> Adam:
         """Make a rule from what `get_config` returned."""
         return cls(**config)
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from tfmeta.checks import check_count
+
 
 @keras.saving.register_keras_serializable(package="tfmeta")
 class BatchAtHandNormalization(keras.layers.BatchNormalization):
@@ -35,3 +37,151 @@ class BatchAtHandNormalization(keras.layers.BatchNormalization):
             epsilon=self.epsilon,
         )
         return keras.ops.cast(outputs, self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable(package="tfmeta")
+class PerStepBatchNormalization(keras.layers.BatchNormalization):
+    """Batch normalisation with weights and running statistics of its own for each inner step.
+
+    `y = γ_k (x − mean) / sqrt(var + ε) + β_k` in inner step k; γ, β and the running statistics
+    have the shape `[steps, channels]`. Learners say which step it is and leave γ and β out of the
+    inner loop. The queries after step k are normalised with its row, so called by itself the
+    layer uses the last one.
+
+    Args:
+        steps: How many inner steps, K.
+        **kwargs: Those of `keras.layers.BatchNormalization`.
+
+    Raises:
+        ValueError: If `steps` is less than 1.
+
+    Example:
+        >>> layer = tfmeta.layers.PerStepBatchNormalization(steps=5)
+
+    Reference:
+        Antoniou, Edwards and Storkey, *How to train your MAML*, ICLR 2019.
+    """
+
+    def __init__(self, steps: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        check_count("steps", steps)
+        if self.renorm:
+            raise ValueError("`renorm` must be False for each inner step. Received: renorm=True")
+        self.steps = steps
+        self.step = -1
+
+    def add_weight(self, shape: Any = None, **kwargs: Any) -> Any:
+        """Make a weight with a row for each step."""
+        return super().add_weight(shape=(self.steps, *shape), **kwargs)
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Normalise with the row of the current step."""
+        # As in Keras, half precision would overflow.
+        x = keras.ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        if training and self.trainable:
+            mean, variance = self._moments(x, mask)
+            self._move(self.moving_mean, mean)
+            self._move(self.moving_variance, variance)
+        else:
+            mean, variance = self._row(self.moving_mean), self._row(self.moving_variance)
+        outputs = keras.ops.batch_normalization(
+            x,
+            keras.ops.cast(mean, x.dtype),
+            keras.ops.cast(variance, x.dtype),
+            self.axis,
+            offset=keras.ops.cast(self._row(self.beta), x.dtype) if self.center else None,
+            scale=keras.ops.cast(self._row(self.gamma), x.dtype) if self.scale else None,
+            epsilon=self.epsilon,
+        )
+        return keras.ops.cast(outputs, self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments, for Keras's saving."""
+        return {**super().get_config(), "steps": self.steps}
+
+    def _row(self, variable: Any) -> Any:
+        return keras.ops.convert_to_tensor(variable)[self.step]
+
+    def _move(self, variable: Any, value: Any) -> None:
+        rows = keras.ops.convert_to_tensor(variable)
+        here = keras.ops.one_hot(self.step % self.steps, self.steps, dtype=rows.dtype)[:, None]
+        change = (1.0 - self.momentum) * (keras.ops.cast(value, rows.dtype) - rows)
+        variable.assign(rows + here * change)
+
+
+def per_step_batch_norm(model: keras.Model, steps: int) -> keras.Model:
+    """Return a copy of a model whose batch normalisation has weights for each inner step.
+
+    Each step starts from the weights and statistics that the model has.
+
+    Args:
+        model: A Functional or Sequential model; one without batch normalisation comes back as is.
+        steps: How many inner steps, K.
+
+    Raises:
+        ValueError: If batch normalisation lies in a subclassed model or layer, where it cannot be
+            exchanged: use `PerStepBatchNormalization` there.
+
+    Example:
+        >>> model = tfmeta.layers.per_step_batch_norm(tfmeta.models.conv4((28, 28, 1), 5), steps=5)
+        >>> model.layers[2].gamma.shape
+        (5, 64)
+
+    Reference:
+        Antoniou, Edwards and Storkey, ICLR 2019.
+    """
+    check_count("steps", steps)
+
+    def swap(layer: keras.layers.Layer) -> keras.layers.Layer:
+        config = layer.get_config()
+        if type(layer) is keras.layers.BatchNormalization:
+            return PerStepBatchNormalization(steps, **config)
+        return type(layer).from_config(config)
+
+    def ordinary(model: keras.Model) -> bool:
+        norms = (keras.layers.BatchNormalization, PerStepBatchNormalization)
+        kinds = [type(x) for x in model._flatten_layers() if isinstance(x, norms[0])]
+        return any(kind is not norms[1] for kind in kinds)
+
+    if not ordinary(model):
+        return model
+    clone = exchanged(model, swap)
+    if clone is None or ordinary(clone):
+        raise ValueError(
+            "`model` must be Functional or Sequential for its batch normalisation to be exchanged; "
+            "use tfmeta.layers.PerStepBatchNormalization in a subclassed model or layer. "
+            f"Received: model={model.name!r}"
+        )
+    for new, old in zip(clone.variables, model.variables, strict=True):
+        new.assign(keras.ops.broadcast_to(old, new.shape))
+    return clone
+
+
+def ordinary_batch_norm(layer: keras.layers.Layer, cls: Any) -> keras.layers.Layer:
+    """Return a new layer like `layer`, batch normalisation with per-step weights or not as `cls`.
+
+    A frozen layer stays of its class, for it uses its stored statistics always.
+    """
+    config = layer.get_config()
+    per_step = isinstance(layer, PerStepBatchNormalization)
+    if per_step:
+        del config["steps"]
+    if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+        return cls.from_config(config)
+    kind = keras.layers.BatchNormalization if per_step else type(layer)
+    return kind.from_config(config)
+
+
+def exchanged(model: keras.Model, exchange: Any) -> keras.Model | None:
+    """Return a copy of `model` with its layers exchanged, or `None` if it cannot be cloned.
+
+    Weights are new; layers within layers of one's own are not looked at.
+
+    Args:
+        model: A model.
+        exchange: A layer to its substitute.
+    """
+    try:
+        return keras.models.clone_model(model, clone_function=exchange, recursive=True)
+    except ValueError:
+        return None

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.checks import check_count
-from tfmeta.task_map import average_over_tasks, map_tasks
+from tfmeta.task_map import map_tasks, sum_over_tasks
 from tfmeta.types import Array, Inputs
 
 
@@ -25,7 +25,8 @@ class MetaLearner(keras.Model, abc.ABC):
         model: The wrapped `keras.Model`, unchanged; whatever weights it has are the initialisation.
         task_chunk: How many tasks are in flight in a training step; memory grows with it, and not
             with the meta-batch. `None` takes the learner's own choice.
-        **kwargs: `name` and `dtype`, for `keras.Model`.
+        **kwargs: `name` and `dtype`, for `keras.Model`. The dtype is that of the learner's own
+            weights; the wrapped model computes in its own, which may be mixed precision.
 
     Raises:
         TypeError: If `model` is not a Keras model.
@@ -45,9 +46,10 @@ class MetaLearner(keras.Model, abc.ABC):
     """
 
     def __init__(self, model: keras.Model, *, task_chunk: int | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
         if not isinstance(model, keras.Model):
             raise TypeError(f"`model` must be a keras.Model. Received: model={model!r}")
+        # With a mixed policy Keras would hand out half-precision copies of the weights.
+        super().__init__(**{"dtype": model.variable_dtype, **kwargs})
         if task_chunk is not None:
             check_count("task_chunk", task_chunk)
         self.model = model
@@ -60,8 +62,8 @@ class MetaLearner(keras.Model, abc.ABC):
         """Return what is learnt from one support set.
 
         Args:
-            support_x: `[ways*shots, ...]`.
-            support_y: `[ways*shots]` (or `[ways*shots, ...]` in regression).
+            support_x: `[ways*shots, ...]`, or a nest of such for a model of several inputs.
+            support_y: `[ways*shots]` (or `[ways*shots, ...]` in regression), or a nest of such.
             training: Whether this happens inside `fit`.
 
         Returns:
@@ -80,14 +82,36 @@ class MetaLearner(keras.Model, abc.ABC):
 
     def build(self, input_shape: Any) -> None:
         """Build the wrapped model for the shape of `support_x` without its task axis."""
-        # A model that has its shape already knows which of its sizes may vary.
-        known = getattr(self.model, "input_shape", None)
-        shape = known[1:] if isinstance(known, tuple) else input_shape["support_x"][2:]
-        self.example_shape = tuple(shape)
+        self.example = _example(self.model, input_shape["support_x"])
         if not self.model.built:
-            self.model(keras.KerasTensor((None, *shape), dtype=self.model.input_dtype))
+            self.model(self.example)
         self._check_weights()
         super().build(input_shape)
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        *args: Any,
+        auto_scale_loss: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Choose optimizer, loss and metrics: `keras.Model.compile`, which see.
+
+        The loss is that of the inner loop as well. Where the wrapped model computes in float16, the
+        optimizer scales the loss, as Keras's own training does.
+        """
+        if auto_scale_loss and self.model.compute_dtype == "float16":
+            optimizer = keras.optimizers.get(optimizer)
+            if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+                optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        super().compile(optimizer, loss, *args, auto_scale_loss=auto_scale_loss, **kwargs)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile as when saved; Keras asks for this method where `compile` is overridden."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
 
     def call(self, inputs: Inputs, training: bool | None = None) -> Any:
         """Adapt to each task and predict its queries.
@@ -114,46 +138,98 @@ class MetaLearner(keras.Model, abc.ABC):
         be hard to read, and under XLA there would be none. The default of `shuffle` differs:
         samplers draw at random already, and Keras would warn that it cannot shuffle a
         `tf.data.Dataset`.
+
+        Raises:
+            ValueError: If the labels don't fit, the model has a layer without the derivative that
+                the learner needs, or a task's support loss is NaN or infinite: it names inner step
+                and task, and the weights stay those of the step before. XLA compiles such checks
+                away.
         """
         first = x
         if isinstance(x, tf.data.Dataset):
             first, _, _ = keras.utils.unpack_x_y_sample_weight(next(iter(x), (None,)))
         if isinstance(first, dict):
             self.check_inputs(first)
-        return super().fit(x, *args, shuffle=shuffle, **kwargs)
+        try:
+            return super().fit(x, *args, shuffle=shuffle, **kwargs)
+        except tf.errors.InvalidArgumentError as error:
+            raise readable(error) from error
 
     def train_step(self, data: Any) -> Any:
         """Take one outer step on a meta-batch; each task's outer gradient is taken by itself."""
-        if not self._loss_is_mean():
-            return super().train_step(data)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if not self.built:
-            self.build({name: value.shape for name, value in x.items()})
-        variables = self.trainable_variables
+            self.build(tf.nest.map_structure(lambda value: tuple(value.shape), x))
 
         def one_task(task: Any) -> Any:
-            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(task)
-            with tf.GradientTape() as tape:
-                predictions = self(x, training=True)
-                loss = self.compute_loss(x, y, predictions, sample_weight, training=True)
-                scaled = self.optimizer.scale_loss(loss)
-            gradients = tape.gradient(scaled, variables, unconnected_gradients="zero")
+            loss, gradients, predictions = self.task_gradients(
+                *keras.utils.unpack_x_y_sample_weight(task)
+            )
             return [loss, *gradients], predictions
 
-        (loss, *gradients), predictions = average_over_tasks(
+        totals, predictions = sum_over_tasks(
             one_task,
             keras.utils.pack_x_y_sample_weight(x, y, sample_weight),
             in_flight=self.task_chunk or 2,
         )
-        self._loss_tracker.update_state(loss, sample_weight=tf.shape(x["support_x"])[0])
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        tasks = tf.shape(tf.nest.flatten(x)[0])[0]
+        if not self._sums_over_tasks():
+            totals = [total / tf.cast(tasks, total.dtype) for total in totals]
+        loss, *gradients = totals
+        self._loss_tracker.update_state(loss, sample_weight=tasks)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         return self.compute_metrics(x, y, predictions, sample_weight=sample_weight)
+
+    def task_gradients(self, x: Inputs, y: Any, sample_weight: Any = None, **options: Any) -> Any:
+        """Return the outer loss of one task, its gradients and the query predictions.
+
+        Args:
+            x: `support_x`, `support_y` and `query_x` without a task axis.
+            y: The query labels.
+            sample_weight: Weights of the queries, or `None`.
+            **options: For `task_loss`.
+
+        Returns:
+            `(loss, gradients, predictions)`; the gradients, one for each trainable variable, are
+            those of the loss as the optimizer scales it.
+
+        Raises:
+            ValueError: If an operation of the model has no derivative of the order needed.
+        """
+        variables = self.trainable_variables
+        try:
+            with tf.GradientTape() as tape:
+                loss, predictions = self.task_loss(x, y, sample_weight, **options)
+                scaled = self.optimizer.scale_loss(loss)
+            gradients = tape.gradient(scaled, variables, unconnected_gradients="zero")
+        except LookupError as error:
+            operation = str(error).rsplit(" ", 1)[-1]
+            raise ValueError(
+                "`model` must have layers that can be differentiated as often as the learner "
+                "does, twice where it differentiates through inner steps. Received: one with the "
+                f"operation {operation}, which has no derivative. First-order learners, as "
+                "tfmeta.FOMAML, need the first derivative only."
+            ) from error
+        return loss, gradients, predictions
+
+    def task_loss(self, x: Inputs, y: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+        """Return the outer loss of one task in training, and the query predictions.
+
+        Args:
+            x: `support_x`, `support_y` and `query_x` without a task axis.
+            y: The query labels.
+            sample_weight: Weights of the queries, or `None`.
+        """
+        state = self.adapt_task(x["support_x"], x["support_y"], training=True)
+        predictions = self.predict_task(state, x["query_x"], training=True)
+        return self.compute_loss(x, y, predictions, sample_weight, training=True), predictions
 
     def adapt(self, support_x: Any, support_y: Any) -> keras.Model:
         """Adapt to one task and return an ordinary model for it; the learner stays as it is.
 
         Args:
             support_x: `[ways*shots, ...]`, arrays or tensors, no task axis; scaled as in training.
+                For a model of several inputs, a nest of such as the model takes it.
             support_y: `[ways*shots]`, for classes the integers `0..ways-1`.
 
         Returns:
@@ -169,13 +245,15 @@ class MetaLearner(keras.Model, abc.ABC):
             >>> adapted = learner.adapt(support_x, support_y)
             >>> adapted.predict(other_images).argmax(axis=1)
         """
-        x, y = np.asarray(support_x), np.asarray(support_y)
+        x, y = (keras.tree.map_structure(np.asarray, value) for value in (support_x, support_y))
         _check_support(x, y)
         if not self.built:
-            self.build({"support_x": (1, *x.shape)})
-        _check_example_shape(x, self.model)
-        self.check_labels(y)
-        state = self.adapt_task(tf.constant(x), tf.constant(y), training=False)
+            self.build({"support_x": keras.tree.map_structure(lambda part: (1, *part.shape), x)})
+        _check_examples(x, self.example)
+        if not keras.tree.is_nested(y):
+            self.check_labels(y)
+        x, y = (keras.tree.map_structure(tf.constant, value) for value in (x, y))
+        state = self.adapt_task(x, y, training=False)
         _check_finite(state)
         return self.adapted_model(state)
 
@@ -187,8 +265,9 @@ class MetaLearner(keras.Model, abc.ABC):
         """
         tensors = episode_inputs(inputs)
         if not self.built:
-            self.build({name: tensor.shape for name, tensor in tensors.items()})
-        self.check_labels(np.asarray(tensors["support_y"]))
+            self.build(keras.tree.map_structure(lambda tensor: tuple(tensor.shape), tensors))
+        if not keras.tree.is_nested(tensors["support_y"]):
+            self.check_labels(np.asarray(tensors["support_y"]))
 
     def check_labels(self, labels: Array) -> None:
         """Raise a `ValueError` if this learner cannot learn from such labels. Default: all fit.
@@ -204,7 +283,7 @@ class MetaLearner(keras.Model, abc.ABC):
         give an ordinary model without tfmeta in it override this.
         """
         adapted = TaskModel(copy_of(self), state)
-        adapted(keras.KerasTensor((None, *self.example_shape), dtype=self.model.input_dtype))
+        adapted(self.example)
         return adapted
 
     def get_config(self) -> dict[str, Any]:
@@ -221,6 +300,11 @@ class MetaLearner(keras.Model, abc.ABC):
         model = keras.saving.deserialize_keras_object(config["model"])
         return cls(**{**config, "model": model})
 
+    @property
+    def _default_save_signature(self) -> None:
+        # Keras would trace a learner inside an adapted model, with inputs that it does not take.
+        return None
+
     def _check_weights(self) -> None:
         if not self.model.trainable_variables:
             raise ValueError(
@@ -228,27 +312,34 @@ class MetaLearner(keras.Model, abc.ABC):
                 f"Received: a model {self.model.name!r} without any"
             )
 
-    def _loss_is_mean(self) -> bool:
-        # The mean over tasks of equal size is the mean over all; of a sum it is not.
+    def _sums_over_tasks(self) -> bool:
+        """Whether the loss of a meta-batch is the sum over its tasks, and not the mean."""
         losses = keras.tree.flatten(self.loss)
-        mean = ("sum_over_batch_size", "mean")
-        return all(getattr(loss, "reduction", mean[0]) in mean for loss in losses)
+        reductions = {getattr(loss, "reduction", "mean") for loss in losses if loss is not None}
+        if reductions == {"sum"}:
+            return True
+        if reductions & {"sum", "none", None}:
+            raise ValueError(
+                "`loss` must average over examples or sum over them, all outputs alike. "
+                f"Received: reduction {sorted(map(str, reductions))}"
+            )
+        return False
 
 
+@keras.saving.register_keras_serializable(package="tfmeta")
 class TaskModel(keras.Model):
     """A learner that has adapted to one task: its state as weights, its `predict_task` as call.
-
-    It predicts and can be exported. It is no `.keras` file: for that, save the learner.
 
     Args:
         learner: A built learner, kept.
         state: What its `adapt_task` returned.
+        **kwargs: `name` and `dtype`.
     """
 
-    def __init__(self, learner: MetaLearner, state: Any) -> None:
-        super().__init__(name=f"{learner.name}_task")
+    def __init__(self, learner: MetaLearner, state: Any, **kwargs: Any) -> None:
+        super().__init__(**{"name": f"{learner.name}_task", **kwargs})
         self.learner = learner
-        self._structure = state
+        self._structure = tf.nest.map_structure(lambda _: None, state)
         self._values = [
             self.add_weight(shape=x.shape, dtype=x.dtype.name, trainable=False, name=f"state_{i}")
             for i, x in enumerate(tf.nest.flatten(state))
@@ -261,6 +352,26 @@ class TaskModel(keras.Model):
         values = [tf.convert_to_tensor(v) for v in self._values]
         state = tf.nest.pack_sequence_as(self._structure, values)
         return self.learner.predict_task(state, inputs, training=False)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the learner and the shapes of its state, for Keras's saving."""
+        shapes = [{"shape": tuple(v.shape), "dtype": v.dtype} for v in self._values]
+        return {
+            **super().get_config(),
+            "learner": keras.saving.serialize_keras_object(self.learner),
+            "structure": tf.nest.pack_sequence_as(self._structure, range(len(shapes))),
+            "shapes": shapes,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> TaskModel:
+        """Make a model, its weights zero, from what `get_config` returned."""
+        config = dict(config)
+        learner = keras.saving.deserialize_keras_object(config.pop("learner"))
+        shapes = [tf.zeros(x["shape"], x["dtype"]) for x in config.pop("shapes")]
+        structure = config.pop("structure")
+        state = tf.nest.map_structure(lambda i: shapes[i], structure)
+        return cls(learner, state, **config)
 
 
 def copy_of(model: keras.Model) -> Any:
@@ -278,8 +389,22 @@ def copy_of(model: keras.Model) -> Any:
     return copy
 
 
+def readable(error: Any, where: str = "") -> Any:
+    """Return a failed check of a graph as a `ValueError` with its words, if it is one of ours."""
+    for line in error.message.splitlines():
+        # An assertion's data stand between brackets.
+        words = line.strip().replace("[", "").replace("]", "")
+        for beginning in ("The support loss must be finite", "`ways` must be at most"):
+            if beginning in words:
+                return ValueError(beginning + words.split(beginning, 1)[1] + where)
+    return error
+
+
 def episode_inputs(inputs: Any) -> dict[str, Any]:
-    """Return the three tensors of a meta-batch, or say what is missing or of the wrong rank."""
+    """Return the three parts of a meta-batch as tensors, or say what is missing or does not fit.
+
+    Each part is a tensor, or for models of several inputs or outputs a nest of tensors.
+    """
     names = ("support_x", "support_y", "query_x")
     if not isinstance(inputs, dict) or any(name not in inputs for name in names):
         keys = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
@@ -287,13 +412,18 @@ def episode_inputs(inputs: Any) -> dict[str, Any]:
             "`inputs` must be a dict with the keys 'support_x', 'support_y' and 'query_x'. "
             f"Received: inputs={keys}"
         )
-    tensors = {name: keras.ops.convert_to_tensor(inputs[name]) for name in names}
-    shapes = {name: tuple(x.shape) for name, x in tensors.items()}
-    same_example = shapes["support_x"][2:] == shapes["query_x"][2:]
-    tasks = {s[:1] for s in shapes.values()} - {(None,)}
-    lengths = {s[1:2] for s in (shapes["support_x"], shapes["support_y"])} - {(None,)}
+    tensors = {
+        name: keras.tree.map_structure(keras.ops.convert_to_tensor, inputs[name]) for name in names
+    }
+    flat = {name: keras.tree.flatten(part) for name, part in tensors.items()}
+    every = [tuple(x.shape) for part in flat.values() for x in part]
+    support = [tuple(x.shape) for name in names[:2] for x in flat[name]]
+    examples = [[tuple(x.shape[2:]) for x in flat[name]] for name in ("support_x", "query_x")]
+    tasks = {s[:1] for s in every} - {(None,)}
+    lengths = {s[1:2] for s in support} - {(None,)}
     whole = len(tasks) <= 1 and len(lengths) <= 1 and (0,) not in tasks | lengths
-    if min(len(s) for s in shapes.values()) < 2 or not same_example or not whole:
+    if min(map(len, every)) < 2 or examples[0] != examples[1] or not whole:
+        shapes = keras.tree.map_structure(lambda x: tuple(x.shape), tensors)
         raise ValueError(
             "`inputs` must be support_x [tasks, ways*shots, ...], support_y [tasks, ways*shots] "
             "and query_x [tasks, ways*queries, ...], with one number of tasks, not 0, and examples "
@@ -303,20 +433,41 @@ def episode_inputs(inputs: Any) -> dict[str, Any]:
     return tensors
 
 
-def _check_support(x: Array, y: Array) -> None:
-    images = np.issubdtype(x.dtype, np.integer) and x.ndim >= 3
-    if x.dtype == np.uint8 or images:
-        raise TypeError(
-            "`support_x` must be scaled as in training; the samplers give uint8 images as float32 "
-            f"times 1/255. Received: dtype={x.dtype}"
+def _example(model: keras.Model, support_shape: Any) -> Any:
+    """Return what the model takes, symbolically: a nest of `[n, ...]`."""
+    # A model that has its shape already knows which of its sizes may vary.
+    if isinstance(model, keras.Sequential):
+        known = model.inputs[0] if model.inputs else None
+    else:
+        known = getattr(model, "input", None) if hasattr(model, "_inputs_struct") else None
+    if known is not None:
+        return keras.tree.map_structure(
+            lambda x: keras.KerasTensor((None, *x.shape[1:]), dtype=x.dtype), known
         )
-    if x.ndim < 1 or y.ndim < 1 or len(x) != len(y) or len(x) == 0:
+    return keras.tree.map_shape_structure(
+        lambda shape: keras.KerasTensor((None, *shape[2:]), dtype=model.input_dtype), support_shape
+    )
+
+
+def _check_support(support_x: Any, support_y: Any) -> None:
+    parts = {
+        "support_x": keras.tree.flatten(support_x),
+        "support_y": keras.tree.flatten(support_y),
+    }
+    for x in parts["support_x"]:
+        if x.dtype == np.uint8 or (np.issubdtype(x.dtype, np.integer) and x.ndim >= 3):
+            raise TypeError(
+                "`support_x` must be scaled as in training; the samplers give uint8 images as "
+                f"float32 times 1/255. Received: dtype={x.dtype}"
+            )
+    every = [*parts["support_x"], *parts["support_y"]]
+    if any(x.ndim < 1 or len(x) != len(every[0]) or len(x) == 0 for x in every):
         raise ValueError(
             "`support_x` and `support_y` must have the same length, at least 1. "
-            f"Received: shapes {x.shape} and {y.shape}"
+            f"Received: shapes {' and '.join(str(x.shape) for x in every)}"
         )
-    for name, values in (("support_x", x), ("support_y", y)):
-        if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+    for name, values in parts.items():
+        if any(np.issubdtype(v.dtype, np.floating) and not np.isfinite(v).all() for v in values):
             raise ValueError(f"`{name}` must be finite. Received: NaN or infinite values")
 
 
@@ -329,15 +480,21 @@ def _check_finite(state: Any) -> None:
             )
 
 
-def _check_example_shape(x: Array, model: keras.Model) -> None:
-    expected = getattr(model, "input_shape", None)
-    if not isinstance(expected, tuple):
-        return
-    fits = len(expected) == x.ndim and all(
-        e in (None, n) for e, n in zip(expected[1:], x.shape[1:], strict=True)
-    )
-    if not fits:
+def _check_examples(support_x: Any, example: Any) -> None:
+    try:
+        keras.tree.assert_same_structure(support_x, example)
+    except (TypeError, ValueError) as error:
         raise ValueError(
-            f"`support_x` must have the shape [n, {', '.join(map(str, expected[1:]))}] that the "
-            f"model takes. Received: shape={x.shape}"
+            "`support_x` must be nested as the model's inputs are, "
+            f"{keras.tree.map_structure(lambda x: x.shape[1:], example)}. Received: "
+            f"{keras.tree.map_structure(lambda x: x.shape, support_x)}"
+        ) from error
+    for x, expected in zip(keras.tree.flatten(support_x), keras.tree.flatten(example), strict=True):
+        fits = len(expected.shape) == x.ndim and all(
+            e in (None, n) for e, n in zip(expected.shape[1:], x.shape[1:], strict=True)
         )
+        if not fits:
+            raise ValueError(
+                f"`support_x` must have the shape [n, {', '.join(map(str, expected.shape[1:]))}] "
+                f"that the model takes. Received: shape={x.shape}"
+            )

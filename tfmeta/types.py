@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy.typing as npt
@@ -16,6 +16,9 @@ query labels `[tasks, ways*queries]`. A plain dict, because Keras reads a bare p
 
 Params: TypeAlias = list[Any]
 """Tensors in the order of a model's `trainable_variables` (or `non_trainable_variables`)."""
+
+Rates: TypeAlias = Sequence[Any]
+"""The step sizes of one inner step: for each tensor a number, or what broadcasts to its shape."""
 
 Inputs: TypeAlias = Mapping[str, Any]
 """The `inputs` of `Episodes`, as arrays or tensors."""

@@ -1,7 +1,22 @@
 """One file a method."""
 
-from tfmeta.algorithms.maml import FOMAML, MAML
+from tfmeta.algorithms.implicit_maml import ImplicitMAML
+from tfmeta.algorithms.maml import FOMAML, MAML, MetaSGD
+from tfmeta.algorithms.maml_plus_plus import MAMLPlusPlus
 from tfmeta.algorithms.partial import ANIL, BOIL
+from tfmeta.algorithms.proto_maml import ProtoMAML
 from tfmeta.algorithms.prototypical import PrototypicalNetwork
+from tfmeta.algorithms.reptile import Reptile
 
-__all__ = ["ANIL", "BOIL", "FOMAML", "MAML", "PrototypicalNetwork"]
+__all__ = [
+    "ANIL",
+    "BOIL",
+    "FOMAML",
+    "MAML",
+    "ImplicitMAML",
+    "MAMLPlusPlus",
+    "MetaSGD",
+    "ProtoMAML",
+    "PrototypicalNetwork",
+    "Reptile",
+]

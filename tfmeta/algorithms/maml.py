@@ -14,21 +14,29 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfmeta.checks import check_count, check_positive
+from tfmeta.checks import check_at_least_zero, check_count, check_positive
 from tfmeta.functional import (
     BATCH_NORM_MODES,
     BatchNormMode,
+    Called,
+    Statistics,
     batch_norm_layers,
     chosen_variables,
     functional_call,
+    per_step_layers,
 )
-from tfmeta.inner_loop import inner_loop
+from tfmeta.inner_loop import InnerStep, Path, inner_path
 from tfmeta.inner_optimizers import SGD, UpdateRule
-from tfmeta.layers import BatchAtHandNormalization
+from tfmeta.layers import BatchAtHandNormalization, exchanged, ordinary_batch_norm
 from tfmeta.meta_learner import MetaLearner, copy_of
-from tfmeta.types import Array, Params
+from tfmeta.task_map import map_tasks
+from tfmeta.types import Array, Inputs, Params, Rates
 
-Statistics = Literal["batch", "stored", "training"]
+LearnedRates = Literal["scalar", "step", "tensor", "tensor_step", "weight"]
+LEARNED_RATES = ("scalar", "step", "tensor", "tensor_step", "weight")
+
+# Keeps the gradients of a mean loss above what float16 can hold.
+_HALF_PRECISION_SCALE = 1024.0
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
@@ -38,11 +46,12 @@ class MAML(MetaLearner):
     `φ_0 = θ`, `φ_{k+1} = φ_k − α ∇L_S(φ_k)`; the outer loss is the mean over tasks of `L_Q(φ_K)`,
     differentiated through the inner steps. Both losses are the one given to `compile`, the mean
     over examples. (The authors' code steps on a support loss that is not averaged, so that its
-    inner rate of 0.4 for 5-way 1-shot Omniglot is 2.0 here.)
+    inner rate of 0.4 for 5-way 1-shot Omniglot is 2.0 here.) Regularisation losses of weights count
+    at φ_k in the support loss, and at θ in the outer loss.
 
     Args:
         model: Any `keras.Model`; its weights are the initialisation θ, and `fit` changes them.
-        inner_learning_rate: α, positive.
+        inner_learning_rate: α, positive; a sequence has one for each inner step.
         inner_steps: K, in training.
         first_order: Take the inner gradient as a constant, so that `∂φ/∂θ = I`.
         evaluation_steps: K in evaluation, prediction and `adapt`; `inner_steps` if `None`.
@@ -50,18 +59,26 @@ class MAML(MetaLearner):
             the place of plain gradient descent with `inner_learning_rate`.
         inner_clip_norm: Scale an inner gradient down to this norm over all weights, if it is
             longer.
+        learned_rates: Let the outer loop train the inner rates, from the given ones: one rate in
+            all (`"scalar"`), one for each inner step (`"step"`), one for each tensor of weights
+            (`"tensor"`), one for each of both (`"tensor_step"`, MAML++), or one for each single
+            weight (`"weight"`, Meta-SGD). Learnt rates may become negative, as in the papers.
+        joint_weight: λ of the joint outer loss `L_Q(φ_K) + λ L_Q(θ)`, at least 0.
         adapt: Which weights the inner loop changes: names of layers, paths of variables, or a
-            function of a variable that says yes or no; all by default. The outer loop trains all.
+            function of a variable that says yes or no; all by default, but for those of per-step
+            batch normalisation. The outer loop trains all.
         batch_norm: Which statistics batch normalisation uses. `"transductive"`, as published:
             those of the batch at hand, for the query set too. `"support"`: those of the support
-            set at the adapted weights. `"running"`: as in ordinary Keras training, moving averages
-            in evaluation.
+            set at the adapted weights. `"with_support"`: those of the whole support set and the
+            one query at hand, as Reptile's non-transductive evaluation. `"running"`: as in
+            ordinary Keras training, moving averages in evaluation.
         task_chunk: How many tasks are in flight in a training step; memory grows with it.
         **kwargs: `name` and `dtype`.
 
     Raises:
         TypeError: If `model` is not a Keras model, or a number is no number.
-        ValueError: If a value is out of range, or the model has no trainable weights.
+        ValueError: If a value is out of range, there are fewer rates than steps, or the model has
+            no trainable weights.
 
     Example:
         ```python
@@ -72,41 +89,47 @@ class MAML(MetaLearner):
         ```
     """
 
+    # Stop a task's inner loop when its support loss falls by less; see MAMLPlusPlus.
+    tolerance: float | None = None
+
     def __init__(
         self,
         model: keras.Model,
-        inner_learning_rate: float = 0.01,
+        inner_learning_rate: float | Sequence[float] = 0.01,
         inner_steps: int = 1,
         first_order: bool = False,
         *,
         evaluation_steps: int | None = None,
         inner_optimizer: UpdateRule | None = None,
         inner_clip_norm: float | None = None,
+        learned_rates: LearnedRates | None = None,
+        joint_weight: float = 0.0,
         adapt: str | Sequence[str] | Callable[[Any], bool] | None = None,
         batch_norm: BatchNormMode = "transductive",
         task_chunk: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(model, task_chunk=task_chunk, **kwargs)
-        for name, steps in (("inner_steps", inner_steps), ("evaluation_steps", evaluation_steps)):
-            if steps is not None:
-                check_count(name, steps)
-        if batch_norm not in BATCH_NORM_MODES:
-            raise ValueError(
-                f"`batch_norm` must be one of {', '.join(map(repr, BATCH_NORM_MODES))}. "
-                f"Received: batch_norm={batch_norm!r}"
-            )
-        check_positive("inner_learning_rate", inner_learning_rate)
+        check_count("inner_steps", inner_steps)
+        if evaluation_steps is not None:
+            check_count("evaluation_steps", evaluation_steps)
+        for name, value, known in (
+            ("batch_norm", batch_norm, BATCH_NORM_MODES),
+            ("learned_rates", learned_rates, (None, *LEARNED_RATES)),
+        ):
+            if value not in known:
+                raise ValueError(
+                    f"`{name}` must be one of {', '.join(map(repr, known))}. "
+                    f"Received: {name}={value!r}"
+                )
         if inner_clip_norm is not None:
             check_positive("inner_clip_norm", inner_clip_norm)
-        is_rule = all(hasattr(inner_optimizer, name) for name in ("init", "update", "get_config"))
-        if inner_optimizer is not None and not is_rule:
-            raise TypeError(
-                "`inner_optimizer` must be a rule of tfmeta.inner_optimizers; Keras's optimizers "
-                f"cannot be differentiated through. Received: inner_optimizer={inner_optimizer!r}"
-            )
+        check_at_least_zero("joint_weight", joint_weight)
+        self.rule = _rule(inner_optimizer, inner_learning_rate)
         self.inner_optimizer = inner_optimizer
         self.inner_clip_norm = inner_clip_norm
+        self.learned_rates = learned_rates
+        self.joint_weight = joint_weight
         # `adapt` is the method's name already.
         self.adapted_part = adapt
         self.inner_learning_rate = inner_learning_rate
@@ -114,85 +137,220 @@ class MAML(MetaLearner):
         self.first_order = first_order
         self.evaluation_steps = evaluation_steps
         self.batch_norm = batch_norm
+        self._check_rates()
 
     def build(self, input_shape: Any) -> None:
-        """Build the wrapped model, and check that it has what `adapt` chooses."""
+        """Build the wrapped model, check that it has what `adapt` chooses, make learned rates."""
         super().build(input_shape)
-        chosen_variables(self.model, self.adapted_part)
+        adapted = self.adapted_weights()
+        for layer in per_step_layers(self.model):
+            if {self.inner_steps, self.evaluation_steps or self.inner_steps} != {layer.steps}:
+                raise ValueError(
+                    "`inner_steps` and `evaluation_steps` must be those of per-step batch "
+                    f"normalisation. Received: {self.inner_steps} and {self.evaluation_steps}; "
+                    f"layer {layer.name!r} has {layer.steps}"
+                )
+        if self.learned_rates is None:
+            return
+        steps = (self.inner_steps,) if "step" in self.learned_rates else ()
+        shapes: list[Any] = [steps]
+        if "tensor" in self.learned_rates:
+            shapes = [steps for _ in adapted]
+        elif self.learned_rates == "weight":
+            shapes = [shape for _, shape in adapted]
+        rate = self.rule.learning_rate
+        initial = np.asarray(rate[: self.inner_steps] if isinstance(rate, tuple) else rate)
+        self.rates = [
+            self.add_weight(shape=shape, initializer=Filled(initial), name=f"rate_{i}")
+            for i, shape in enumerate(shapes)
+        ]
 
-    def adapt_task(
-        self, support_x: Any, support_y: Any, *, training: bool
-    ) -> tuple[Params, Params]:
-        """Return the adapted weights φ_K and the model's state after the inner loop."""
+    def adapted_weights(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Return the name and shape of each tensor that the inner loop changes."""
+        chosen = chosen_variables(self.model, self.adapted_part)
+        variables = itertools.compress(self.model.trainable_variables, chosen)
+        return [(v.path, tuple(v.shape)) for v in variables]
+
+    def adapt_task(self, support_x: Any, support_y: Any, *, training: bool) -> Any:
+        """Return the adapted weights φ_K and the model's state, for `predict_task`."""
+        path = self.path(support_x, support_y, training=training)
+        return self.task_state(path.params[-1], path.states[-1], support_x, training=training)
+
+    def predict_task(self, state: Any, query_x: Any, *, training: bool) -> Any:
+        """Return the predictions `[queries, outputs]` at the adapted weights."""
+        called = self.query(state, query_x, training=training)
+        if training:
+            self._keep(called.state)
+        return called.outputs
+
+    def task_loss(
+        self, x: Inputs, y: Any, sample_weight: Any = None, *, first_order: bool | None = None
+    ) -> tuple[Any, Any]:
+        """Return `L_Q(φ_K) + λ L_Q(θ)` of one task, and the query predictions at φ_K."""
+        support_x = x["support_x"]
+        path = self.path(support_x, x["support_y"], training=True, first_order=first_order)
+        called = self.query(
+            self.task_state(path.params[-1], path.states[-1], support_x, training=True),
+            x["query_x"],
+            training=True,
+        )
+        loss = self.outer_loss(x, y, called, sample_weight)
+        joint, state = self.joint_loss(x, y, called.state, sample_weight)
+        self._keep(state)
+        return loss + joint, called.outputs
+
+    def path(
+        self, support_x: Any, support_y: Any, *, training: bool, first_order: bool | None = None
+    ) -> Path:
+        """Run the inner loop: φ_1 … φ_K, all of the model's weights, and its state behind each."""
+        params, state = self.start(support_x, support_y, training=training)
+        chosen = self._chosen(params)
+        step = self.inner_step(support_x, support_y, params, training=training)
+        path = inner_path(
+            step._replace(first_order=self.first_order if first_order is None else first_order),
+            list(itertools.compress(params, chosen)),
+            state,
+            self.steps(training),
+            self.tolerance,
+        )
+        return path._replace(params=[_merged(params, chosen, adapted) for adapted in path.params])
+
+    def start(self, support_x: Any, support_y: Any, *, training: bool) -> tuple[Params, Params]:
+        """Return θ and the state of the model, as tensors."""
+        del support_x, support_y, training  # for learners whose start depends on the task
+        return (
+            [tf.convert_to_tensor(v) for v in self.model.trainable_variables],
+            [tf.convert_to_tensor(v) for v in self.model.non_trainable_variables],
+        )
+
+    def inner_step(
+        self, support_x: Any, support_y: Any, params: Params, *, training: bool
+    ) -> InnerStep:
+        """Return how the inner loop takes a step; `params` has the weights that don't change."""
         if not self.compiled:
             raise ValueError(
                 f"{type(self).__name__} needs a loss for its inner loop: call compile(loss=...) "
                 "first."
             )
-        statistics: Statistics = "training" if self.batch_norm == "running" else "batch"
+        chosen = self._chosen(params)
 
-        def call(params: Params, state: Params) -> tuple[Any, Params, list[Any]]:
-            return functional_call(
-                self.model, params, state, support_x, training=training, statistics=statistics
+        def support_loss(adapted: Params, state: Params, k: Any) -> tuple[Any, Params]:
+            called = self.forward(
+                _merged(params, chosen, adapted),
+                state,
+                support_x,
+                training=training,
+                statistics=self._inner_statistics(),
+                step=k,
             )
-
-        chosen = chosen_variables(self.model, self.adapted_part)
-        start = [tf.convert_to_tensor(v) for v in self.model.trainable_variables]
-
-        def whole(params: Params) -> Params:
-            adapted = iter(params)
-            return [next(adapted) if c else p for c, p in zip(chosen, start, strict=True)]
-
-        def support_loss(params: Params, state: Params) -> tuple[Any, Params]:
-            outputs, state, penalties = call(whole(params), state)
             if self._classes_are_outputs():
-                _assert_labels_fit(support_y, outputs)
-            loss = self.compute_loss(y=support_y, y_pred=outputs, training=training)
-            return loss + sum(tf.cast(p, loss.dtype) for p in penalties), state
+                _assert_labels_fit(support_y, called.outputs)
+            # The losses' own metrics are for the queries.
+            with keras.StatelessScope():
+                loss = self.compute_loss(y=support_y, y_pred=called.outputs, training=training)
+            return loss + sum(tf.cast(x, loss.dtype) for x in called.losses), called.state
 
-        steps = self.inner_steps if training else self.evaluation_steps or self.inner_steps
-        params, state = inner_loop(
+        return InnerStep(
             support_loss,
-            list(itertools.compress(start, chosen)),
-            [tf.convert_to_tensor(v) for v in self.model.non_trainable_variables],
-            rule=self.inner_optimizer or SGD(self.inner_learning_rate),
-            steps=steps,
-            first_order=self.first_order,
-            names=[v.path for v in itertools.compress(self.model.trainable_variables, chosen)],
+            self.rule,
+            self._rates_of_step,
+            [name for name, _ in self.adapted_weights()],
             clip_norm=self.inner_clip_norm,
+            loss_scale=_HALF_PRECISION_SCALE if self.model.compute_dtype == "float16" else 1.0,
         )
-        params = whole(params)
+
+    def forward(
+        self,
+        params: Params,
+        state: Params,
+        x: Any,
+        *,
+        training: bool,
+        statistics: Statistics,
+        step: Any = -1,
+    ) -> Called:
+        """Compute the predictions at given weights, as those of inner step `step`."""
+        return functional_call(
+            self.model, params, state, x, training=training, statistics=statistics, step=step
+        )
+
+    def task_state(
+        self, params: Params, state: Params, support_x: Any, *, training: bool, step: int = -1
+    ) -> Any:
+        """Return what `query` needs to know of a task at the weights of inner step `step`."""
         if self.batch_norm == "support" and batch_norm_layers(self.model):
-            # The last inner step saw the statistics at φ_{K−1}.
-            _, state, _ = call(params, state)
+            # The last inner step saw the statistics at the weights before it.
+            state = self.forward(
+                params, state, support_x, training=training, statistics="batch", step=step
+            ).state
+        if self._sees_support():
+            return params, state, support_x
         return params, state
 
-    def predict_task(self, state: tuple[Params, Params], query_x: Any, *, training: bool) -> Any:
-        """Return the predictions `[queries, outputs]` at the adapted weights."""
+    def query(self, task_state: Any, query_x: Any, *, training: bool, step: int = -1) -> Called:
+        """Compute the query predictions, with the batch normalisation that was chosen."""
+        params, state = task_state[:2]
         statistics: dict[str, Statistics] = {
             "transductive": "batch",
             "support": "stored",
             "running": "training",
+            "with_support": "batch",
         }
-        params, model_state = state
-        outputs, model_state, _ = functional_call(
-            self.model,
-            params,
-            model_state,
-            query_x,
-            training=training,
-            statistics=statistics[self.batch_norm],
+
+        def call(x: Any) -> Called:
+            return self.forward(
+                params,
+                state,
+                x,
+                training=training,
+                statistics=statistics[self.batch_norm],
+                step=step,
+            )
+
+        if not self._sees_support():
+            return call(query_x)
+        support_x = task_state[2]
+        query_x = tf.nest.map_structure(tf.convert_to_tensor, query_x)
+
+        def one(query: Any) -> Any:
+            together = tf.nest.map_structure(
+                lambda s, q: tf.concat([s, q[None]], 0), support_x, query
+            )
+            called = call(together)
+            outputs = tf.nest.map_structure(lambda x: x[-1], called.outputs)
+            return outputs, called.state, sum(called.activity_losses, start=tf.zeros(()))
+
+        outputs, states, activity = map_tasks(one, query_x)
+        return Called(outputs, [x[-1] for x in states], [], [tf.reduce_mean(activity)])
+
+    def outer_loss(self, x: Inputs, y: Any, called: Called, sample_weight: Any) -> Any:
+        """Return the loss of query predictions, with regularisation losses of their activities."""
+        loss = self.compute_loss(x, y, called.outputs, sample_weight, training=True)
+        return loss + sum(tf.cast(value, loss.dtype) for value in called.activity_losses)
+
+    def joint_loss(
+        self, x: Inputs, y: Any, state: Params, sample_weight: Any
+    ) -> tuple[Any, Params]:
+        """Return `λ L_Q(θ)` and the model's state behind it."""
+        if not self.joint_weight:
+            return 0.0, state
+        params, _ = self.start(x["support_x"], x["support_y"], training=True)
+        called = self.forward(
+            params, state, x["query_x"], training=True, statistics=self._inner_statistics(), step=0
         )
-        if training:
-            self._keep(model_state)
-        return outputs
+        with keras.StatelessScope():
+            loss = self.outer_loss(x, y, called, sample_weight)
+        return self.joint_weight * loss, called.state
+
+    def steps(self, training: bool) -> int:
+        """Return the number of inner steps, K."""
+        return self.inner_steps if training else self.evaluation_steps or self.inner_steps
 
     def check_labels(self, labels: Array) -> None:
         """Check that integer class labels fit the width of the model's output."""
         if not (self.built and self.compiled and self._classes_are_outputs()):
             return
-        example = keras.KerasTensor((1, *self.example_shape), dtype=self.model.input_dtype)
-        width = self.model.compute_output_spec(example).shape[-1]
+        width = self.model.compute_output_spec(self.example).shape[-1]
         if not np.issubdtype(labels.dtype, np.integer):
             raise ValueError(f"labels must be integers. Received: dtype={labels.dtype}")
         if labels.min() < 0 or labels.max() >= width:
@@ -201,20 +359,24 @@ class MAML(MetaLearner):
                 f"must not be more. Received: labels from {labels.min()} to {labels.max()}"
             )
 
-    def adapted_model(self, state: tuple[Params, Params]) -> keras.Model:
+    def adapted_model(self, state: Any) -> keras.Model:
         """Return the user's model with the adapted weights.
 
         With `batch_norm="transductive"` its batch normalisation uses the batch at hand, like the
-        learner's; with `"support"` it has the support set's statistics stored.
+        learner's; with `"support"` it has the support set's statistics stored. With
+        `"with_support"` the support set is in it. Per-step batch normalisation becomes an
+        ordinary one, that of the last step.
         """
-        adapted = copy_of(self.model)
-        if self.batch_norm == "transductive" and batch_norm_layers(adapted):
-            adapted = self._with_batch_at_hand(adapted)
+        if self._sees_support():
+            return super().adapted_model(state)
+        adapted = self._copy_for_a_task()
         params, model_state = state
-        for variable, value in zip(adapted.trainable_variables, params, strict=True):
-            variable.assign(value)
-        for variable, value in zip(adapted.non_trainable_variables, model_state, strict=True):
-            variable.assign(value)
+        for variables, values in (
+            (adapted.trainable_variables, params),
+            (adapted.non_trainable_variables, model_state),
+        ):
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value if variable.shape == value.shape else value[-1])
         return adapted
 
     def get_config(self) -> dict[str, Any]:
@@ -227,6 +389,8 @@ class MAML(MetaLearner):
             "evaluation_steps": self.evaluation_steps,
             "inner_optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
             "inner_clip_norm": self.inner_clip_norm,
+            "learned_rates": self.learned_rates,
+            "joint_weight": self.joint_weight,
             "adapt": keras.saving.serialize_keras_object(self.adapted_part),
             "batch_norm": self.batch_norm,
         }
@@ -239,19 +403,68 @@ class MAML(MetaLearner):
         learner: MAML = super().from_config({**config, "inner_optimizer": rule, "adapt": part})
         return learner
 
-    def _with_batch_at_hand(self, model: keras.Model) -> keras.Model:
-        error = ValueError(
-            "A subclassed model or layer with batch normalisation in it cannot be adapted with "
-            "batch_norm='transductive'; use 'support' or 'running'. "
-            f"Received: model={self.model.name!r}"
-        )
-        try:
-            clone = keras.models.clone_model(model, clone_function=_batch_at_hand, recursive=True)
-        except ValueError as cause:
-            raise error from cause
+    def _check_rates(self) -> None:
+        rate = self.rule.learning_rate
+        longest = max(self.inner_steps, self.evaluation_steps or 1)
+        by_step = self.learned_rates is not None and "step" in self.learned_rates
+        if isinstance(rate, tuple) and self.learned_rates is not None and not by_step:
+            raise ValueError(
+                f"The inner learning rate must be one number for learned_rates="
+                f"{self.learned_rates!r}. Received: {len(rate)} rates"
+            )
+        rates = len(rate) if isinstance(rate, tuple) else longest
+        rates = min(rates, self.inner_steps) if by_step else rates
+        if rates < longest:
+            raise ValueError(
+                "`evaluation_steps` and `inner_steps` must be at most the number of inner rates, "
+                f"which differ by step. Received: {longest} steps, {rates} rates"
+            )
+
+    def _rates_of_step(self, k: Any) -> Rates:
+        number = len(self.adapted_weights())
+        if self.learned_rates is None:
+            rate = self.rule.learning_rate
+            if not isinstance(rate, tuple):
+                return [rate] * number
+            if isinstance(k, int):
+                return [rate[k]] * number
+            return [tf.gather(tf.constant(rate, self.variable_dtype), k)] * number
+        rates = [tf.convert_to_tensor(r) for r in self.rates]
+        if "step" in self.learned_rates:
+            rates = [r[k] for r in rates]
+        return rates if len(rates) == number else rates * number
+
+    def _chosen(self, params: Params) -> list[bool]:
+        """Return for each of `params` whether the inner loop changes it; those at the end it does.
+
+        A learner may have weights behind the model's own, that are made anew for each task.
+        """
+        chosen = chosen_variables(self.model, self.adapted_part)
+        return chosen + [True] * (len(params) - len(chosen))
+
+    def _inner_statistics(self) -> Statistics:
+        return "training" if self.batch_norm == "running" else "batch"
+
+    def _sees_support(self) -> bool:
+        return self.batch_norm == "with_support" and bool(batch_norm_layers(self.model))
+
+    def _copy_for_a_task(self) -> keras.Model:
+        """Return a copy of the model, with the batch normalisation that a task needs."""
+        at_hand = self.batch_norm == "transductive" and bool(batch_norm_layers(self.model))
+        if not at_hand and not per_step_layers(self.model):
+            return copy_of(self.model)
+        cls = BatchAtHandNormalization if at_hand else keras.layers.BatchNormalization
+        clone = exchanged(self.model, lambda layer: ordinary_batch_norm(layer, cls))
         # Cloning does not look into layers of one's own.
-        if not all(isinstance(x, BatchAtHandNormalization) for x in batch_norm_layers(clone)):
-            raise error
+        wrong = at_hand and not all(
+            isinstance(x, cls) for x in batch_norm_layers(clone or self.model)
+        )
+        if clone is None or wrong or per_step_layers(clone):
+            raise ValueError(
+                "A subclassed model or layer with batch normalisation in it cannot be adapted with "
+                "batch_norm='transductive'; use 'support' or 'running'. "
+                f"Received: model={self.model.name!r}"
+            )
         return clone
 
     def _classes_are_outputs(self) -> bool:
@@ -271,7 +484,10 @@ class MAML(MetaLearner):
 
 
 def FOMAML(  # noqa: N802
-    model: keras.Model, inner_learning_rate: float = 0.01, inner_steps: int = 1, **kwargs: Any
+    model: keras.Model,
+    inner_learning_rate: float | Sequence[float] = 0.01,
+    inner_steps: int = 1,
+    **kwargs: Any,
 ) -> MAML:
     """Return first-order MAML: `MAML(..., first_order=True)`.
 
@@ -284,11 +500,75 @@ def FOMAML(  # noqa: N802
     return MAML(model, inner_learning_rate, inner_steps, first_order=True, **kwargs)
 
 
-def _batch_at_hand(layer: keras.layers.Layer) -> keras.layers.Layer:
-    cls = type(layer)
-    if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
-        cls = BatchAtHandNormalization
-    return cls.from_config(layer.get_config())
+def MetaSGD(  # noqa: N802
+    model: keras.Model, inner_learning_rate: float = 0.01, inner_steps: int = 1, **kwargs: Any
+) -> MAML:
+    """Return Meta-SGD: MAML that learns a rate for each single weight, `φ = θ − α ∘ ∇L_S(θ)`.
+
+    α has θ's shape, starts at `inner_learning_rate` everywhere (the paper draws it at random) and
+    is trained by the outer loop. Arguments are those of `MAML` without `learned_rates`.
+
+    Example:
+        >>> learner = tfmeta.MetaSGD(tfmeta.models.conv4((28, 28, 1), 5), inner_learning_rate=0.1)
+
+    Reference:
+        Li, Zhou, Chen and Li, *Meta-SGD: Learning to Learn Quickly for Few-Shot Learning*, 2017.
+    """
+    return MAML(model, inner_learning_rate, inner_steps, learned_rates="weight", **kwargs)
+
+
+def refuse(learner: MAML, model: Any, arguments: dict[str, Any], *names: str) -> None:
+    """Raise if a learner that does not differentiate through its inner steps is asked to.
+
+    Raises:
+        TypeError: If one of `names` is among the arguments.
+        ValueError: If the model has per-step batch normalisation, whose steps must be unrolled.
+    """
+    method = type(learner).__name__
+    for name in names:
+        if name in arguments:
+            raise TypeError(f"{method} has no argument `{name}`. Received: {arguments[name]!r}")
+    if isinstance(model, keras.Model) and per_step_layers(model):
+        raise ValueError(
+            f"`model` must have ordinary batch normalisation for {method}. Received: per-step "
+            f"batch normalisation in layer {per_step_layers(model)[0].name!r}"
+        )
+
+
+class Filled(keras.initializers.Initializer):
+    """Fill a rate with a number, or with one for each step."""
+
+    def __init__(self, value: Array) -> None:
+        self.value = value
+
+    def __call__(self, shape: Any, dtype: Any = None, **kwargs: Any) -> Any:
+        return keras.ops.broadcast_to(keras.ops.cast(self.value, dtype), shape)
+
+
+def _rule(rule: UpdateRule | None, learning_rate: Any) -> UpdateRule:
+    if rule is None:
+        try:
+            return SGD(learning_rate)
+        except (TypeError, ValueError) as error:
+            raise type(error)(str(error).replace("learning_rate", "inner_learning_rate")) from None
+    if (
+        isinstance(rule, str)
+        or not all(
+            hasattr(rule, name) for name in ("learning_rate", "init", "update", "get_config")
+        )
+        or isinstance(rule, keras.optimizers.Optimizer)
+    ):
+        raise TypeError(
+            "`inner_optimizer` must be a rule of tfmeta.inner_optimizers: SGD, RMSprop or Adam, as "
+            "in inner_optimizer=tfmeta.inner_optimizers.Adam(0.01). Keras's optimizers cannot be "
+            f"differentiated through. Received: inner_optimizer={rule!r}"
+        )
+    return rule
+
+
+def _merged(params: Params, chosen: list[bool], adapted: Params) -> Params:
+    new = iter(adapted)
+    return [next(new) if c else p for c, p in zip(chosen, params, strict=True)]
 
 
 def _assert_labels_fit(labels: Any, outputs: Any) -> None:

@@ -112,15 +112,7 @@ class PrototypicalNetwork(MetaLearner):
 
     def check_labels(self, labels: Array) -> None:
         """Check that the labels are the integers `0..ways-1`, none of them missing."""
-        if not np.issubdtype(labels.dtype, np.integer) or labels.min() != 0:
-            missing = True
-        else:
-            missing = len(np.unique(labels)) != labels.max() + 1
-        if missing:
-            raise ValueError(
-                "labels must be the integers 0..ways-1, with at least one example of each class. "
-                f"Received: {np.unique(labels).tolist()}"
-            )
+        check_class_labels(labels)
 
     def adapted_model(self, state: tuple[Any, Any]) -> keras.Model:
         """Return encoder and head as one model of Keras's own layers, with the same logits.
@@ -135,7 +127,9 @@ class PrototypicalNetwork(MetaLearner):
         means = tf.cast(tf.boolean_mask(means, present), t.dtype)
         ways, dtype = means.shape[0], t.dtype.name
         encoder = copy_of(self.model)
-        inputs = keras.Input(self.example_shape, dtype=encoder.input_dtype)
+        inputs = keras.tree.map_structure(
+            lambda x: keras.Input(x.shape[1:], dtype=x.dtype), self.example
+        )
         z = encoder(inputs)
         if self.distance == "cosine":
             head = keras.layers.Dense(ways, use_bias=False, dtype=dtype, name="prototypes")
@@ -184,14 +178,8 @@ class PrototypicalNetwork(MetaLearner):
         return embedded
 
     def _prototypes(self, embedded: Any, labels: Any) -> tuple[Any, Any]:
-        labels = tf.cast(labels, tf.int32)
-        # XLA needs a static number of ways; there it is the most that the support set can have.
-        ways = embedded.shape[1] if self._static_ways() else tf.reduce_max(labels) + 1
-        present = tf.reduce_any(tf.one_hot(labels, ways, on_value=True, off_value=False), axis=1)
+        ways, present = present_classes(labels, static=bool(self.compiled and self.jit_compile))
         return prototypes(embedded, labels, ways), present
-
-    def _static_ways(self) -> bool:
-        return bool(self.compiled and self.jit_compile)
 
     def _logits(self, embedded: Any, means: Any, present: Any) -> Any:
         if self.distance == "cosine":
@@ -201,6 +189,29 @@ class PrototypicalNetwork(MetaLearner):
         logits = tf.cast(self.temperature, similarity.dtype) * similarity
         # A class without support examples cannot be predicted.
         return tf.where(present[:, None, :], logits, logits.dtype.min / 2)
+
+
+def check_class_labels(labels: Array) -> None:
+    """Raise a `ValueError` unless labels are the integers `0..ways-1`, none of them missing."""
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() != 0:
+        missing = True
+    else:
+        missing = len(np.unique(labels)) != labels.max() + 1
+    if missing:
+        raise ValueError(
+            "labels must be the integers 0..ways-1, with at least one example of each class. "
+            f"Received: {np.unique(labels).tolist()}"
+        )
+
+
+def present_classes(labels: Any, static: bool) -> tuple[Any, Any]:
+    """Return the number of ways of `labels` `[tasks, n]`, and which are there, `[tasks, ways]`.
+
+    XLA needs a number that is `static`; that is then the most that a support set can have.
+    """
+    labels = tf.cast(labels, tf.int32)
+    ways = labels.shape[1] if static else tf.reduce_max(labels) + 1
+    return ways, tf.reduce_any(tf.one_hot(labels, ways, on_value=True, off_value=False), axis=1)
 
 
 def _sizes(x: Any, axes: int) -> list[Any]:

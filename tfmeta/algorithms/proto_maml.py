@@ -1,0 +1,141 @@
+"""MAML that starts from the head of a Prototypical Network.
+
+Triantafillou et al., *Meta-Dataset: A Dataset of Datasets for Learning to Learn from Few Examples*,
+ICLR 2020.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfmeta.algorithms.maml import MAML
+from tfmeta.algorithms.prototypical import check_class_labels, present_classes
+from tfmeta.functional import Called
+from tfmeta.meta_learner import MetaLearner
+from tfmeta.ops import prototypes
+from tfmeta.types import Array, Params
+
+
+@keras.saving.register_keras_serializable(package="tfmeta")
+class ProtoMAML(MAML):
+    """MAML with a head that starts at each task's prototypes, for any number of ways.
+
+    With `c_k` the mean embedding of class k's support examples, the head starts at `W = 2 c_k` and
+    `b = −‖c_k‖²`, which gives the logits of a Prototypical Network up to what all classes share.
+    Head and encoder are then adapted as in MAML, and the outer gradient flows through that start.
+
+    Args:
+        encoder: A `keras.Model` `[n, ...]` → `[n, d]`; there is no head to it.
+        inner_learning_rate: α, positive; a sequence has one for each inner step.
+        inner_steps: K, in training.
+        first_order: Take the inner gradient as a constant. The start is differentiated always.
+        **kwargs: Those of `MAML`. `adapt` chooses among the encoder's weights, the head is always
+            adapted; `adapt=()` adapts the head only. The rates that are learnt for the head are
+            single numbers, as its shape depends on the task.
+
+    Raises:
+        TypeError: If `encoder` is not a Keras model, or a number is no number.
+        ValueError: If a value is out of range, or the encoder does not return vectors.
+
+    Example:
+        ```python
+        learner = tfmeta.ProtoMAML(tfmeta.models.conv4((28, 28, 1)), inner_learning_rate=0.01)
+        learner.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        learner.fit(sampler.dataset(meta_batch_size=16), steps_per_epoch=500, epochs=20)
+        ```
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        inner_learning_rate: Any = 0.01,
+        inner_steps: int = 1,
+        first_order: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(encoder, inner_learning_rate, inner_steps, first_order, **kwargs)
+
+    def adapted_weights(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Return the name and shape of each tensor that is adapted; of the head `()`."""
+        encoder = [] if self._head_only() else super().adapted_weights()
+        return [*encoder, ("prototypes/kernel", ()), ("prototypes/bias", ())]
+
+    def start(self, support_x: Any, support_y: Any, *, training: bool) -> tuple[Params, Params]:
+        """Return θ with the head of this task's prototypes behind it, and the encoder's state."""
+        params, state = super().start(support_x, support_y, training=training)
+        called = super().forward(
+            params,
+            state,
+            support_x,
+            training=training,
+            statistics=self._inner_statistics(),
+            step=0,
+        )
+        embedded = tf.cast(called.outputs, params[0].dtype)
+        if len(embedded.shape) != 2:
+            raise ValueError(
+                "`encoder` must return one vector [n, d] for each example. "
+                f"Received: shape={tuple(embedded.shape)}"
+            )
+        static = bool(self.compiled and self.jit_compile) and not tf.executing_eagerly()
+        ways, present = present_classes(support_y[None], static)
+        means = prototypes(embedded[None], support_y[None], ways)[0]
+        # A class without support examples, which XLA has room for, cannot be predicted.
+        bias = tf.where(present[0], -tf.reduce_sum(means**2, axis=-1), means.dtype.min / 2)
+        return [*params, 2 * tf.transpose(means), bias], called.state
+
+    def forward(self, params: Params, *args: Any, **kwargs: Any) -> Called:
+        """Compute the logits at given weights of encoder and head."""
+        *encoder, kernel, bias = params
+        called = super().forward(encoder, *args, **kwargs)
+        return called._replace(outputs=tf.cast(called.outputs, kernel.dtype) @ kernel + bias)
+
+    def check_labels(self, labels: Array) -> None:
+        """Check that the labels are the integers `0..ways-1`, none of them missing."""
+        check_class_labels(labels)
+
+    def adapted_model(self, state: Any) -> keras.Model:
+        """Return encoder and head as one model."""
+        if self._sees_support():
+            return MetaLearner.adapted_model(self, state)
+        (*params, kernel, bias), model_state = state
+        encoder = super().adapted_model((params, model_state))
+        inputs = keras.tree.map_structure(
+            lambda x: keras.Input(x.shape[1:], dtype=x.dtype), self.example
+        )
+        head = keras.layers.Dense(kernel.shape[1], dtype=kernel.dtype.name, name="prototypes")
+        outputs = head(encoder(inputs))
+        head.set_weights([np.asarray(kernel), np.asarray(bias)])
+        return keras.Model(inputs, outputs, name="adapted")
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments, for Keras's saving."""
+        config = super().get_config()
+        config["encoder"] = config.pop("model")
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ProtoMAML:
+        """Make a learner from what `get_config` returned."""
+        config = dict(config)
+        rule = keras.saving.deserialize_keras_object(config.pop("inner_optimizer"))
+        part = keras.saving.deserialize_keras_object(config.pop("adapt"))
+        encoder = keras.saving.deserialize_keras_object(config.pop("encoder"))
+        return cls(encoder, inner_optimizer=rule, adapt=part, **config)
+
+    def _head_only(self) -> bool:
+        part = self.adapted_part
+        return isinstance(part, list | tuple) and len(part) == 0
+
+    def _chosen(self, params: Params) -> list[bool]:
+        if not self._head_only():
+            return super()._chosen(params)
+        encoder = len(self.model.trainable_variables)
+        return [False] * encoder + [True] * (len(params) - encoder)
+
+    def _classes_are_outputs(self) -> bool:
+        return False

@@ -1,0 +1,197 @@
+"""Reptile.
+
+Nichol, Achiam and Schulman, *On First-Order Meta-Learning Algorithms*, 2018.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfmeta.algorithms.maml import MAML, Filled, refuse
+from tfmeta.checks import check_count, check_positive
+from tfmeta.inner_loop import InnerStep, Path, inner_solution
+from tfmeta.task_map import current_task
+from tfmeta.types import Inputs, Params
+
+
+@keras.saving.register_keras_serializable(package="tfmeta")
+class Reptile(MAML):
+    """Move the initialisation towards the adapted weights, `θ ← θ + ε · mean_i(φ_i − θ)`.
+
+    `φ_i` is what K inner steps on task i's support set make of θ. The query set is not trained
+    on, only scored. `ε (θ − mean φ)` is handed to the optimizer given to `compile` as a gradient:
+    `keras.optimizers.SGD(1.0)` gives the published rule.
+
+    The slots of the inner optimizer are weights of the learner: each task of a meta-batch begins
+    with those that the task before it left, and evaluation begins with the training's and leaves
+    them as they are, as published. Batch normalisation is transductive by default;
+    `batch_norm="with_support"` is the paper's other evaluation, in which each query is seen
+    alone with the whole support set.
+
+    Args:
+        model: Any `keras.Model`; its weights are the initialisation θ, and `fit` changes them.
+        inner_learning_rate: Rate of plain gradient descent, where there is no `inner_optimizer`.
+        inner_steps: K, in training.
+        outer_learning_rate: ε in the first step, positive.
+        annealing_steps: Let ε fall to 0 linearly over this many outer steps; `None` keeps it.
+        inner_batch_size: Examples of the support set in an inner step, drawn without repetition
+            until all were seen; `None`, or more than there are, takes all of them.
+        seed: Of the order in which they are drawn, which is a function of this, the outer step
+            and the task (XLA draws another than plain TensorFlow); evaluation has an order that
+            never changes.
+        **kwargs: Those of `MAML` but `first_order`, `learned_rates` and `joint_weight`. Published
+            is `inner_optimizer=tfmeta.inner_optimizers.Adam(0.001, beta_1=0.0)`.
+
+    Raises:
+        TypeError: If a number is no number.
+        ValueError: If a value is out of range, or the model has per-step batch normalisation.
+
+    Example:
+        ```python
+        learner = tfmeta.Reptile(model, inner_steps=5, inner_batch_size=10, evaluation_steps=50,
+                                 inner_optimizer=tfmeta.inner_optimizers.Adam(1e-3, beta_1=0.0),
+                                 annealing_steps=100_000)
+        learner.compile(keras.optimizers.SGD(1.0),
+                        keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        ```
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        inner_learning_rate: float | Sequence[float] = 0.01,
+        inner_steps: int = 5,
+        *,
+        outer_learning_rate: float = 1.0,
+        annealing_steps: int | None = None,
+        inner_batch_size: int | None = None,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        refuse(self, model, kwargs, "first_order", "learned_rates", "joint_weight")
+        super().__init__(model, inner_learning_rate, inner_steps, **kwargs)
+        check_positive("outer_learning_rate", outer_learning_rate)
+        check_count("seed", seed, least=0)
+        for name, value in (
+            ("annealing_steps", annealing_steps),
+            ("inner_batch_size", inner_batch_size),
+        ):
+            if value is not None:
+                check_count(name, value)
+        self.outer_learning_rate = outer_learning_rate
+        self.annealing_steps = annealing_steps
+        self.inner_batch_size = inner_batch_size
+        self.seed = seed
+
+    def build(self, input_shape: Any) -> None:
+        """Build the wrapped model, and the slots of the inner optimizer."""
+        super().build(input_shape)
+        with tf.init_scope():
+            shapes = [shape for _, shape in self.adapted_weights()]
+            empty = self.rule.init([tf.zeros(shape, self.variable_dtype) for shape in shapes])
+            start = [np.asarray(slot) for slot in empty]
+        self.slots = [
+            self.add_weight(
+                shape=slot.shape,
+                dtype=slot.dtype.name,
+                initializer=Filled(slot),
+                trainable=False,
+                name=f"slot_{i}",
+            )
+            for i, slot in enumerate(start)
+        ]
+
+    def path(
+        self, support_x: Any, support_y: Any, *, training: bool, first_order: bool | None = None
+    ) -> Path:
+        """Run the inner loop, without an outer gradient."""
+        params, state = self.start(support_x, support_y, training=training)
+        chosen = self._chosen(params)
+        adapted, state, slots = inner_solution(
+            self.inner_step(support_x, support_y, params, training=training),
+            list(itertools.compress(params, chosen)),
+            state,
+            [tf.convert_to_tensor(slot) for slot in self.slots],
+            self.steps(training),
+        )
+        if training:
+            for variable, value in zip(self.slots, slots, strict=True):
+                variable.assign(value)
+        new = iter(adapted)
+        whole = [next(new) if c else p for c, p in zip(chosen, params, strict=True)]
+        return Path([whole], [state], tf.cast(self.steps(training), adapted[0].dtype))
+
+    def inner_step(
+        self, support_x: Any, support_y: Any, params: Params, *, training: bool
+    ) -> InnerStep:
+        """Return how the inner loop takes a step, on some of the support set or all of it."""
+        whole = super().inner_step(support_x, support_y, params, training=training)
+        examples, size = tf.nest.flatten(support_x)[0].shape[0], self.inner_batch_size
+        if size is None or (examples is not None and examples <= size):
+            return whole
+        rows = self._rows(tf.nest.flatten(support_x)[0], training)
+
+        def support_loss(adapted: Params, state: Params, k: Any) -> Any:
+            drawn = rows[k * size : (k + 1) * size]
+            x, y = tf.nest.map_structure(
+                lambda part: tf.gather(part, drawn), (support_x, support_y)
+            )
+            step = super(Reptile, self).inner_step(x, y, params, training=training)
+            return step.support_loss(adapted, state, k)
+
+        return whole._replace(support_loss=support_loss)
+
+    def task_gradients(self, x: Inputs, y: Any, sample_weight: Any = None, **options: Any) -> Any:
+        """Return the query loss of one task, `ε (θ − φ)`, and the query predictions."""
+        params, _ = self.start(x["support_x"], x["support_y"], training=True)
+        path = self.path(x["support_x"], x["support_y"], training=True)
+        state = self.task_state(path.params[-1], path.states[-1], x["support_x"], training=True)
+        called = self.query(state, x["query_x"], training=True)
+        self._keep(called.state)
+        rate = tf.cast(self.outer_rate(), self.variable_dtype)
+        gradients = [
+            self.optimizer.scale_loss(rate * (start - end))
+            for start, end in zip(params, path.params[-1], strict=True)
+        ]
+        return self.outer_loss(x, y, called, sample_weight), gradients, called.outputs
+
+    def outer_rate(self) -> Any:
+        """Return ε in the current outer step."""
+        if self.annealing_steps is None:
+            return self.outer_learning_rate
+        done = tf.cast(self.optimizer.iterations, self.variable_dtype) / self.annealing_steps
+        return self.outer_learning_rate * tf.maximum(1 - done, 0)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments, for Keras's saving."""
+        config = super().get_config()
+        without = ("first_order", "learned_rates", "joint_weight")
+        return {
+            **{k: v for k, v in config.items() if k not in without},
+            "outer_learning_rate": self.outer_learning_rate,
+            "annealing_steps": self.annealing_steps,
+            "inner_batch_size": self.inner_batch_size,
+            "seed": self.seed,
+        }
+
+    def _sums_over_tasks(self) -> bool:
+        super()._sums_over_tasks()  # checks the loss
+        return False
+
+    def _rows(self, examples: Any, training: bool) -> Any:
+        """Return the numbers of the examples of all inner steps, one pass after another."""
+        assert self.inner_batch_size is not None
+        n = tf.shape(examples)[0]
+        passes = -(-self.steps(training) * self.inner_batch_size // n)
+        seed = tf.constant([-1, 0], tf.int64)
+        if training:
+            task = current_task()
+            number = self.seed * 2**20 + tf.cast(0 if task is None else task, tf.int64)
+            seed = tf.stack([tf.cast(self.optimizer.iterations, tf.int64), number])
+        return tf.reshape(tf.argsort(tf.random.stateless_uniform([passes, n], seed), axis=1), [-1])
