@@ -137,19 +137,12 @@ class MAML(MetaLearner):
         self.first_order = first_order
         self.evaluation_steps = evaluation_steps
         self.batch_norm = batch_norm
-        self._check_rates()
+        self._check_steps()
 
     def build(self, input_shape: Any) -> None:
         """Build the wrapped model, check that it has what `adapt` chooses, make learned rates."""
         super().build(input_shape)
         adapted = self.adapted_weights()
-        for layer in per_step_layers(self.model):
-            if {self.inner_steps, self.evaluation_steps or self.inner_steps} != {layer.steps}:
-                raise ValueError(
-                    "`inner_steps` and `evaluation_steps` must be those of per-step batch "
-                    f"normalisation. Received: {self.inner_steps} and {self.evaluation_steps}; "
-                    f"layer {layer.name!r} has {layer.steps}"
-                )
         if self.learned_rates is None:
             return
         steps = (self.inner_steps,) if "step" in self.learned_rates else ()
@@ -403,7 +396,15 @@ class MAML(MetaLearner):
         learner: MAML = super().from_config({**config, "inner_optimizer": rule, "adapt": part})
         return learner
 
-    def _check_rates(self) -> None:
+    def _check_steps(self) -> None:
+        """Check that each inner step has its rate and its batch normalisation."""
+        for layer in per_step_layers(self.model):
+            if {self.inner_steps, self.evaluation_steps or self.inner_steps} != {layer.steps}:
+                raise ValueError(
+                    "`inner_steps` and `evaluation_steps` must be those of per-step batch "
+                    f"normalisation. Received: {self.inner_steps} and {self.evaluation_steps}; "
+                    f"layer {layer.name!r} has {layer.steps}"
+                )
         rate = self.rule.learning_rate
         longest = max(self.inner_steps, self.evaluation_steps or 1)
         by_step = self.learned_rates is not None and "step" in self.learned_rates
