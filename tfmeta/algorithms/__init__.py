@@ -1,8 +1,9 @@
 """One file a method."""
 
 from tfmeta.algorithms.implicit_maml import ImplicitMAML
-from tfmeta.algorithms.maml import FOMAML, MAML, MetaSGD
+from tfmeta.algorithms.maml import FOMAML, MAML
 from tfmeta.algorithms.maml_plus_plus import MAMLPlusPlus
+from tfmeta.algorithms.meta_sgd import MetaSGD
 from tfmeta.algorithms.partial import ANIL, BOIL
 from tfmeta.algorithms.proto_maml import ProtoMAML
 from tfmeta.algorithms.prototypical import PrototypicalNetwork

@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tfmeta.algorithms.rates import (
+    LEARNED_RATES,
+    Filled,
+    LearnedRates,
+    check_enough,
+    given_rate,
+    shapes_of_rates,
+)
 from tfmeta.checks import check_at_least_zero, check_count, check_positive
 from tfmeta.functional import (
     BATCH_NORM_MODES,
@@ -31,9 +39,6 @@ from tfmeta.layers import BatchAtHandNormalization, exchanged, ordinary_batch_no
 from tfmeta.meta_learner import MetaLearner, copy_of
 from tfmeta.task_map import map_tasks
 from tfmeta.types import Array, Inputs, Params, Rates
-
-LearnedRates = Literal["scalar", "step", "tensor", "tensor_step", "weight"]
-LEARNED_RATES = ("scalar", "step", "tensor", "tensor_step", "weight")
 
 # Keeps the gradients of a mean loss above what float16 can hold.
 _HALF_PRECISION_SCALE = 1024.0
@@ -145,17 +150,12 @@ class MAML(MetaLearner):
         adapted = self.adapted_weights()
         if self.learned_rates is None:
             return
-        steps = (self.inner_steps,) if "step" in self.learned_rates else ()
-        shapes: list[Any] = [steps]
-        if "tensor" in self.learned_rates:
-            shapes = [steps for _ in adapted]
-        elif self.learned_rates == "weight":
-            shapes = [shape for _, shape in adapted]
-        rate = self.rule.learning_rate
-        initial = np.asarray(rate[: self.inner_steps] if isinstance(rate, tuple) else rate)
+        initial = Filled(self.rule.learning_rate, self.inner_steps)
         self.rates = [
-            self.add_weight(shape=shape, initializer=Filled(initial), name=f"rate_{i}")
-            for i, shape in enumerate(shapes)
+            self.add_weight(shape=shape, initializer=initial, name=f"rate_{i}")
+            for i, shape in enumerate(
+                shapes_of_rates(self.learned_rates, self.inner_steps, [x for _, x in adapted])
+            )
         ]
 
     def adapted_weights(self) -> list[tuple[str, tuple[int, ...]]]:
@@ -405,31 +405,14 @@ class MAML(MetaLearner):
                     f"normalisation. Received: {self.inner_steps} and {self.evaluation_steps}; "
                     f"layer {layer.name!r} has {layer.steps}"
                 )
-        rate = self.rule.learning_rate
-        longest = max(self.inner_steps, self.evaluation_steps or 1)
-        by_step = self.learned_rates is not None and "step" in self.learned_rates
-        if isinstance(rate, tuple) and self.learned_rates is not None and not by_step:
-            raise ValueError(
-                f"The inner learning rate must be one number for learned_rates="
-                f"{self.learned_rates!r}. Received: {len(rate)} rates"
-            )
-        rates = len(rate) if isinstance(rate, tuple) else longest
-        rates = min(rates, self.inner_steps) if by_step else rates
-        if rates < longest:
-            raise ValueError(
-                "`evaluation_steps` and `inner_steps` must be at most the number of inner rates, "
-                f"which differ by step. Received: {longest} steps, {rates} rates"
-            )
+        check_enough(
+            self.rule.learning_rate, self.learned_rates, self.inner_steps, self.evaluation_steps
+        )
 
     def _rates_of_step(self, k: Any) -> Rates:
         number = len(self.adapted_weights())
         if self.learned_rates is None:
-            rate = self.rule.learning_rate
-            if not isinstance(rate, tuple):
-                return [rate] * number
-            if isinstance(k, int):
-                return [rate[k]] * number
-            return [tf.gather(tf.constant(rate, self.variable_dtype), k)] * number
+            return [given_rate(self.rule.learning_rate, k, self.variable_dtype)] * number
         rates = [tf.convert_to_tensor(r) for r in self.rates]
         if "step" in self.learned_rates:
             rates = [r[k] for r in rates]
@@ -501,23 +484,6 @@ def FOMAML(  # noqa: N802
     return MAML(model, inner_learning_rate, inner_steps, first_order=True, **kwargs)
 
 
-def MetaSGD(  # noqa: N802
-    model: keras.Model, inner_learning_rate: float = 0.01, inner_steps: int = 1, **kwargs: Any
-) -> MAML:
-    """Return Meta-SGD: MAML that learns a rate for each single weight, `φ = θ − α ∘ ∇L_S(θ)`.
-
-    α has θ's shape, starts at `inner_learning_rate` everywhere (the paper draws it at random) and
-    is trained by the outer loop. Arguments are those of `MAML` without `learned_rates`.
-
-    Example:
-        >>> learner = tfmeta.MetaSGD(tfmeta.models.conv4((28, 28, 1), 5), inner_learning_rate=0.1)
-
-    Reference:
-        Li, Zhou, Chen and Li, *Meta-SGD: Learning to Learn Quickly for Few-Shot Learning*, 2017.
-    """
-    return MAML(model, inner_learning_rate, inner_steps, learned_rates="weight", **kwargs)
-
-
 def refuse(learner: MAML, model: Any, arguments: dict[str, Any], *names: str) -> None:
     """Raise if a learner that does not differentiate through its inner steps is asked to.
 
@@ -534,16 +500,6 @@ def refuse(learner: MAML, model: Any, arguments: dict[str, Any], *names: str) ->
             f"`model` must have ordinary batch normalisation for {method}. Received: per-step "
             f"batch normalisation in layer {per_step_layers(model)[0].name!r}"
         )
-
-
-class Filled(keras.initializers.Initializer):
-    """Fill a rate with a number, or with one for each step."""
-
-    def __init__(self, value: Array) -> None:
-        self.value = value
-
-    def __call__(self, shape: Any, dtype: Any = None, **kwargs: Any) -> Any:
-        return keras.ops.broadcast_to(keras.ops.cast(self.value, dtype), shape)
 
 
 def _rule(rule: UpdateRule | None, learning_rate: Any) -> UpdateRule:

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
-from tfmeta.algorithms.maml import MAML, LearnedRates
+from tfmeta.algorithms.maml import MAML
+from tfmeta.algorithms.rates import LearnedRates
 from tfmeta.checks import check_at_least_zero, check_count, check_positive
 from tfmeta.inner_loop import Path
 from tfmeta.layers import per_step_batch_norm as with_per_step_batch_norm

@@ -13,7 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfmeta.algorithms.maml import MAML, Filled, refuse
+from tfmeta.algorithms.maml import MAML, refuse
+from tfmeta.algorithms.rates import Filled
 from tfmeta.checks import check_count, check_positive
 from tfmeta.inner_loop import InnerStep, Path, inner_solution
 from tfmeta.task_map import current_task
