@@ -395,7 +395,7 @@ def classifier(optimizer):
     keras.utils.set_random_seed(1)
     middle = [layers.Dense(8), layers.BatchNormalization(), layers.ReLU()]
     model, x, y, loss = vectors(*middle, y=integers(3), loss=CLASSES(), outputs=3)
-    learner = tfmeta.MAML(model, 0.1, 2)
+    learner = tfmeta.MAML(model, 0.1)
     learner.compile(optimizer, loss)
     return learner, *episodes(x, y)
 

@@ -291,6 +291,19 @@ def test_weights_out_of_reach_are_named():
         ({"inner_learning_rate": 0}, r"`inner_learning_rate` must be positive.*Received.*0"),
         ({"inner_learning_rate": float("inf")}, r"`inner_learning_rate` must be positive and fin"),
         ({"inner_clip_norm": 0.0}, r"`inner_clip_norm` must be positive.*inner_clip_norm=0.0"),
+        ({"inner_learning_rate": [0.1, -0.1]}, r"`inner_learning_rate` must be positive.*-0\.1"),
+        ({"inner_learning_rate": []}, r"`inner_learning_rate` must have at least one number"),
+        (
+            {"inner_learning_rate": [0.1], "inner_steps": 2},
+            r"must be at most the number of inner rates.*2 steps, 1 rates",
+        ),
+        (
+            {"learned_rates": "step", "evaluation_steps": 2},
+            r"must be at most the number of inner rates.*2 steps, 1 rates",
+        ),
+        ({"learned_rates": "all"}, r"`learned_rates` must be one of None, 'scalar'.*'all'"),
+        ({"joint_weight": -0.5}, r"`joint_weight` must be at least 0.*joint_weight=-0\.5"),
+        ({"joint_weight": float("nan")}, r"`joint_weight` must be at least 0 and finite.*nan"),
         ({"inner_steps": 0}, r"`inner_steps` must be at least 1.*inner_steps=0"),
         ({"evaluation_steps": -1}, r"`evaluation_steps` must be at least 1.*-1"),
         ({"batch_norm": "batch"}, r"`batch_norm` must be one of 'transductive'.*'batch'"),
@@ -307,6 +320,10 @@ def test_arguments_of_another_type():
         tfmeta.MAML(small_conv(), "a")
     with pytest.raises(TypeError, match=r"`inner_optimizer` must be a rule of tfmeta.*Adam"):
         tfmeta.MAML(small_conv(), inner_optimizer=keras.optimizers.Adam())
+    with pytest.raises(TypeError, match=r"SGD, RMSprop or Adam.*inner_optimizer='adamw'"):
+        tfmeta.MAML(small_conv(), inner_optimizer="adamw")
+    with pytest.raises(TypeError, match=r"`joint_weight` must be a number.*'1'"):
+        tfmeta.MAML(small_conv(), joint_weight="1")
     with pytest.raises(TypeError, match=r"`inner_steps` must be an integer.*1\.5"):
         tfmeta.MAML(small_conv(), 0.1, 1.5)
 
@@ -317,6 +334,42 @@ def test_a_support_set_that_is_learnt_to_infinity():
     x, y = np.ones((4, 3), np.float32), np.ones((4, 1), np.float32)
     with pytest.raises(ValueError, match=r"must be finite.*smaller inner learning rate"):
         learner.adapt(x, y)
+
+
+@pytest.mark.parametrize("options", [{}, {"run_eagerly": True}])
+def test_a_support_loss_that_is_not_finite_is_reported_with_step_and_task(options):
+    """Task 1 of three begins with an infinite label; nothing is trained on it."""
+    learner = tfmeta.MAML(tfmeta.models.mlp((3,), 1), 0.1, 2)
+    learner.compile("sgd", "mse", **options)
+    x, y = np.ones((3, 4, 3), np.float32), np.ones((3, 4, 1), np.float32)
+    inputs = {"support_x": x, "support_y": y.copy(), "query_x": x}
+    inputs["support_y"][1, 2] = np.inf
+    before = learner.model.get_weights()
+    with pytest.raises(ValueError, match=r"must be finite.*inf in inner step 0 of task 1"):
+        learner.fit(tf.data.Dataset.from_tensors((inputs, y)), verbose=0)
+    for a, b in zip(before, learner.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    # A rate that is too high shows in a later step.
+    learner = tfmeta.MAML(tfmeta.models.mlp((3,), 1), 1e38, 3)
+    learner.compile("sgd", "mse", **options)
+    inputs["support_y"] = y
+    with pytest.raises(ValueError, match=r"must be finite.*in inner step 1 of task \d"):
+        learner.fit(tf.data.Dataset.from_tensors((inputs, y)), verbose=0)
+
+
+def test_joint_objective_by_hand(float64):
+    """∇[L_Q(φ) + λ L_Q(θ)] = B A (φ−c) + λ A (θ−c) after one step on a quadratic."""
+    model = keras.Sequential([keras.Input((DIM,)), Quadratic()])
+    model.trainable_variables[0].assign(START)
+    learner = tfmeta.MAML(model, 0.1, 1, joint_weight=0.3)
+    learner.compile("sgd", loss=half_square)
+    zeros = np.zeros((3, 1, DIM))
+    inputs = {"support_x": CENTRES, "support_y": zeros, "query_x": CENTRES}
+    (gradient,) = outer_gradient(learner, inputs, zeros)
+    b = np.eye(DIM) - 0.1 * HESSIAN
+    factor = b @ HESSIAN @ b + 0.3 * HESSIAN
+    expected = np.mean([factor @ (START - c[0]) for c in CENTRES], axis=0)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-10)
 
 
 def test_needs_a_loss():
