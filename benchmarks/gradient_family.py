@@ -42,7 +42,7 @@ METHODS: dict[str, tuple[Any, float, int, int]] = {
     "MAML": (lambda: tfmeta.MAML(network(), 0.4, 1, evaluation_steps=3), 3e-3, 16, 1),
     "FOMAML": (lambda: tfmeta.FOMAML(network(), 0.4, 1, evaluation_steps=3), 3e-3, 16, 1),
     "MAML++": (
-        lambda: tfmeta.MAMLPlusPlus(network(), 0.4, 2, multi_step_epochs=6, first_order_epochs=3),
+        lambda: tfmeta.MAMLPlusPlus(network(), 0.4, 2, multi_step_epochs=4, first_order_epochs=10),
         3e-3,
         16,
         1,
@@ -64,7 +64,7 @@ METHODS: dict[str, tuple[Any, float, int, int]] = {
     "Meta-SGD": (lambda: tfmeta.MetaSGD(network(), 0.4, 1), 3e-3, 16, 1),
     "ProtoMAML": (lambda: tfmeta.ProtoMAML(encoder(), 0.01, 1), 3e-3, 16, 1),
     "iMAML": (
-        lambda: tfmeta.ImplicitMAML(network(), 0.1, 8, proximal=2.0, cg_steps=5, cg_damping=5.0),
+        lambda: tfmeta.ImplicitMAML(network(), 0.02, 8, proximal=2.0, cg_steps=5, cg_damping=2.0),
         3e-3,
         16,
         1,

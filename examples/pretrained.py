@@ -69,7 +69,9 @@ for layer, learnt in zip(pretrained.layers[:-1], classifier.layers[:-1], strict=
 def maml(model):
     learner = tfmeta.MAML(model, inner_learning_rate=0.4, inner_steps=1, evaluation_steps=3)
     learner.compile(
-        optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(2e-3, EPOCHS * STEPS)),
+        optimizer=keras.optimizers.Adam(
+            keras.optimizers.schedules.CosineDecay(2e-3, EPOCHS * STEPS)
+        ),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )

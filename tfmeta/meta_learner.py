@@ -201,7 +201,11 @@ class MetaLearner(keras.Model, abc.ABC):
             with tf.GradientTape() as tape:
                 loss, predictions = self.task_loss(x, y, sample_weight, **options)
                 scaled = self.optimizer.scale_loss(loss)
-            gradients = tape.gradient(scaled, variables, unconnected_gradients="zero")
+            # TensorFlow's own zeros for what the loss does not reach are not for Keras's variables.
+            gradients = [
+                tf.zeros(v.shape, v.dtype) if g is None else g
+                for g, v in zip(tape.gradient(scaled, variables), variables, strict=True)
+            ]
         except LookupError as error:
             operation = str(error).rsplit(" ", 1)[-1]
             raise ValueError(
@@ -385,8 +389,20 @@ def copy_of(model: keras.Model) -> Any:
         ) from error
     if not copy.built:
         copy.build_from_config(model.get_build_config())
+    # What was frozen after it was made does not stand in the configuration.
+    for layer, original in zip(copy._flatten_layers(), model._flatten_layers(), strict=True):
+        if layer.trainable != original.trainable:
+            layer.trainable = original.trainable
     copy.set_weights(model.get_weights())
+    finalize(copy)
     return copy
+
+
+def finalize(model: keras.Model) -> None:
+    """Let `keras.layers.Normalization` make its constants of the weights it was given."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
 
 
 def readable(error: Any, where: str = "") -> Any:
@@ -454,12 +470,6 @@ def _check_support(support_x: Any, support_y: Any) -> None:
         "support_x": keras.tree.flatten(support_x),
         "support_y": keras.tree.flatten(support_y),
     }
-    for x in parts["support_x"]:
-        if x.dtype == np.uint8 or (np.issubdtype(x.dtype, np.integer) and x.ndim >= 3):
-            raise TypeError(
-                "`support_x` must be scaled as in training; the samplers give uint8 images as "
-                f"float32 times 1/255. Received: dtype={x.dtype}"
-            )
     every = [*parts["support_x"], *parts["support_y"]]
     if any(x.ndim < 1 or len(x) != len(every[0]) or len(x) == 0 for x in every):
         raise ValueError(
@@ -482,7 +492,7 @@ def _check_finite(state: Any) -> None:
 
 def _check_examples(support_x: Any, example: Any) -> None:
     try:
-        keras.tree.assert_same_structure(support_x, example)
+        keras.tree.assert_same_paths(support_x, example)
     except (TypeError, ValueError) as error:
         raise ValueError(
             "`support_x` must be nested as the model's inputs are, "
@@ -490,6 +500,12 @@ def _check_examples(support_x: Any, example: Any) -> None:
             f"{keras.tree.map_structure(lambda x: x.shape, support_x)}"
         ) from error
     for x, expected in zip(keras.tree.flatten(support_x), keras.tree.flatten(example), strict=True):
+        image = x.dtype == np.uint8 or (np.issubdtype(x.dtype, np.integer) and x.ndim >= 3)
+        if image and not keras.backend.is_int_dtype(expected.dtype):
+            raise TypeError(
+                "`support_x` must be scaled as in training; the samplers give uint8 images as "
+                f"float32 times 1/255. Received: dtype={x.dtype}"
+            )
         fits = len(expected.shape) == x.ndim and all(
             e in (None, n) for e, n in zip(expected.shape[1:], x.shape[1:], strict=True)
         )

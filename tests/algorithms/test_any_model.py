@@ -173,23 +173,6 @@ CASES = {
 }
 
 
-# What the package does not do yet.
-WAITING = {
-    "inputs in a dict": "adapt compares them with a TrackedDict",
-    "inputs in a list": "adapt compares them with a TrackedList",
-    "one named output": "labels are compared with the width of a dict",
-    "frozen after it was made": "the copy for a task is not frozen",
-    "Normalization": "the copy for a task has not made its constants",
-    "Embedding of two axes": "adapt takes integers of rank 3 for images",
-    "kernel_regularizer": "its variable has no value in the support loss's StatelessScope",
-}
-
-
-def cases(*waiting):
-    marks = {name: pytest.mark.xfail(strict=True, reason=WAITING[name]) for name in waiting}
-    return [pytest.param(name, marks=marks.get(name, ())) for name in CASES]
-
-
 def part(nest, where):
     return keras.tree.map_structure(lambda values: values[where], nest)
 
@@ -267,7 +250,7 @@ def assert_gradient_is_that_of_training(case, batch_norm="transductive", weight=
     assert_directional_derivatives(theta, gradients, outer_loss)
 
 
-@pytest.mark.parametrize("name", cases("one named output", "kernel_regularizer"))
+@pytest.mark.parametrize("name", CASES)
 def test_gradient_is_that_of_training(float64, name):
     assert_gradient_is_that_of_training(CASES[name])
 
@@ -284,7 +267,7 @@ def test_gradient_of_weighted_queries(float64):
     assert_gradient_is_that_of_training(CASES["Functional"], weight=weight)
 
 
-@pytest.mark.parametrize("name", cases(*WAITING))
+@pytest.mark.parametrize("name", CASES)
 def test_fit_and_adapt(name):
     """`fit` with a metric; the adapted model predicts what the learner does."""
     model, x, y, loss = CASES[name]()
@@ -306,11 +289,7 @@ def test_fit_and_adapt(name):
 @pytest.mark.parametrize(
     ("regularizer", "slope"),
     [
-        pytest.param(
-            "kernel_regularizer",
-            2.0,
-            marks=pytest.mark.xfail(strict=True, reason=WAITING["kernel_regularizer"]),
-        ),
+        ("kernel_regularizer", 2.0),
         ("activity_regularizer", 18.0),
     ],
 )
@@ -325,7 +304,6 @@ def test_penalties_act_on_the_inner_step(regularizer, slope):
     np.testing.assert_allclose(adapted.get_weights()[0], 2 - 0.01 * (12 + slope), rtol=1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason="losses of inner steps before are taken for those of now")
 def test_penalties_count_once_however_the_learner_is_called():
     dense = [layers.Dense(4, "tanh", activity_regularizer="l2") for _ in range(6)]
     model, x, y, loss = vectors(*dense)
@@ -336,7 +314,6 @@ def test_penalties_count_once_however_the_learner_is_called():
     np.testing.assert_allclose(learner(inputs)[0], adapted(inputs["query_x"][0]), atol=1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason="their sum begins with a float32 zero")
 def test_penalties_of_activities_beside_the_support_set(float64):
     """With "with_support" a query's activities are those of the support set and itself."""
     dense = layers.Dense(4, activity_regularizer=keras.regularizers.L2(0.1))
@@ -454,7 +431,6 @@ def test_a_layer_without_second_derivative(call):
     assert np.any(made.model.layers[0].kernel.numpy() != before)
 
 
-@pytest.mark.xfail(strict=True, reason="to TensorFlow the second derivative is None, that is zero")
 def test_bilinear_resizing():
     """The gradient is that through a matrix which does the same."""
     eye = np.eye(16, dtype=np.float32)
@@ -506,7 +482,6 @@ def test_text():
     assert new[0, 0] > 0 > new[1, 0]
 
 
-@pytest.mark.xfail(strict=True, reason="TensorFlow cannot make zeros like a variable of Keras")
 def test_unreached_weights_are_warned_about_once():
     x = keras.Input((5,))
     stopped = keras.ops.stop_gradient(layers.Dense(2, name="unreached")(x))

@@ -36,7 +36,7 @@ from tfmeta.functional import (
 from tfmeta.inner_loop import InnerStep, Path, inner_path
 from tfmeta.inner_optimizers import SGD, UpdateRule
 from tfmeta.layers import BatchAtHandNormalization, exchanged, ordinary_batch_norm
-from tfmeta.meta_learner import MetaLearner, copy_of
+from tfmeta.meta_learner import MetaLearner, copy_of, finalize
 from tfmeta.task_map import map_tasks
 from tfmeta.types import Array, Inputs, Params, Rates
 
@@ -228,20 +228,20 @@ class MAML(MetaLearner):
         chosen = self._chosen(params)
 
         def support_loss(adapted: Params, state: Params, k: Any) -> tuple[Any, Params]:
+            weights = _merged(params, chosen, adapted)
             called = self.forward(
-                _merged(params, chosen, adapted),
+                weights,
                 state,
                 support_x,
                 training=training,
                 statistics=self._inner_statistics(),
                 step=k,
             )
-            if self._classes_are_outputs():
+            if self._classes_are_outputs() and not tf.nest.is_nested(called.outputs):
                 _assert_labels_fit(support_y, called.outputs)
-            # The losses' own metrics are for the queries.
-            with keras.StatelessScope():
+            with self._losses_at(weights):
                 loss = self.compute_loss(y=support_y, y_pred=called.outputs, training=training)
-            return loss + sum(tf.cast(x, loss.dtype) for x in called.losses), called.state
+            return loss + sum(tf.cast(x, loss.dtype) for x in called.activity_losses), called.state
 
         return InnerStep(
             support_loss,
@@ -300,21 +300,11 @@ class MAML(MetaLearner):
                 step=step,
             )
 
-        if not self._sees_support():
-            return call(query_x)
-        support_x = task_state[2]
-        query_x = tf.nest.map_structure(tf.convert_to_tensor, query_x)
-
-        def one(query: Any) -> Any:
-            together = tf.nest.map_structure(
-                lambda s, q: tf.concat([s, q[None]], 0), support_x, query
-            )
-            called = call(together)
-            outputs = tf.nest.map_structure(lambda x: x[-1], called.outputs)
-            return outputs, called.state, sum(called.activity_losses, start=tf.zeros(()))
-
-        outputs, states, activity = map_tasks(one, query_x)
-        return Called(outputs, [x[-1] for x in states], [], [tf.reduce_mean(activity)])
+        return (
+            self._one_by_one(call, query_x, task_state[2])
+            if self._sees_support()
+            else call(query_x)
+        )
 
     def outer_loss(self, x: Inputs, y: Any, called: Called, sample_weight: Any) -> Any:
         """Return the loss of query predictions, with regularisation losses of their activities."""
@@ -331,7 +321,7 @@ class MAML(MetaLearner):
         called = self.forward(
             params, state, x["query_x"], training=True, statistics=self._inner_statistics(), step=0
         )
-        with keras.StatelessScope():
+        with self._losses_at(params):
             loss = self.outer_loss(x, y, called, sample_weight)
         return self.joint_weight * loss, called.state
 
@@ -343,7 +333,10 @@ class MAML(MetaLearner):
         """Check that integer class labels fit the width of the model's output."""
         if not (self.built and self.compiled and self._classes_are_outputs()):
             return
-        width = self.model.compute_output_spec(self.example).shape[-1]
+        outputs = self.model.compute_output_spec(self.example)
+        if tf.nest.is_nested(outputs):
+            return
+        width = outputs.shape[-1]
         if not np.issubdtype(labels.dtype, np.integer):
             raise ValueError(f"labels must be integers. Received: dtype={labels.dtype}")
         if labels.min() < 0 or labels.max() >= width:
@@ -370,6 +363,7 @@ class MAML(MetaLearner):
         ):
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value if variable.shape == value.shape else value[-1])
+        finalize(adapted)
         return adapted
 
     def get_config(self) -> dict[str, Any]:
@@ -426,11 +420,36 @@ class MAML(MetaLearner):
         chosen = chosen_variables(self.model, self.adapted_part)
         return chosen + [True] * (len(params) - len(chosen))
 
+    def _losses_at(self, params: Params) -> Any:
+        """Return a context for a loss with regularisation of `params`, outside of metrics.
+
+        The losses' own metrics are for the queries at φ_K.
+        """
+        # A learner may have weights behind the model's own.
+        variables = self.model.trainable_variables
+        return keras.StatelessScope(list(zip(variables, params, strict=False)))
+
     def _inner_statistics(self) -> Statistics:
         return "training" if self.batch_norm == "running" else "batch"
 
     def _sees_support(self) -> bool:
         return self.batch_norm == "with_support" and bool(batch_norm_layers(self.model))
+
+    def _one_by_one(self, call: Callable[[Any], Called], query_x: Any, support_x: Any) -> Called:
+        """Call a model with each query behind the whole support set, and keep the query's part."""
+
+        def one(query: Any) -> Any:
+            together = tf.nest.map_structure(
+                lambda s, q: tf.concat([s, q[None]], 0), support_x, query
+            )
+            called = call(together)
+            outputs = tf.nest.map_structure(lambda x: x[-1], called.outputs)
+            penalties = [tf.cast(x, self.variable_dtype) for x in called.activity_losses]
+            return outputs, called.state, tf.add_n([tf.zeros((), self.variable_dtype), *penalties])
+
+        query_x = tf.nest.map_structure(tf.convert_to_tensor, query_x)
+        outputs, states, penalties = map_tasks(one, query_x)
+        return Called(outputs, [x[-1] for x in states], [tf.reduce_mean(penalties)])
 
     def _copy_for_a_task(self) -> keras.Model:
         """Return a copy of the model, with the batch normalisation that a task needs."""
