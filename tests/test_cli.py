@@ -192,6 +192,12 @@ def test_a_run_stopped_in_its_first_epoch_has_no_model_and_can_be_resumed(
 def test_training_that_diverges_stops_with_an_error(photos: Path, tmp_path: Path) -> None:
     command = ("train", photos, *TINY, "-a", "fomaml", "--epochs", 2, "--output", tmp_path / "run")
     text = refused(*command, "--inner-learning-rate", "1e30")
+    assert "The support loss must be finite; a smaller inner learning rate may help" in text
+    assert "in inner step 0 of task 0" in text
+    assert set(contents(tmp_path / "run")) == {"settings.json"}
+    # In a single step no inner loop sees what the query loss made of the weights.
+    single = ("--steps", 1, "--validation-episodes", 0, "--overwrite")
+    text = refused(*command, "--inner-learning-rate", "1e30", *single)
     assert "`loss` must be finite. Received: loss=nan in epoch 1" in text
     assert "Lower `learning_rate` or, with MAML, `inner_learning_rate`" in text
     assert set(contents(tmp_path / "run")) == {"settings.json"}

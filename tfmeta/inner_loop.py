@@ -143,7 +143,10 @@ def _must_be_finite(loss: Any, k: Any) -> Any:
     """Return a context in which operations run only if the loss is finite."""
     task = current_task()
     where = "" if task is None else " of task"
-    text = "The support loss must be finite; a smaller inner learning rate may help. Received:"
+    text = (
+        "The support loss must be finite; a smaller inner learning rate may help, or a smaller "
+        "outer one. Received:"
+    )
     if tf.executing_eagerly():
         if not np.isfinite(loss):
             number = "" if task is None else f" {int(task)}"
