@@ -97,7 +97,7 @@ for name, learner in learners.items():
 for name, learner in learners.items():
     print(f"From {name}: {tfmeta.evaluate(learner, fresh, episodes=600, verbose=False)}")
 
-# On our machine it was 88.6 % from random weights and 80.4 % from the classifier, which began lower,
+# Here it was 88.6 % from random weights and 80.4 % from the classifier, which began lower,
 # too: 31 against 48 % before any step of MAML. A classifier's body is made to tell the training
 # letters apart by its moving statistics, not to change in one step of 0.4 with others. Pre-training
 # is ordinary use, and has to earn its place by a measurement like this one.
