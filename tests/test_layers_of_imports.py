@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "tfmeta"
 
 # Lowest first. A name with a dot at its end stands for the whole sub-package.
 TENSORS = ["types", "checks", "layers", "functional", "inner_optimizers", "ops", "models"]
-LOOPS = [*TENSORS, "inner_loop", "task_map"]
+LOOPS = [*TENSORS, "task_map", "losses", "packed.", "inner_loop"]
 PUBLIC = [*LOOPS, "meta_learner", "evaluation", "algorithms.", "data."]
 MAY_IMPORT = {
     "types": [],
@@ -23,7 +23,9 @@ MAY_IMPORT = {
     "ops": ["types"],
     "models": ["types"],
     "task_map": TENSORS,
-    "inner_loop": [*TENSORS, "task_map"],
+    "losses": ["types"],
+    "packed.": ["types", "layers", "functional", "packed."],
+    "inner_loop": [*TENSORS, "task_map", "packed."],
     "meta_learner": LOOPS,
     "evaluation": ["types", "checks", "meta_learner"],
     "algorithms.": [*LOOPS, "meta_learner", "algorithms."],

@@ -19,7 +19,7 @@ BATCH_NORM_MODES = ("transductive", "support", "with_support", "running")
 Statistics = Literal["batch", "stored", "training"]
 
 # What the contexts below replace is seen by all threads.
-_TRACING = threading.RLock()
+TRACING = threading.RLock()
 
 
 def batch_norm_layers(model: keras.Model) -> list[keras.layers.BatchNormalization]:
@@ -244,7 +244,7 @@ def functional_call(
     mapping = list(zip(variables, [*params, *state], strict=True))
     # `stateless_call` would hand `training` to a `call` that does not take it; `__call__` does not.
     with (
-        _TRACING,
+        TRACING,
         exact_moments(),
         exact_resizing(),
         plain_recurrence(model),

@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from tfmeta.inner_optimizers import UpdateRule
-from tfmeta.task_map import current_task
+from tfmeta.packed import along
+from tfmeta.task_map import current_tasks
 from tfmeta.types import Params, Rates
 
 
@@ -18,7 +18,8 @@ class InnerStep(NamedTuple):
     """How one step of the inner loop is taken, `φ_{k+1} = φ_k − α_k ∇L_S(φ_k)` or as `rule` has it.
 
     Attributes:
-        support_loss: `(params, state, k) -> (loss, new_state)`.
+        support_loss: `(params, state, k) -> (loss, new_state)`; the loss is a scalar, or one for
+            each of several tasks side by side.
         rule: The update rule.
         rates: `k -> rates`, the step sizes of step k, one for each tensor.
         names: Names of the tensors, for the warning about those that the loss does not reach.
@@ -27,6 +28,7 @@ class InnerStep(NamedTuple):
         clip_norm: Scale each step's gradient down to this norm over all weights, if it is longer.
         loss_scale: A factor on the loss, taken off the gradient, that keeps half precision from
             losing small gradients.
+        task_axes: Which axis of each tensor is that of the tasks, where there are several.
     """
 
     support_loss: Callable[[Params, Params, Any], tuple[Any, Params]]
@@ -36,6 +38,7 @@ class InnerStep(NamedTuple):
     first_order: bool = False
     clip_norm: float | None = None
     loss_scale: float = 1.0
+    task_axes: Sequence[int] | None = None
 
     def __call__(
         self, k: Any, params: Params, state: Params, slots: Params
@@ -61,7 +64,7 @@ class InnerStep(NamedTuple):
             for g, p in zip(gradients, params, strict=True)
         ]
         if self.clip_norm is not None:
-            gradients = _clipped(gradients, self.clip_norm)
+            gradients = _clipped(gradients, self.clip_norm, self.task_axes)
         if self.first_order:
             gradients = [tf.stop_gradient(g) for g in gradients]
         params, slots = self.rule.update(gradients, slots, params, self.rates(k))
@@ -74,7 +77,8 @@ class Path(NamedTuple):
     Attributes:
         params: φ_1 … φ_K.
         states: The model's non-trainable state behind each step.
-        steps_used: How many steps changed the weights, a scalar of the weights' dtype.
+        steps_used: How many steps changed the weights, a scalar of the weights' dtype, or one for
+            each task.
     """
 
     params: list[Params]
@@ -83,36 +87,84 @@ class Path(NamedTuple):
 
 
 def inner_path(
-    step: InnerStep, params: Params, state: Params, steps: int, tolerance: float | None = None
+    step_at: Callable[[Params], InnerStep],
+    fixed: Params,
+    params: Params,
+    state: Params,
+    steps: int,
+    *,
+    tolerance: float | None = None,
+    recompute: bool = False,
 ) -> Path:
     """Take `steps` steps, differentiably, and return all of them.
 
     Args:
-        step: How one is taken.
+        step_at: How one is taken, given what it needs beside `params`.
+        fixed: What it needs: tensors that no step changes, but that have a gradient.
         params: Tensors, the initialisation θ.
         state: The model's non-trainable state; each step passes its new one to the next.
         steps: How many, K.
         tolerance: Stop when the support loss has not fallen by this much since the step before.
             The weights then stay; the steps behind are computed all the same, so that shapes are
             static.
+        recompute: Keep of each step its weights only, and compute its activations once more for
+            the outer gradient.
     """
+    step = step_at(fixed)
+    take = _recomputed(step_at, fixed) if recompute else step
     slots = step.rule.init(params)
     path, states = [], []
     active = tf.constant(True)
     used = tf.zeros((), params[0].dtype)
     before = None
     for k in range(steps):
-        loss, new, state, slots = step(k, params, state, slots)
+        loss, new, state, slots = take(k, params, state, slots)
         if tolerance is not None:
             if before is not None:
                 active = tf.logical_and(active, before - loss >= tolerance)
             before = loss
-            new = [tf.where(active, n, p) for n, p in zip(new, params, strict=True)]
+            new = _where(active, new, params, step.task_axes)
         used += tf.cast(active, used.dtype)
         params = new
         path.append(params)
         states.append(state)
     return Path(path, states, used)
+
+
+def _recomputed(step_at: Callable[[Params], InnerStep], fixed: Params) -> Callable[..., Any]:
+    """Return a step that forgets its activations, for `tf.recompute_grad` stops the inner tape."""
+
+    def take(k: int, *inputs: Any) -> Any:
+        # All that has a gradient must be an argument, the rates as well.
+        rates = [tf.convert_to_tensor(r) for r in step_at(fixed).rates(k)]
+        nest = [fixed, *inputs, rates]
+
+        def compute(*flat: Any) -> Any:
+            fixed, params, state, slots, rates = tf.nest.pack_sequence_as(nest, flat)
+            step = step_at(fixed)._replace(rates=lambda k: rates)
+            return step(k, params, state, slots)
+
+        @tf.custom_gradient  # type: ignore[untyped-decorator]
+        def forgetful(*flat: Any) -> Any:
+            def gradient(*upstream: Any) -> Any:
+                # Not before there is a use for it, and so that it is not seen to be the same.
+                with tf.control_dependencies(upstream):
+                    again = [tf.identity(x) for x in flat]
+                with tf.GradientTape() as tape:
+                    tape.watch([x for x in again if x.dtype.is_floating])
+                    outputs = tf.nest.flatten(compute(*again))
+                pairs = [
+                    (o, u) for o, u in zip(outputs, upstream, strict=True) if o.dtype.is_floating
+                ]
+                outputs, upstream = zip(*pairs, strict=True)
+                return tape.gradient(list(outputs), again, list(upstream))
+
+            return tf.nest.flatten(compute(*flat)), gradient
+
+        flat = forgetful(*tf.nest.flatten(nest))
+        return tf.nest.pack_sequence_as([0.0, *inputs], flat)
+
+    return take
 
 
 def inner_solution(
@@ -132,28 +184,48 @@ def inner_solution(
     return tuple([tf.stop_gradient(x) for x in xs] for xs in (params, state, slots))  # type: ignore[return-value]
 
 
-def _clipped(gradients: Params, norm: float) -> Params:
+def _where(condition: Any, new: Params, old: Params, axes: Sequence[int] | None) -> Params:
+    conditions = [condition] * len(new)
+    if axes is not None and condition.shape.rank:
+        conditions = [along(condition, a, len(p.shape)) for a, p in zip(axes, new, strict=True)]
+    return [tf.where(c, n, o) for c, n, o in zip(conditions, new, old, strict=True)]
+
+
+def _clipped(gradients: Params, norm: float, axes: Sequence[int] | None) -> Params:
     # `tf.clip_by_global_norm` has a root of the square in it, whose second derivative at 0 is NaN.
-    square = sum(tf.reduce_sum(g**2) for g in gradients)
+    if axes is None:
+        square = sum(tf.reduce_sum(g**2) for g in gradients)
+        scale = norm * tf.math.rsqrt(tf.maximum(square, norm**2))
+        return [scale * g for g in gradients]
+    ranks = [len(g.shape) for g in gradients]
+    square = sum(
+        tf.reduce_sum(g**2, [i for i in range(rank) if i != axis])
+        for g, axis, rank in zip(gradients, axes, ranks, strict=True)
+    )
     scale = norm * tf.math.rsqrt(tf.maximum(square, norm**2))
-    return [scale * g for g in gradients]
+    return [along(scale, a, r) * g for g, a, r in zip(gradients, axes, ranks, strict=True)]
 
 
 def _must_be_finite(loss: Any, k: Any) -> Any:
-    """Return a context in which operations run only if the loss is finite."""
-    task = current_task()
-    where = "" if task is None else " of task"
+    """Return a context in which operations run only if the loss of each task is finite."""
+    tasks = current_tasks()
     text = (
         "The support loss must be finite; a smaller inner learning rate may help, or a smaller "
         "outer one. Received:"
     )
+    finite = tf.math.is_finite(loss)
+    number = None if tasks is None else tasks.numbers
+    if len(loss.shape):
+        # The first task whose loss is not.
+        worst = tf.argmin(tf.cast(finite, tf.int32))
+        loss, number, finite = loss[worst], tf.gather(number, worst), tf.reduce_all(finite)
     if tf.executing_eagerly():
-        if not np.isfinite(loss):
-            number = "" if task is None else f" {int(task)}"
-            raise ValueError(f"{text} {float(loss)} in inner step {int(k)}{where}{number}")
+        if not finite:
+            where = "" if number is None else f" of task {int(number)}"
+            raise ValueError(f"{text} {float(loss)} in inner step {int(k)}{where}")
         return tf.control_dependencies([])
-    data = [text, loss, "in inner step", k] + ([where[1:], task] if where else [])
-    return tf.control_dependencies([tf.debugging.Assert(tf.math.is_finite(loss), data)])
+    data = [text, loss, "in inner step", k, *([] if number is None else ["of task", number])]
+    return tf.control_dependencies([tf.debugging.Assert(finite, data)])
 
 
 def _warn_of_unreached(gradients: Params, names: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import logging
 from typing import Any
 
 import keras
@@ -10,8 +11,18 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.checks import check_count
-from tfmeta.task_map import map_tasks, sum_over_tasks
+from tfmeta.losses import task_losses
+from tfmeta.task_map import (
+    TASK_AXES,
+    TaskAxis,
+    current_tasks,
+    map_tasks,
+    side_by_side,
+    sum_over_tasks,
+)
 from tfmeta.types import Array, Inputs
+
+_CHUNK = 8
 
 
 class MetaLearner(keras.Model, abc.ABC):
@@ -23,14 +34,19 @@ class MetaLearner(keras.Model, abc.ABC):
 
     Args:
         model: The wrapped `keras.Model`, unchanged; whatever weights it has are the initialisation.
-        task_chunk: How many tasks are in flight in a training step; memory grows with it, and not
-            with the meta-batch. `None` takes the learner's own choice.
+        task_axis: How the tasks of a meta-batch are computed. `"loop"`: one after another, with any
+            model. `"packed"`: several at once, in the axis of channels, which is several times
+            faster and needs a learner and layers that know how. `"auto"`: packed where that can
+            be; which layer is in the way is logged once.
+        task_chunk: How many tasks are in flight; memory grows with it, and not with the meta-batch.
+            `None` takes 2 in a loop and 8 packed.
         **kwargs: `name` and `dtype`, for `keras.Model`. The dtype is that of the learner's own
             weights; the wrapped model computes in its own, which may be mixed precision.
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If the model has no trainable weights, or `task_chunk` is less than 1.
+        ValueError: If the model has no trainable weights, `task_chunk` is less than 1, or
+            `task_axis="packed"` is asked of a learner or, when built, a model that cannot.
 
     Example:
         ```python
@@ -45,14 +61,27 @@ class MetaLearner(keras.Model, abc.ABC):
         ```
     """
 
-    def __init__(self, model: keras.Model, *, task_chunk: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        task_axis: TaskAxis = "auto",
+        task_chunk: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         if not isinstance(model, keras.Model):
             raise TypeError(f"`model` must be a keras.Model. Received: model={model!r}")
         # With a mixed policy Keras would hand out half-precision copies of the weights.
         super().__init__(**{"dtype": model.variable_dtype, **kwargs})
         if task_chunk is not None:
             check_count("task_chunk", task_chunk)
+        if task_axis not in TASK_AXES:
+            raise ValueError(
+                f"`task_axis` must be one of {', '.join(map(repr, TASK_AXES))}. "
+                f"Received: task_axis={task_axis!r}"
+            )
         self.model = model
+        self.task_axis = task_axis
         self.task_chunk = task_chunk
         if model.built:
             self._check_weights()
@@ -87,11 +116,13 @@ class MetaLearner(keras.Model, abc.ABC):
             self.model(self.example)
         self._check_weights()
         super().build(input_shape)
+        self.packs = self._can_pack()
 
     def compile(
         self,
         optimizer: Any = "rmsprop",
         loss: Any = None,
+        loss_weights: Any = None,
         *args: Any,
         auto_scale_loss: bool = True,
         **kwargs: Any,
@@ -105,7 +136,10 @@ class MetaLearner(keras.Model, abc.ABC):
             optimizer = keras.optimizers.get(optimizer)
             if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
                 optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-        super().compile(optimizer, loss, *args, auto_scale_loss=auto_scale_loss, **kwargs)
+        self.loss_weights = loss_weights
+        super().compile(
+            optimizer, loss, loss_weights, *args, auto_scale_loss=auto_scale_loss, **kwargs
+        )
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as when saved; Keras asks for this method where `compile` is overridden."""
@@ -129,7 +163,7 @@ class MetaLearner(keras.Model, abc.ABC):
             state = self.adapt_task(task["support_x"], task["support_y"], training=bool(training))
             return self.predict_task(state, task["query_x"], training=bool(training))
 
-        return map_tasks(one_task, episode_inputs(inputs))
+        return map_tasks(one_task, episode_inputs(inputs), self._chunk())
 
     def fit(self, x: Any = None, *args: Any, shuffle: bool = False, **kwargs: Any) -> Any:
         """Train on episodes: `keras.Model.fit`, which see.
@@ -167,10 +201,12 @@ class MetaLearner(keras.Model, abc.ABC):
             )
             return [loss, *gradients], predictions
 
+        chunk = self._chunk()
         totals, predictions = sum_over_tasks(
             one_task,
             keras.utils.pack_x_y_sample_weight(x, y, sample_weight),
-            in_flight=self.task_chunk or 2,
+            in_flight=1 if chunk else self.task_chunk or 2,
+            chunk=chunk,
         )
         tasks = tf.shape(tf.nest.flatten(x)[0])[0]
         if not self._sums_over_tasks():
@@ -182,6 +218,8 @@ class MetaLearner(keras.Model, abc.ABC):
 
     def task_gradients(self, x: Inputs, y: Any, sample_weight: Any = None, **options: Any) -> Any:
         """Return the outer loss of one task, its gradients and the query predictions.
+
+        Of tasks side by side, loss and gradients are the sums over them.
 
         Args:
             x: `support_x`, `support_y` and `query_x` without a task axis.
@@ -200,6 +238,9 @@ class MetaLearner(keras.Model, abc.ABC):
         try:
             with tf.GradientTape() as tape:
                 loss, predictions = self.task_loss(x, y, sample_weight, **options)
+                tasks = current_tasks()
+                if tasks is not None and tasks.weights is not None:
+                    loss = tf.reduce_sum(loss * tf.cast(tasks.weights, loss.dtype))
                 scaled = self.optimizer.scale_loss(loss)
             # TensorFlow's own zeros for what the loss does not reach are not for Keras's variables.
             gradients = [
@@ -226,7 +267,28 @@ class MetaLearner(keras.Model, abc.ABC):
         """
         state = self.adapt_task(x["support_x"], x["support_y"], training=True)
         predictions = self.predict_task(state, x["query_x"], training=True)
-        return self.compute_loss(x, y, predictions, sample_weight, training=True), predictions
+        return self.losses_of_tasks(y, predictions, sample_weight, x=x), predictions
+
+    def losses_of_tasks(
+        self,
+        y: Any,
+        y_pred: Any,
+        sample_weight: Any = None,
+        *,
+        x: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Return the compiled loss of one task, or `[tasks]` of several side by side."""
+        if side_by_side():
+            return task_losses(self, x, y, y_pred, sample_weight, training=training)
+        return self.compute_loss(x, y, y_pred, sample_weight, training=training)
+
+    def why_not_packed(self) -> str | None:
+        """Return why tasks cannot be computed side by side; `None` if they can.
+
+        A learner that can is called with tensors of one more axis in front, that of the tasks.
+        """
+        return f"{type(self).__name__} computes one task at a time"
 
     def adapt(self, support_x: Any, support_y: Any) -> keras.Model:
         """Adapt to one task and return an ordinary model for it; the learner stays as it is.
@@ -295,6 +357,7 @@ class MetaLearner(keras.Model, abc.ABC):
         return {
             **super().get_config(),
             "model": keras.saving.serialize_keras_object(self.model),
+            "task_axis": self.task_axis,
             "task_chunk": self.task_chunk,
         }
 
@@ -308,6 +371,27 @@ class MetaLearner(keras.Model, abc.ABC):
     def _default_save_signature(self) -> None:
         # Keras would trace a learner inside an adapted model, with inputs that it does not take.
         return None
+
+    def _can_pack(self) -> bool:
+        if self.task_axis == "loop":
+            return False
+        reason = self.why_not_packed()
+        if reason is not None and self.task_axis == "packed":
+            raise ValueError(
+                "`task_axis` must be 'auto' or 'loop' where tasks cannot be computed side by side. "
+                f"Received: task_axis='packed'; {reason}"
+            )
+        if reason is not None and type(self).why_not_packed is not MetaLearner.why_not_packed:
+            logging.getLogger("tfmeta").warning(
+                "The tasks of a meta-batch are computed one after another: %s. task_axis='loop' "
+                "asks for that without this message.",
+                reason,
+            )
+        return reason is None
+
+    def _chunk(self) -> int | None:
+        """Return how many tasks are computed side by side; `None` for one after another."""
+        return (self.task_chunk or _CHUNK) if self.packs else None
 
     def _check_weights(self) -> None:
         if not self.model.trainable_variables:

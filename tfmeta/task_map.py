@@ -1,38 +1,65 @@
-"""How the task axis is executed: one task after another."""
+"""How the task axis is executed: one task after another, or chunks of tasks side by side."""
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import tensorflow as tf
 
-_TASK: contextvars.ContextVar[Any] = contextvars.ContextVar("task", default=None)
+TaskAxis = Literal["auto", "loop", "packed"]
+TASK_AXES = ("auto", "loop", "packed")
 
 
-def current_task() -> Any:
-    """Return the number, within the meta-batch, of the task that is computed; `None` outside."""
-    return _TASK.get()
+class Tasks(NamedTuple):
+    """Which tasks of a meta-batch are computed.
+
+    Attributes:
+        numbers: A scalar; for tasks side by side `[n]`.
+        weights: `[n]`, 1 for a task and 0 for one that only fills up the last chunk; `None` for a
+            single task.
+    """
+
+    numbers: Any
+    weights: Any = None
 
 
-def map_tasks(function: Callable[[Any], Any], inputs: Any) -> Any:
-    """Apply `function` to each task in turn and stack what it returns.
+_TASKS: contextvars.ContextVar[Tasks | None] = contextvars.ContextVar("tasks", default=None)
+
+
+def current_tasks() -> Tasks | None:
+    """Return which tasks are computed; `None` outside of a meta-batch."""
+    return _TASKS.get()
+
+
+def side_by_side() -> bool:
+    """Return whether tensors have an axis of tasks, because several are computed at once."""
+    tasks = _TASKS.get()
+    return tasks is not None and tasks.weights is not None
+
+
+def map_tasks(function: Callable[[Any], Any], inputs: Any, chunk: int | None = None) -> Any:
+    """Apply `function` to all tasks and stack what it returns.
 
     Args:
-        function: One task's tensors (no task axis) to predictions.
+        function: One task's tensors (no task axis) to predictions; a chunk's if there is `chunk`.
         inputs: A nest of tensors `[tasks, ...]`.
+        chunk: How many tasks are computed side by side; `None` computes one after another.
 
     Returns:
         A nest of tensors `[tasks, ...]`.
     """
+    if chunk is not None:
+        return sum_over_tasks(lambda tasks: ([], function(tasks)), inputs, chunk=chunk)[1]
     tasks = tf.nest.flatten(inputs)[0].shape[0]
     if tasks == 1 or tf.executing_eagerly():
-        one_by_one = [_numbered(function)(i, _task(inputs, i)) for i in range(tasks)]
+        one_by_one = [_told(function)(Tasks(i), _task(inputs, i)) for i in range(tasks)]
         return tf.nest.map_structure(lambda *x: tf.stack(x), *one_by_one)
     # `map_fn` must know what comes out: trace the function once, and map the traced one.
-    traced = _traced(function, inputs)
+    specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape[1:], x.dtype), inputs)
+    traced = _traced(function, Tasks(tf.TensorSpec((), tf.int32)), specs)
     signature = tf.nest.map_structure(
         lambda x: tf.TensorSpec(x.shape, x.dtype), traced.structured_outputs
     )
@@ -40,53 +67,99 @@ def map_tasks(function: Callable[[Any], Any], inputs: Any) -> Any:
 
     def one_task(task: Any) -> Any:
         number, *values = task
-        return traced(number, tf.nest.pack_sequence_as(inputs, values))
+        return traced(Tasks(number), tf.nest.pack_sequence_as(inputs, values))
 
     numbers = tf.range(tf.shape(flat[0])[0])
     return tf.map_fn(one_task, [numbers, *flat], fn_output_signature=signature)
 
 
 def sum_over_tasks(
-    function: Callable[[Any], tuple[Any, Any]], inputs: Any, in_flight: int
+    function: Callable[[Any], tuple[Any, Any]],
+    inputs: Any,
+    *,
+    in_flight: int = 1,
+    chunk: int | None = None,
 ) -> tuple[Any, Any]:
-    """Run `function` on one task after another; sum one result and stack the other.
+    """Run `function` on one task or chunk after another; sum one result and stack the other.
 
     Nothing of a task is kept but its results, so memory does not grow with the number of tasks.
 
     Args:
         function: One task's tensors (no task axis) to `(summed, stacked)`: `summed` is a list of
-            tensors (a loss, gradients), `stacked` a nest of tensors.
+            tensors (a loss, gradients), `stacked` a nest of tensors. With `chunk`, a chunk's:
+            `summed` is already the sum over its tasks, by their weights, and `stacked` has the
+            task axis.
         inputs: A nest of tensors `[tasks, ...]`.
-        in_flight: How many tasks may run at once.
+        in_flight: How many tasks or chunks may run at once.
+        chunk: How many tasks are computed side by side; `None` computes one after another.
 
     Returns:
         `(summed, stacked)`, the second with `[tasks, ...]`.
     """
+    tasks = tf.nest.flatten(inputs)[0].shape[0]
+    if chunk is None:
+        if tf.executing_eagerly():
+            results = [_told(function)(Tasks(i), _task(inputs, i)) for i in range(tasks)]
+            return _added(results, tf.stack)
+        specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape[1:], x.dtype), inputs)
+        traced = _traced(function, Tasks(tf.TensorSpec((), tf.int32)), specs)
+        number = tf.shape(tf.nest.flatten(inputs)[0])[0]
+        return _looped(lambda i: traced(Tasks(i), _task(inputs, i)), traced, number, in_flight)
+
+    if tasks is not None:
+        # The same number of chunks with the fewest tasks that only fill up.
+        chunk = -(-tasks // -(-tasks // chunk))
+    number = tf.shape(tf.nest.flatten(inputs)[0])[0] if tasks is None else tasks
+    chunks = -(-number // chunk)
+
+    def members(i: Any) -> tuple[Tasks, Any]:
+        numbers = i * chunk + tf.range(chunk)
+        weights = tf.cast(numbers < number, tf.float32)
+        numbers = tf.minimum(numbers, number - 1)
+        members = tf.nest.map_structure(lambda x: tf.gather(x, numbers), inputs)
+        return Tasks(numbers, weights), members
+
+    if tasks is not None and chunks == 1:
+        summed, stacked = _told(function)(Tasks(tf.range(tasks), tf.ones([tasks])), inputs)
+        return summed, stacked
     if tf.executing_eagerly():
-        one_by_one = [
-            _numbered(function)(i, _task(inputs, i))
-            for i in range(tf.nest.flatten(inputs)[0].shape[0])
-        ]
-        summed = [tf.add_n(x) for x in zip(*(a for a, _ in one_by_one), strict=True)]
-        return summed, tf.nest.map_structure(lambda *x: tf.stack(x), *(b for _, b in one_by_one))
-    tasks = tf.shape(tf.nest.flatten(inputs)[0])[0]
-    traced = _traced(function, inputs)
+        results = [_told(function)(*members(i)) for i in range(chunks)]
+        summed, stacked = _added(results, lambda x: tf.concat(x, 0))
+    else:
+        specs = tf.nest.map_structure(
+            lambda x: tf.TensorSpec((chunk, *x.shape[1:]), x.dtype), inputs
+        )
+        who = Tasks(tf.TensorSpec((chunk,), tf.int32), tf.TensorSpec((chunk,), tf.float32))
+        traced = _traced(function, who, specs)
+        summed, stacked = _looped(lambda i: traced(*members(i)), traced, chunks, in_flight)
+        stacked = tf.nest.map_structure(
+            lambda x: tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], 0)), stacked
+        )
+    return summed, tf.nest.map_structure(
+        lambda x: tf.ensure_shape(x[:number], [tasks, *x.shape[1:]]), stacked
+    )
+
+
+def _looped(
+    body: Callable[[Any], Any], traced: Any, number: Any, in_flight: int
+) -> tuple[Any, Any]:
+    """Sum and stack what `body` returns for 0 … number−1, in a loop of the graph."""
     sum_specs, stack_specs = traced.structured_outputs
 
-    def body(i: Any, totals: Any, arrays: Any) -> Any:
-        summed, stacked = traced(i, _task(inputs, i))
+    def step(i: Any, totals: Any, arrays: Any) -> Any:
+        summed, stacked = body(i)
         totals = [a + b for a, b in zip(totals, summed, strict=True)]
         flat = tf.nest.flatten(stacked)
         return i + 1, totals, [a.write(i, x) for a, x in zip(arrays, flat, strict=True)]
 
     _, totals, arrays = tf.while_loop(
-        lambda i, *_: i < tasks,
-        body,
+        lambda i, *_: i < number,
+        step,
         (
             tf.constant(0),
             [tf.zeros(s.shape, s.dtype) for s in sum_specs],
             [
-                tf.TensorArray(s.dtype, size=tasks, element_shape=s.shape)
+                tf.TensorArray(s.dtype, size=number, element_shape=s.shape)
                 for s in tf.nest.flatten(stack_specs)
             ],
         ),
@@ -95,28 +168,30 @@ def sum_over_tasks(
     return totals, tf.nest.pack_sequence_as(stack_specs, [a.stack() for a in arrays])
 
 
-def _traced(function: Callable[[Any], Any], inputs: Any) -> Any:
-    specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape[1:], x.dtype), inputs)
-    return tf.function(_numbered(function), autograph=False).get_concrete_function(
-        tf.TensorSpec((), tf.int32), specs
-    )
+def _added(results: list[tuple[Any, Any]], join: Callable[[Any], Any]) -> tuple[Any, Any]:
+    summed = [tf.add_n(x) for x in zip(*(a for a, _ in results), strict=True)]
+    return summed, tf.nest.map_structure(lambda *x: join(x), *(b for _, b in results))
 
 
-def _numbered(function: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
-    def numbered(number: Any, task: Any) -> Any:
-        with _is_current(number):
-            return function(task)
+def _traced(function: Callable[[Any], Any], tasks: Tasks, specs: Any) -> Any:
+    return tf.function(_told(function), autograph=False).get_concrete_function(tasks, specs)
 
-    return numbered
+
+def _told(function: Callable[[Any], Any]) -> Callable[[Tasks, Any], Any]:
+    def told(tasks: Tasks, inputs: Any) -> Any:
+        with _are_current(tasks):
+            return function(inputs)
+
+    return told
 
 
 @contextlib.contextmanager
-def _is_current(number: Any) -> Iterator[None]:
-    token = _TASK.set(number)
+def _are_current(tasks: Tasks) -> Iterator[None]:
+    token = _TASKS.set(tasks)
     try:
         yield
     finally:
-        _TASK.reset(token)
+        _TASKS.reset(token)
 
 
 def _task(inputs: Any, i: Any) -> Any:

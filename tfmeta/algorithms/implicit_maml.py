@@ -15,6 +15,7 @@ import tensorflow as tf
 from tfmeta.algorithms.maml import MAML, refuse
 from tfmeta.checks import check_at_least_zero, check_count, check_positive
 from tfmeta.inner_loop import InnerStep, Path, inner_solution
+from tfmeta.meta_learner import MetaLearner
 from tfmeta.types import Params
 
 
@@ -36,8 +37,8 @@ class ImplicitMAML(MAML):
         cg_steps: Steps of conjugate gradients.
         cg_damping: δ of `((1 + δ) I + H/λ) v = ∇L_Q(φ*)`, at least 0; steadies the solution where
             H is far from positive.
-        **kwargs: Those of `MAML` but `first_order` and `learned_rates`, through which there is no
-            gradient.
+        **kwargs: Those of `MAML` but `first_order`, `learned_rates` and `recompute`, as no gradient
+            goes through the inner steps.
 
     Raises:
         TypeError: If a number is no number.
@@ -62,7 +63,7 @@ class ImplicitMAML(MAML):
         cg_damping: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        refuse(self, model, kwargs, "first_order", "learned_rates")
+        refuse(self, model, kwargs, "first_order", "learned_rates", "recompute")
         super().__init__(model, inner_learning_rate, inner_steps, **kwargs)
         check_positive("proximal", proximal)
         check_count("cg_steps", cg_steps)
@@ -112,11 +113,15 @@ class ImplicitMAML(MAML):
         logs = super().test_step(data)
         return {name: value for name, value in logs.items() if name != self.residual.name}
 
+    # Conjugate gradients are for one task.
+    why_not_packed = MetaLearner.why_not_packed
+
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, for Keras's saving."""
         config = super().get_config()
+        without = ("first_order", "learned_rates", "recompute")
         return {
-            **{k: v for k, v in config.items() if k not in ("first_order", "learned_rates")},
+            **{k: v for k, v in config.items() if k not in without},
             "proximal": self.proximal,
             "cg_steps": self.cg_steps,
             "cg_damping": self.cg_damping,

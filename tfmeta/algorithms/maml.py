@@ -37,7 +37,8 @@ from tfmeta.inner_loop import InnerStep, Path, inner_path
 from tfmeta.inner_optimizers import SGD, UpdateRule
 from tfmeta.layers import BatchAtHandNormalization, exchanged, ordinary_batch_norm
 from tfmeta.meta_learner import MetaLearner, copy_of, finalize
-from tfmeta.task_map import map_tasks
+from tfmeta.packed import packed_call, spread_weights, task_axes, why_not_packed
+from tfmeta.task_map import map_tasks, side_by_side
 from tfmeta.types import Array, Inputs, Params, Rates
 
 # Keeps the gradients of a mean loss above what float16 can hold.
@@ -77,8 +78,10 @@ class MAML(MetaLearner):
             set at the adapted weights. `"with_support"`: those of the whole support set and the
             one query at hand, as Reptile's non-transductive evaluation. `"running"`: as in
             ordinary Keras training, moving averages in evaluation.
-        task_chunk: How many tasks are in flight in a training step; memory grows with it.
-        **kwargs: `name` and `dtype`.
+        recompute: Compute the activations of each inner step once more for the outer gradient, and
+            keep the weights only: memory for many inner steps, at the price of time. XLA decides
+            for itself what it keeps.
+        **kwargs: `task_axis`, `task_chunk`, `name` and `dtype`, as in `MetaLearner`.
 
     Raises:
         TypeError: If `model` is not a Keras model, or a number is no number.
@@ -111,10 +114,10 @@ class MAML(MetaLearner):
         joint_weight: float = 0.0,
         adapt: str | Sequence[str] | Callable[[Any], bool] | None = None,
         batch_norm: BatchNormMode = "transductive",
-        task_chunk: int | None = None,
+        recompute: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(model, task_chunk=task_chunk, **kwargs)
+        super().__init__(model, **kwargs)
         check_count("inner_steps", inner_steps)
         if evaluation_steps is not None:
             check_count("evaluation_steps", evaluation_steps)
@@ -142,6 +145,7 @@ class MAML(MetaLearner):
         self.first_order = first_order
         self.evaluation_steps = evaluation_steps
         self.batch_norm = batch_norm
+        self.recompute = recompute
         self._check_steps()
 
     def build(self, input_shape: Any) -> None:
@@ -198,23 +202,33 @@ class MAML(MetaLearner):
         """Run the inner loop: φ_1 … φ_K, all of the model's weights, and its state behind each."""
         params, state = self.start(support_x, support_y, training=training)
         chosen = self._chosen(params)
-        step = self.inner_step(support_x, support_y, params, training=training)
+        if first_order is None:
+            first_order = self.first_order
+
+        def step_at(params: Params) -> InnerStep:
+            step = self.inner_step(support_x, support_y, params, training=training)
+            return step._replace(first_order=first_order)
+
         path = inner_path(
-            step._replace(first_order=self.first_order if first_order is None else first_order),
+            step_at,
+            params,
             list(itertools.compress(params, chosen)),
             state,
             self.steps(training),
-            self.tolerance,
+            tolerance=self.tolerance,
+            recompute=self.recompute and training,
         )
         return path._replace(params=[_merged(params, chosen, adapted) for adapted in path.params])
 
     def start(self, support_x: Any, support_y: Any, *, training: bool) -> tuple[Params, Params]:
         """Return θ and the state of the model, as tensors."""
-        del support_x, support_y, training  # for learners whose start depends on the task
-        return (
-            [tf.convert_to_tensor(v) for v in self.model.trainable_variables],
-            [tf.convert_to_tensor(v) for v in self.model.non_trainable_variables],
-        )
+        del support_y, training  # for learners whose start depends on the task
+        params = [tf.convert_to_tensor(v) for v in self.model.trainable_variables]
+        state = [tf.convert_to_tensor(v) for v in self.model.non_trainable_variables]
+        if side_by_side():
+            tasks = tf.nest.flatten(support_x)[0].shape[0]
+            params, state = spread_weights(self.model, params, state, tasks)
+        return params, state
 
     def inner_step(
         self, support_x: Any, support_y: Any, params: Params, *, training: bool
@@ -240,7 +254,7 @@ class MAML(MetaLearner):
             if self._classes_are_outputs() and not tf.nest.is_nested(called.outputs):
                 _assert_labels_fit(support_y, called.outputs)
             with self._losses_at(weights):
-                loss = self.compute_loss(y=support_y, y_pred=called.outputs, training=training)
+                loss = self.losses_of_tasks(support_y, called.outputs, training=training)
             return loss + sum(tf.cast(x, loss.dtype) for x in called.activity_losses), called.state
 
         return InnerStep(
@@ -250,6 +264,7 @@ class MAML(MetaLearner):
             [name for name, _ in self.adapted_weights()],
             clip_norm=self.inner_clip_norm,
             loss_scale=_HALF_PRECISION_SCALE if self.model.compute_dtype == "float16" else 1.0,
+            task_axes=self._task_axes() if side_by_side() else None,
         )
 
     def forward(
@@ -263,7 +278,8 @@ class MAML(MetaLearner):
         step: Any = -1,
     ) -> Called:
         """Compute the predictions at given weights, as those of inner step `step`."""
-        return functional_call(
+        call = packed_call if side_by_side() else functional_call
+        return call(
             self.model, params, state, x, training=training, statistics=statistics, step=step
         )
 
@@ -308,7 +324,7 @@ class MAML(MetaLearner):
 
     def outer_loss(self, x: Inputs, y: Any, called: Called, sample_weight: Any) -> Any:
         """Return the loss of query predictions, with regularisation losses of their activities."""
-        loss = self.compute_loss(x, y, called.outputs, sample_weight, training=True)
+        loss = self.losses_of_tasks(y, called.outputs, sample_weight, x=x)
         return loss + sum(tf.cast(value, loss.dtype) for value in called.activity_losses)
 
     def joint_loss(
@@ -328,6 +344,13 @@ class MAML(MetaLearner):
     def steps(self, training: bool) -> int:
         """Return the number of inner steps, K."""
         return self.inner_steps if training else self.evaluation_steps or self.inner_steps
+
+    def why_not_packed(self) -> str | None:
+        """Return the layer or the option that needs one task after another, if there is one."""
+        norms = batch_norm_layers(self.model)
+        if norms and self.batch_norm in ("running", "with_support"):
+            return f"layer {norms[0].name!r} with batch_norm={self.batch_norm!r}"
+        return why_not_packed(self.model, self.example)
 
     def check_labels(self, labels: Array) -> None:
         """Check that integer class labels fit the width of the model's output."""
@@ -380,6 +403,7 @@ class MAML(MetaLearner):
             "joint_weight": self.joint_weight,
             "adapt": keras.saving.serialize_keras_object(self.adapted_part),
             "batch_norm": self.batch_norm,
+            "recompute": self.recompute,
         }
 
     @classmethod
@@ -410,6 +434,11 @@ class MAML(MetaLearner):
         rates = [tf.convert_to_tensor(r) for r in self.rates]
         if "step" in self.learned_rates:
             rates = [r[k] for r in rates]
+        if self.learned_rates == "weight" and side_by_side():
+            rates = [
+                tf.expand_dims(rate, axis) if rate.shape.rank else rate
+                for rate, axis in zip(rates, self._task_axes(), strict=True)
+            ]
         return rates if len(rates) == number else rates * number
 
     def _chosen(self, params: Params) -> list[bool]:
@@ -420,13 +449,20 @@ class MAML(MetaLearner):
         chosen = chosen_variables(self.model, self.adapted_part)
         return chosen + [True] * (len(params) - len(chosen))
 
+    def _task_axes(self) -> list[int]:
+        """Return which axis of each tensor that is adapted is that of the tasks, when packed."""
+        axes = task_axes(self.model)
+        by_path = {v.path: axes[id(v)] for v in self.model.trainable_variables}
+        # The weights that a learner has behind the model's have it in front.
+        return [by_path.get(name, 0) for name, _ in self.adapted_weights()]
+
     def _losses_at(self, params: Params) -> Any:
         """Return a context for a loss with regularisation of `params`, outside of metrics.
 
         The losses' own metrics are for the queries at φ_K.
         """
-        # A learner may have weights behind the model's own.
-        variables = self.model.trainable_variables
+        # A learner may have weights behind the model's own; packed models have no regularisation.
+        variables = [] if side_by_side() else self.model.trainable_variables
         return keras.StatelessScope(list(zip(variables, params, strict=False)))
 
     def _inner_statistics(self) -> Statistics:
@@ -481,6 +517,10 @@ class MAML(MetaLearner):
         """Keep a task's random seeds, and its moving statistics if evaluation will use them."""
         norms = [] if self.batch_norm == "running" else batch_norm_layers(self.model)
         passing = {id(v) for layer in norms for v in layer.non_trainable_variables}
+        if side_by_side():
+            # All that a rule can change but the seeds are statistics of batches.
+            floats = self.model.non_trainable_variables
+            passing |= {id(v) for v in floats if keras.backend.is_float_dtype(v.dtype)}
         for variable, value in zip(self.model.non_trainable_variables, model_state, strict=True):
             if id(variable) not in passing:
                 variable.assign(value)

@@ -17,6 +17,7 @@ from tfmeta.algorithms.rates import LearnedRates
 from tfmeta.checks import check_at_least_zero, check_count, check_positive
 from tfmeta.inner_loop import Path
 from tfmeta.layers import per_step_batch_norm as with_per_step_batch_norm
+from tfmeta.task_map import current_tasks
 from tfmeta.types import Inputs
 
 MultiStepLoss = Literal["annealed", "discounted"]
@@ -231,7 +232,8 @@ class MAMLPlusPlus(MAML):
         """Run the inner loop, and count the steps that it used."""
         path = super().path(support_x, support_y, training=training, first_order=first_order)
         if self.tolerance is not None:
-            self.steps_used.update_state(path.steps_used)
+            tasks = current_tasks()
+            self.steps_used.update_state(path.steps_used, tasks and tasks.weights)
         return path
 
     def outer_rate(self) -> float:

@@ -17,6 +17,7 @@ from tfmeta.algorithms.prototypical import check_class_labels, present_classes
 from tfmeta.functional import Called
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.ops import prototypes
+from tfmeta.task_map import side_by_side
 from tfmeta.types import Array, Params
 
 
@@ -76,22 +77,27 @@ class ProtoMAML(MAML):
             step=0,
         )
         embedded = tf.cast(called.outputs, params[0].dtype)
-        if len(embedded.shape) != 2:
+        several = side_by_side()
+        if len(embedded.shape) != 2 + several:
             raise ValueError(
                 "`encoder` must return one vector [n, d] for each example. "
                 f"Received: shape={tuple(embedded.shape)}"
             )
         static = bool(self.compiled and self.jit_compile) and not tf.executing_eagerly()
-        ways, present = present_classes(support_y[None], static)
-        means = prototypes(embedded[None], support_y[None], ways)[0]
+        if not several:
+            embedded, support_y = embedded[None], support_y[None]
+        ways, present = present_classes(support_y, static)
+        means = prototypes(embedded, support_y, ways)
         # A class without support examples, which XLA has room for, cannot be predicted.
-        bias = tf.where(present[0], -tf.reduce_sum(means**2, axis=-1), means.dtype.min / 2)
-        return [*params, 2 * tf.transpose(means), bias], called.state
+        bias = tf.where(present, -tf.reduce_sum(means**2, axis=-1), means.dtype.min / 2)
+        head = [2 * tf.linalg.matrix_transpose(means), bias]
+        return [*params, *(head if several else [x[0] for x in head])], called.state
 
     def forward(self, params: Params, *args: Any, **kwargs: Any) -> Called:
         """Compute the logits at given weights of encoder and head."""
         *encoder, kernel, bias = params
         called = super().forward(encoder, *args, **kwargs)
+        bias = bias[:, None] if side_by_side() else bias
         return called._replace(outputs=tf.cast(called.outputs, kernel.dtype) @ kernel + bias)
 
     def check_labels(self, labels: Array) -> None:

@@ -17,7 +17,8 @@ from tfmeta.algorithms.maml import MAML, refuse
 from tfmeta.algorithms.rates import Filled
 from tfmeta.checks import check_count, check_positive
 from tfmeta.inner_loop import InnerStep, Path, inner_solution
-from tfmeta.task_map import current_task
+from tfmeta.meta_learner import MetaLearner
+from tfmeta.task_map import current_tasks
 from tfmeta.types import Inputs, Params
 
 
@@ -46,7 +47,8 @@ class Reptile(MAML):
         seed: Of the order in which they are drawn, which is a function of this, the outer step
             and the task (XLA draws another than plain TensorFlow); evaluation has an order that
             never changes.
-        **kwargs: Those of `MAML` but `first_order`, `learned_rates` and `joint_weight`. Published
+        **kwargs: Those of `MAML` but `first_order`, `learned_rates`, `joint_weight` and
+            `recompute`. Published
             is `inner_optimizer=tfmeta.inner_optimizers.Adam(0.001, beta_1=0.0)`.
 
     Raises:
@@ -75,7 +77,7 @@ class Reptile(MAML):
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        refuse(self, model, kwargs, "first_order", "learned_rates", "joint_weight")
+        refuse(self, model, kwargs, "first_order", "learned_rates", "joint_weight", "recompute")
         super().__init__(model, inner_learning_rate, inner_steps, **kwargs)
         check_positive("outer_learning_rate", outer_learning_rate)
         check_count("seed", seed, least=0)
@@ -169,10 +171,13 @@ class Reptile(MAML):
         done = tf.cast(self.optimizer.iterations, self.variable_dtype) / self.annealing_steps
         return self.outer_learning_rate * tf.maximum(1 - done, 0)
 
+    # The slots of the inner optimizer go from one task to the next.
+    why_not_packed = MetaLearner.why_not_packed
+
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, for Keras's saving."""
         config = super().get_config()
-        without = ("first_order", "learned_rates", "joint_weight")
+        without = ("first_order", "learned_rates", "joint_weight", "recompute")
         return {
             **{k: v for k, v in config.items() if k not in without},
             "outer_learning_rate": self.outer_learning_rate,
@@ -192,7 +197,8 @@ class Reptile(MAML):
         passes = -(-self.steps(training) * self.inner_batch_size // n)
         seed = tf.constant([-1, 0], tf.int64)
         if training:
-            task = current_task()
-            number = self.seed * 2**20 + tf.cast(0 if task is None else task, tf.int64)
+            tasks = current_tasks()
+            task = 0 if tasks is None else tasks.numbers
+            number = self.seed * 2**20 + tf.cast(task, tf.int64)
             seed = tf.stack([tf.cast(self.optimizer.iterations, tf.int64), number])
         return tf.reshape(tf.argsort(tf.random.stateless_uniform([passes, n], seed), axis=1), [-1])

@@ -1,0 +1,362 @@
+"""How long does a whole outer step take, and how much memory, beside other libraries?
+
+    python benchmarks/meta_step.py --output benchmarks/results/meta_step.json
+
+MAML on 5-way 1-shot tasks of Omniglot's size with one query a class, `conv4` of 64 filters, an
+inner rate of 0.4, Adam outside; `strided` halves by strides, `pooled` by max-pools. Prototypical
+Networks on one episode of 60 ways, 1 shot and 5 queries. The images are noise: only time matters.
+
+Every contestant has a process of its own for each setting, one after another, with as many threads
+as there are cores: a warm-up of two steps, then single steps by the clock. The table has the median
+of milliseconds a task, with the least and the most. tfmeta's step is what `fit` calls, the compiled
+`learner.train_function` on an iterator over a `tf.data.Dataset`. Memory is how far the process's
+peak is above that behind the imports; tracing and compilation are in it.
+
+`--check` compares the outer gradients instead, all contestants having the same weights and tasks:
+for the worst tensor of weights, the largest difference from tfmeta's over the largest entry. The
+biases in front of batch normalisation don't count, for their gradients are zero but for rounding.
+
+    python benchmarks/meta_step.py --contestants tfmeta --problems maml --tasks 8 32 128 256
+    python benchmarks/meta_step.py --contestants tfmeta --problems maml --steps 1 2 3 5 10
+    python benchmarks/meta_step.py --check --dtype float64
+
+PyTorch, higher and JAX are `pip install torch higher jax`; those that are not there are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib
+import importlib.metadata
+import itertools
+import json
+import os
+import pathlib
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import rivals
+from rivals import BETA_1, INNER_RATE, Contestant, Problem
+
+WARM_UP, LEAST_SECONDS = 2, 1.0
+PACKAGES = ("tfmeta", "tensorflow", "keras", "torch", "higher", "jax", "jaxlib", "numpy")
+
+
+def ours(
+    problem: Problem, weights: list[np.ndarray], batch: list[np.ndarray], **options: Any
+) -> Contestant:
+    import keras
+    import tensorflow as tf
+
+    import tfmeta
+
+    keras.config.set_floatx(problem.dtype)
+    keras.config.set_dtype_policy(problem.dtype)
+    downsample = "stride" if problem.strided else "pool"
+    network = tfmeta.models.conv4((rivals.SIZE, rivals.SIZE, 1), problem.outputs, 64, downsample)
+    learner: tfmeta.MetaLearner
+    if problem.kind == "prototypical":
+        learner = tfmeta.PrototypicalNetwork(network)
+    else:
+        learner = tfmeta.MAML(network, INNER_RATE, problem.steps, problem.first_order, **options)
+    learner.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    inputs = dict(zip(("support_x", "support_y", "query_x"), batch, strict=False))
+    learner.build({name: x.shape for name, x in inputs.items()})
+    for variable, weight in zip(network.trainable_variables, weights, strict=True):
+        variable.assign(weight)
+    data = iter(tf.data.Dataset.from_tensors((inputs, batch[-1])).repeat())
+    learner.make_train_function()
+
+    def first_moments() -> list[np.ndarray]:
+        return [v.numpy() for v in learner.optimizer.variables if v.path.endswith("_momentum")]
+
+    return lambda: learner.train_function(data), first_moments
+
+
+# kind of problem: {contestant: (what it imports, its step)}
+CONTESTANTS: dict[str, dict[str, tuple[tuple[str, ...], Callable[..., Contestant]]]] = {
+    "maml": {
+        "tfmeta": (("tfmeta",), ours),
+        "higher": (("torch", "higher"), rivals.higher),
+        "torch-loop": (("torch",), rivals.torch_loop),
+        "torch-vmap": (("torch",), rivals.torch_vmap),
+        "torch-vmap-layers": (
+            ("torch",),
+            functools.partial(rivals.torch_vmap, batch_norm_layers=True),
+        ),
+        "jax-vmap": (("jax",), rivals.jax_vmap),
+        "jax-vmap-products": (("jax",), functools.partial(rivals.jax_vmap, products=True)),
+        "jax-map-products": (
+            ("jax",),
+            functools.partial(rivals.jax_vmap, products=True, one_by_one=True),
+        ),
+    },
+    "prototypical": {
+        "tfmeta": (("tfmeta",), ours),
+        "torch": (("torch",), rivals.torch_prototypical),
+        "torch-channels-last": (
+            ("torch",),
+            functools.partial(rivals.torch_prototypical, channels_last=True),
+        ),
+    },
+}
+
+
+def peak() -> float:
+    """Return the most memory that this process has had so far, in MB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def use_threads(number: int) -> None:
+    """Have as many threads in the frameworks that are imported; JAX reads NPROC."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(number)
+    if "tensorflow" in sys.modules:
+        threading = sys.modules["tensorflow"].config.threading
+        threading.set_intra_op_parallelism_threads(number)
+        threading.set_inter_op_parallelism_threads(number)
+
+
+def one(task: dict[str, Any]) -> dict[str, Any]:
+    """Measure one contestant in one setting, or keep its gradients: what a process does."""
+    problem = Problem(**task["problem"])
+    modules, contestant = CONTESTANTS[problem.kind][task["contestant"]]
+    try:
+        for module in modules:
+            importlib.import_module(module)
+    except ImportError as error:
+        return {"absent": str(error)}
+    use_threads(task["threads"])
+    before = peak()
+    step, first_moments = contestant(
+        problem, rivals.initial_weights(problem), rivals.meta_batch(problem), **task["options"]
+    )
+    if task["gradients"]:
+        step()
+        np.savez(task["gradients"], *[m / (1 - BETA_1) for m in first_moments()])
+        return {}
+    start = time.perf_counter()
+    for _ in range(WARM_UP):
+        step()
+    warm_up = time.perf_counter() - start
+    times: list[float] = []
+    while len(times) < task["repeats"] or sum(times) < LEAST_SECONDS:
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    each = [1000 * seconds / problem.tasks for seconds in times]
+    return {
+        "ms_per_task": statistics.median(each),
+        "ms_per_task_least": min(each),
+        "ms_per_task_most": max(each),
+        "repeats": len(each),
+        "warm_up_seconds": warm_up,
+        "memory_mb": peak() - before,
+    }
+
+
+def in_process(
+    arguments: argparse.Namespace, problem: Problem, contestant: str, gradients: str = ""
+) -> dict[str, Any]:
+    """Return what `one` does, in a process of its own, or why there is nothing."""
+    given = {"task_axis": arguments.task_axis, "task_chunk": arguments.task_chunk}
+    is_ours = contestant == "tfmeta" and problem.kind == "maml"
+    task = {
+        "problem": problem._asdict(),
+        "contestant": contestant,
+        "options": {k: v for k, v in given.items() if is_ours and v is not None},
+        "threads": arguments.threads,
+        "repeats": arguments.repeats,
+        "gradients": gradients,
+    }
+    threads = str(arguments.threads)
+    environment = {
+        **os.environ,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "KERAS_BACKEND": "tensorflow",
+        "JAX_PLATFORMS": "cpu",
+        "NPROC": threads,
+        "OMP_NUM_THREADS": threads,
+    }
+    print(f"{contestant}, {describe(problem)} ...", end=" ", file=sys.stderr, flush=True)
+    try:
+        done = subprocess.run(
+            [sys.executable, __file__, "--one", json.dumps(task)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=arguments.timeout,
+        )
+    except subprocess.TimeoutExpired:
+        result: dict[str, Any] = {"absent": f"it took more than {arguments.timeout:.0f} s"}
+    else:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        failed = done.returncode != 0
+        result = {"absent": last} if failed else json.loads(done.stdout.splitlines()[-1])
+    print(result.get("absent") or cell(result) or "done", file=sys.stderr, flush=True)
+    return result
+
+
+def describe(problem: Problem) -> str:
+    if problem.kind == "prototypical":
+        return f"Prototypical Network, {problem.ways} ways"
+    order = "first" if problem.first_order else "second"
+    return f"{problem.network}, K={problem.steps}, {order} order, {problem.tasks} tasks"
+
+
+def cell(result: dict[str, Any]) -> str:
+    if "ms_per_task" not in result:
+        return ""
+    least, most = result["ms_per_task_least"], result["ms_per_task_most"]
+    return f"{result['ms_per_task']:.1f} ({least:.1f}–{most:.1f})"
+
+
+def memory(result: dict[str, Any]) -> str:
+    return f"{result['memory_mb']:.0f}" if "memory_mb" in result else ""
+
+
+def difference(result: dict[str, Any]) -> str:
+    return f"{result['difference']:.1e}" if "difference" in result else ""
+
+
+def worst_difference(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
+    """Return the largest relative difference of two lists of gradients, but for dead biases."""
+    dead = range(1, 16, 4)
+    return max(
+        float(np.abs(a - b).max() / np.abs(a).max())
+        for i, (a, b) in enumerate(zip(ours, theirs, strict=True))
+        if i not in dead
+    )
+
+
+def compare(
+    arguments: argparse.Namespace, problem: Problem, names: list[str]
+) -> dict[str, dict[str, Any]]:
+    """Return how far each contestant's outer gradients are from tfmeta's."""
+    results, gradients = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ["tfmeta", *(n for n in names if n != "tfmeta")]:
+            file = pathlib.Path(folder) / f"{name}.npz"
+            results[name] = in_process(arguments, problem, name, str(file))
+            if file.exists():
+                with np.load(file) as arrays:
+                    gradients[name] = [arrays[key] for key in arrays.files]
+    for name in gradients:
+        if name != "tfmeta" and "tfmeta" in gradients:
+            worst = worst_difference(gradients["tfmeta"], gradients[name])
+            results[name]["difference"] = worst
+    return results
+
+
+def table(
+    title: str, rows: list[dict[str, Any]], kind: str, show: Callable[[dict[str, Any]], str]
+) -> None:
+    """Print the results of one kind of problem, a setting a line, as Markdown."""
+    rows = [row for row in rows if row["problem"].kind == kind]
+    names = list(dict.fromkeys(name for row in rows for name in row["results"]))
+    if not names:
+        return
+    print(f"\n{title}\n\n| | {' | '.join(names)} |\n|{' --- |' * (1 + len(names))}")
+    for row in rows:
+        cells = [show(row["results"][name]) or "–" for name in names]
+        print(f"| {describe(row['problem'])} | {' | '.join(cells)} |")
+    absent = {
+        f"{name}: {result['absent']}"
+        for row in rows
+        for name, result in row["results"].items()
+        if "absent" in result
+    }
+    for line in sorted(absent):
+        print(f"\n{line}")
+
+
+def machine(threads: int) -> dict[str, Any]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "absent"
+    info = pathlib.Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def problems(arguments: argparse.Namespace) -> list[Problem]:
+    settings = itertools.product(
+        arguments.networks, arguments.orders, arguments.tasks, arguments.steps
+    )
+    every = [
+        Problem("maml", network, steps, order == "first", tasks, dtype=arguments.dtype)
+        for network, order, tasks, steps in settings
+    ]
+    every.append(Problem("prototypical", ways=60, queries=5, dtype=arguments.dtype))
+    return [problem for problem in every if problem.kind in arguments.problems]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    every = list(dict.fromkeys(name for names in CONTESTANTS.values() for name in names))
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    add = parser.add_argument
+    add("--problems", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
+    add("--contestants", nargs="+", choices=every, default=every)
+    add("--networks", nargs="+", choices=["strided", "pooled"], default=["strided", "pooled"])
+    add("--orders", nargs="+", choices=["second", "first"], default=["second", "first"])
+    add("--tasks", type=int, nargs="+", default=[32])
+    add("--steps", type=int, nargs="+", default=[1, 5])
+    add("--task-axis", help="an argument of tfmeta.MAML, not handed on unless given")
+    add("--task-chunk", type=int, help="the same")
+    add("--dtype", choices=["float32", "float64"], default="float32")
+    add("--check", action="store_true", help="compare the outer gradients, and measure nothing")
+    add("--repeats", type=int, default=7)
+    add("--threads", type=int, default=cpus)
+    add("--timeout", type=float, default=600, help="seconds for a contestant in a setting")
+    add("--output", type=pathlib.Path)
+    add("--one", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(one(json.loads(arguments.one))))
+        return
+    rows: list[dict[str, Any]] = []
+    result = {**machine(arguments.threads), "task_axis": arguments.task_axis, "rows": rows}
+    print(", ".join(f"{k} {v}" for k, v in result.items() if k != "rows"), file=sys.stderr)
+    for problem in problems(arguments):
+        names = [n for n in CONTESTANTS[problem.kind] if n in arguments.contestants]
+        if arguments.check:
+            results = compare(arguments, problem, names)
+        else:
+            results = {name: in_process(arguments, problem, name) for name in names}
+        rows.append({"problem": problem, "results": results})
+        if arguments.output:
+            plain = [{"problem": r["problem"]._asdict(), "results": r["results"]} for r in rows]
+            arguments.output.write_text(json.dumps({**result, "rows": plain}, indent=1) + "\n")
+    for kind in CONTESTANTS:
+        if arguments.check:
+            table("Difference from tfmeta's outer gradient, relative", rows, kind, difference)
+            continue
+        table("Milliseconds a task: median (least–most)", rows, kind, cell)
+        table("Growth of the process's peak memory, MB", rows, kind, memory)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""Call a Keras model for several tasks at once, each with weights of its own."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfmeta.functional import TRACING, Called, Statistics, exact_resizing
+from tfmeta.packed.layout import pack, spread, task_axes, unpack
+from tfmeta.packed.rules import RULES, NoRule, Trace
+from tfmeta.types import Params
+
+
+def packed_call(
+    model: keras.Model,
+    params: Params,
+    state: Params,
+    inputs: Any,
+    *,
+    training: bool,
+    statistics: Statistics = "training",
+    step: Any = -1,
+) -> Called:
+    """Compute `f(inputs[t]; params[t], state[t])` for all tasks t, as `functional_call` does one.
+
+    Args:
+        model: A built Functional or Sequential model, all of whose layers have a rule.
+        params: Packed tensors in the order of `model.trainable_variables`; see `spread_weights`.
+        state: Packed tensors in the order of `model.non_trainable_variables`; random seeds are not
+            packed, for all tasks draw from one.
+        inputs: The model's inputs `[tasks, n, ...]`.
+        training: The Keras flag.
+        statistics: See `tfmeta.functional.batch_norm_uses`.
+        step: The inner step.
+
+    Raises:
+        NoRule: If a layer cannot be computed so.
+    """
+    tasks = tf.nest.flatten(inputs)[0].shape[0]
+    variables = [*model.trainable_variables, *model.non_trainable_variables]
+    pairs = list(zip(variables, [*params, *state], strict=True))
+    trace = Trace(
+        {id(v): x for v, x in pairs if _is_packed(v)},
+        tasks,
+        training=training,
+        statistics=statistics,
+        step=step,
+    )
+    seeds = [(v, x) for v, x in pairs if not _is_packed(v)]
+    with TRACING, exact_resizing(), keras.StatelessScope(state_mapping=seeds) as scope:
+        inputs = tf.nest.map_structure(_as_declared, inputs, _declared(model, inputs))
+        outputs = _run(model, tf.nest.map_structure(pack, inputs), trace)
+        new_state = [
+            trace.values[id(v)] if _is_packed(v) else scope.get_current_value(v)
+            for v in model.non_trainable_variables
+        ]
+    return Called(tf.nest.map_structure(unpack, outputs), new_state, [])
+
+
+def spread_weights(
+    model: keras.Model, params: Params, state: Params, tasks: int
+) -> tuple[Params, Params]:
+    """Return packed params and state that are the same for each task."""
+    axes = task_axes(model)
+
+    def packed(variable: Any, value: Any) -> Any:
+        return spread(value, axes[id(variable)], tasks) if _is_packed(variable) else value
+
+    return (
+        [packed(v, x) for v, x in zip(model.trainable_variables, params, strict=True)],
+        [packed(v, x) for v, x in zip(model.non_trainable_variables, state, strict=True)],
+    )
+
+
+def why_not_packed(model: keras.Model, example: Any) -> str | None:
+    """Return why a model cannot be computed for several tasks at once; `None` if it can.
+
+    Args:
+        model: A built model.
+        example: What it takes, as `KerasTensor`s `[n, ...]`.
+    """
+    weights = [
+        [tf.TensorSpec(v.shape, v.dtype) for v in variables]
+        for variables in (model.trainable_variables, model.non_trainable_variables)
+    ]
+    inputs = tf.nest.map_structure(lambda x: tf.TensorSpec([2, 3, *x.shape[1:]], x.dtype), example)
+
+    def trial(params: Params, state: Params, inputs: Any) -> Any:
+        params, state = spread_weights(model, params, state, 2)
+        how: dict[str, Any] = {"training": True, "statistics": "batch", "step": 0}
+        return packed_call(model, params, state, inputs, **how).outputs
+
+    try:
+        tf.function(trial, autograph=False).get_concrete_function(*weights, inputs)
+    except NoRule as error:
+        return str(error)
+    return None
+
+
+def _is_packed(variable: Any) -> bool:
+    return bool(keras.backend.is_float_dtype(variable.dtype))
+
+
+def _declared(model: Any, inputs: Any) -> Any:
+    """Return what the model says of its inputs: a nest of `KerasTensor`s like `inputs`."""
+    if type(model) is not keras.Sequential and type(model).call is not _functional_class().call:
+        raise NoRule(f"model {model.name!r} ({type(model).__name__}) has a call of its own")
+    return tf.nest.pack_sequence_as(inputs, tf.nest.flatten(model.inputs))
+
+
+def _as_declared(x: Any, declared: Any) -> Any:
+    """Convert one input as Keras does: its type, and a last axis of 1 too many or missing."""
+    x = tf.cast(x, declared.dtype)
+    rank = len(declared.shape) + 1
+    if len(x.shape) == rank - 1 and declared.shape[-1] == 1:
+        return x[..., None]
+    if len(x.shape) == rank + 1 and x.shape[-1] == 1:
+        return x[..., 0]
+    return x
+
+
+def _run(model: Any, inputs: Any, trace: Trace) -> Any:
+    if type(model) is keras.Sequential:
+        # Its layers, and no model that Keras makes of them, which has the same layers.
+        for layer in model.layers:
+            inputs = _apply(layer, trace, inputs)
+        return inputs
+    if type(model).call is not _functional_class().call:
+        raise NoRule(f"model {model.name!r} ({type(model).__name__}) has a call of its own")
+    return model._run_through_graph(
+        inputs, operation_fn=lambda operation: functools.partial(_apply, operation, trace)
+    )
+
+
+@functools.cache
+def _functional_class() -> Any:
+    x = keras.Input(())
+    return type(keras.Model(x, x))
+
+
+def _apply(layer: Any, trace: Trace, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    """Apply the rule of a layer."""
+    where = f"layer {layer.name!r} ({type(layer).__name__})"
+    if isinstance(layer, keras.Model):
+        return _run(layer, inputs, trace)
+    if isinstance(layer, keras.layers.InputLayer):
+        return inputs
+    rule = RULES.get(type(layer))
+    if rule is None:
+        raise NoRule(f"{where} has no rule")
+    reason = _unusual(layer, args, kwargs)
+    if reason is not None:
+        raise NoRule(f"{where} with {reason} has no rule")
+    if layer.autocast:
+        inputs = tf.nest.map_structure(
+            lambda x: tf.cast(x, layer.compute_dtype) if x.dtype.is_floating else x, inputs
+        )
+    try:
+        return rule(layer, inputs, trace)
+    except NoRule as error:
+        raise NoRule(f"{where} with {error} has no rule") from None
+
+
+def _unusual(layer: Any, args: Any, kwargs: Any) -> str | None:
+    """Return what about a layer no rule knows, if there is such a thing."""
+    # Keras puts the flag of the whole call in the place of one that a layer was called with.
+    if args or any(v is not None for k, v in kwargs.items() if k != "training"):
+        return "arguments in its call"
+    if layer.activity_regularizer is not None:
+        return "activity_regularizer"
+    if any(v.regularizer is not None for v in layer.trainable_variables):
+        return "a regularizer of weights"
+    if getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None):
+        return "LoRA or quantisation"
+    return None

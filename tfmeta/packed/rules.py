@@ -1,0 +1,383 @@
+"""What each Keras layer does to tensors of several tasks: one rule for each type.
+
+A rule is `(layer, inputs, trace) -> outputs` on the layouts of `tfmeta.packed.layout`. It raises
+`NoRule` for settings of the layer that it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import layers
+
+from tfmeta.functional import Statistics
+from tfmeta.layers import BatchAtHandNormalization, PerStepBatchNormalization
+from tfmeta.packed.convolution import convolution, depthwise_convolution
+from tfmeta.packed.layout import merge, pack, part, reshaped, sizes, unpack
+from tfmeta.packed.normalization import batch_normalization, moments
+
+
+class NoRule(Exception):  # noqa: N818
+    """A layer cannot be computed for several tasks at once; the message says which and why."""
+
+
+class Trace:
+    """The weights of one call, and how it is made.
+
+    Args:
+        values: The packed tensor of each floating-point variable, by the variable's id.
+        tasks: How many.
+        training: The Keras flag.
+        statistics: See `tfmeta.functional.batch_norm_uses`.
+        step: The inner step.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[int, Any],
+        tasks: int,
+        *,
+        training: bool,
+        statistics: Statistics,
+        step: Any,
+    ) -> None:
+        self.values = dict(values)
+        self.tasks = tasks
+        self.training = training
+        self.statistics = statistics
+        self.step = step
+
+    def weight(self, variable: Any, dtype: Any) -> Any:
+        """Return a weight, in the precision that its layer computes in."""
+        return tf.cast(self.values[id(variable)], dtype)
+
+
+def _dense(layer: Any, x: Any, trace: Trace) -> Any:
+    kernel = trace.weight(layer.kernel, x.dtype)
+    if len(x.shape) == 3:
+        y = tf.matmul(x, kernel)
+    else:
+        rank = len(x.shape)
+        tasks_first = tf.transpose(x, [rank - 2, *range(rank - 2), rank - 1])
+        before = sizes(tasks_first)
+        y = tf.matmul(reshaped(tasks_first, [before[0], None, before[-1]]), kernel)
+        y = pack(reshaped(y, [*before[:-1], kernel.shape[-1]]))
+    if layer.use_bias:
+        y += _by_channel(layer.bias, y, trace)
+    return layer_activation(layer)(y)
+
+
+def _conv(layer: Any, x: Any, trace: Trace) -> Any:
+    kernel = merge(trace.weight(layer.kernel, x.dtype))
+    return _finished(layer, _convolved(layer, merge(x), kernel, convolution), trace)
+
+
+def _depthwise(layer: Any, x: Any, trace: Trace) -> Any:
+    kernel = _by_channel_of_all(trace.weight(layer.kernel, x.dtype))
+    return _finished(layer, _convolved(layer, merge(x), kernel, depthwise_convolution), trace)
+
+
+def _separable(layer: Any, x: Any, trace: Trace) -> Any:
+    depthwise = _by_channel_of_all(trace.weight(layer.depthwise_kernel, x.dtype))
+    pointwise = merge(trace.weight(layer.pointwise_kernel, x.dtype))
+    y = _convolved(layer, merge(x), depthwise, depthwise_convolution)
+    if layer.rank == 1:
+        y = convolution(y[:, None], pointwise[None], (1, 1), "VALID", (1, 1))[:, 0]
+    else:
+        y = convolution(y, pointwise, (1, 1), "VALID", (1, 1))
+    return _finished(layer, y, trace)
+
+
+def _by_channel_of_all(kernel: Any) -> Any:
+    """Return `[*size, tasks*channels, multiplier]` of `[*size, tasks, channels, multiplier]`."""
+    *size, tasks, channels, multiplier = kernel.shape
+    return tf.reshape(kernel, [*size, tasks * channels, multiplier])
+
+
+def _convolved(layer: Any, x: Any, kernel: Any, convolve: Callable[..., Any]) -> Any:
+    """Convolve in one or two dimensions, with the layer's settings."""
+    if layer.data_format != "channels_last":
+        raise NoRule(f"data_format={layer.data_format!r}")
+    strides, dilations, padding = layer.strides, layer.dilation_rate, layer.padding
+    if padding == "causal":
+        width = dilations[0] * (kernel.shape[0] - 1)
+        x, padding = tf.pad(x, [[0, 0], [width, 0], [0, 0]]), "valid"
+    if layer.rank == 2:
+        return convolve(x, kernel, strides, padding.upper(), dilations)
+    # Along an axis of size 1 any stride is the same; depthwise ones must be equal.
+    y = convolve(x[:, None], kernel[None], strides * 2, padding.upper(), (1, *dilations))
+    return y[:, 0]
+
+
+def _finished(layer: Any, y: Any, trace: Trace) -> Any:
+    """Add the bias to what was convolved, and activate."""
+    if layer.use_bias:
+        # The gradient of a plain sum would be a slow reduction.
+        y = tf.nn.bias_add(y, tf.reshape(trace.weight(layer.bias, y.dtype), [-1]))
+    return layer_activation(layer)(part(y, trace.tasks))
+
+
+def _by_channel(variable: Any, x: Any, trace: Trace) -> Any:
+    """Return a weight `[tasks, channels]` in a shape that broadcasts to `x`."""
+    return _broadcast(trace.weight(variable, x.dtype), x)
+
+
+def _broadcast(values: Any, x: Any) -> Any:
+    return values[:, None, :] if len(x.shape) == 3 else values
+
+
+def layer_activation(layer: Any) -> Callable[[Any], Any]:
+    """Return the activation of a layer, if it works on each channel or along them."""
+    known = {id(getattr(keras.activations, name)) for name in dir(keras.activations)}
+    if layer.activation is not None and id(layer.activation) not in known:
+        raise NoRule(f"activation={layer.activation!r}")
+    activation: Callable[[Any], Any] = layer.activation or (lambda x: x)
+    return activation
+
+
+def _activation(layer: Any, x: Any, trace: Trace) -> Any:
+    del trace
+    return layer_activation(layer)(x)
+
+
+def _elementwise(layer: Any, x: Any, trace: Trace) -> Any:
+    del trace
+    return layer.call(x)
+
+
+def _softmax(layer: Any, x: Any, trace: Trace) -> Any:
+    del trace
+    if layer.axis != -1:
+        raise NoRule(f"axis={layer.axis}")
+    return keras.activations.softmax(x)
+
+
+def _prelu(layer: Any, x: Any, trace: Trace) -> Any:
+    alpha = trace.weight(layer.alpha, x.dtype)
+    return tf.nn.relu(x) - _broadcast(alpha, x) * tf.nn.relu(-x)
+
+
+def _noise(layer: Any, x: Any, trace: Trace) -> Any:
+    if getattr(layer, "noise_shape", None) is not None:
+        raise NoRule(f"noise_shape={layer.noise_shape}")
+    return layer.call(x, training=trace.training)
+
+
+def _spatial_dropout(layer: Any, x: Any, trace: Trace) -> Any:
+    if not (trace.training and layer.rate > 0):
+        return x
+    if getattr(layer, "data_format", "channels_last") != "channels_last":
+        raise NoRule(f"data_format={layer.data_format!r}")
+    n, *space, tasks, channels = sizes(x)
+    shape = (n, *[1] * len(space), tasks, channels)
+    return keras.random.dropout(x, layer.rate, noise_shape=shape, seed=layer.seed_generator)
+
+
+def _by_channels(layer: Any, x: Any, trace: Trace) -> Any:
+    """Apply a layer that treats each channel alike, whatever their number."""
+    if getattr(layer, "data_format", "channels_last") != "channels_last":
+        raise NoRule(f"data_format={layer.data_format!r}")
+    return part(layer.call(merge(x)), trace.tasks)
+
+
+def _max_pool(layer: Any, x: Any, trace: Trace) -> Any:
+    return _by_channels(layer, x, trace)
+
+
+def _global_pool(layer: Any, x: Any, trace: Trace) -> Any:
+    if layer.data_format != "channels_last":
+        raise NoRule(f"data_format={layer.data_format!r}")
+    if layer.keepdims:
+        return part(layer.call(merge(x)), trace.tasks)
+    n, *_, tasks, channels = sizes(x)
+    return tf.transpose(reshaped(layer.call(merge(x)), [n, tasks, channels]), [1, 0, 2])
+
+
+def _by_examples(layer: Any, x: Any, trace: Trace) -> Any:
+    """Apply a layer without weights that treats each example alike, whatever their number."""
+    del trace
+    x = unpack(x)
+    tasks, n, *rest = sizes(x)
+    y = layer.call(reshaped(x, [None if n is None else tasks * n, *rest]))
+    return pack(reshaped(y, [tasks, n, *y.shape[1:]]))
+
+
+def _flatten(layer: Any, x: Any, trace: Trace) -> Any:
+    del trace
+    if layer.data_format not in (None, "channels_last"):
+        raise NoRule(f"data_format={layer.data_format!r}")
+    x = unpack(x)
+    tasks, n, *rest = sizes(x)
+    width = 1
+    for size in rest:
+        width *= size
+    return reshaped(x, [tasks, n, width])
+
+
+def _batch_norm(layer: Any, x: Any, trace: Trace) -> Any:
+    if layer.axis not in (-1, len(x.shape) - 2):
+        raise NoRule(f"axis={layer.axis}")
+    # As in Keras, half precision would overflow.
+    inputs, x = x, tf.cast(x, tf.float64 if x.dtype == tf.float64 else tf.float32)
+
+    def row(variable: Any) -> Any:
+        value = trace.weight(variable, x.dtype)
+        return value[:, trace.step] if isinstance(layer, PerStepBatchNormalization) else value
+
+    channels = x.shape[-1]
+    gamma = row(layer.gamma) if layer.scale else tf.ones([trace.tasks, channels], x.dtype)
+    beta = row(layer.beta) if layer.center else tf.zeros([trace.tasks, channels], x.dtype)
+    at_hand = isinstance(layer, BatchAtHandNormalization)
+    if at_hand or (layer.trainable and trace.statistics == "batch"):
+        # A vector's channels are made to lie behind each other, as those of an image do.
+        vector = len(x.shape) == 3
+        wide = tf.transpose(x, [1, 0, 2]) if vector else x
+        rows = tf.reshape(wide, [-1, trace.tasks * channels])
+        y = batch_normalization(
+            rows, tf.reshape(gamma, [-1]), tf.reshape(beta, [-1]), layer.epsilon
+        )
+        y = reshaped(y, sizes(wide))
+        y = tf.transpose(y, [1, 0, 2]) if vector else y
+        mean, variance = moments(rows)
+        if not at_hand:
+            for variable, value in (
+                (layer.moving_mean, mean),
+                (layer.moving_variance, variance),
+            ):
+                value = tf.cast(tf.reshape(value, gamma.shape), layer.variable_dtype)
+                if isinstance(layer, PerStepBatchNormalization):
+                    here = tf.one_hot(
+                        trace.step % layer.steps, layer.steps, dtype=layer.variable_dtype
+                    )
+                    rows_of_steps = trace.values[id(variable)]
+                    value = rows_of_steps + here[:, None] * (value[:, None] - rows_of_steps)
+                trace.values[id(variable)] = value
+    else:
+        scale = gamma * tf.math.rsqrt(row(layer.moving_variance) + layer.epsilon)
+        offset = beta - row(layer.moving_mean) * scale
+        y = x * _broadcast(scale, x) + _broadcast(offset, x)
+    return tf.cast(y, inputs.dtype)
+
+
+def _layer_norm(layer: Any, x: Any, trace: Trace) -> Any:
+    last = len(x.shape) - 2
+    axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
+    if axes not in ([-1], [last]) or getattr(layer, "rms_scaling", False):
+        raise NoRule(f"axis={layer.axis}" if axes not in ([-1], [last]) else "rms_scaling=True")
+    return _standardized(layer, x, [len(x.shape) - 1], trace)
+
+
+def _group_norm(layer: Any, x: Any, trace: Trace) -> Any:
+    if layer.axis not in (-1, len(x.shape) - 2):
+        raise NoRule(f"axis={layer.axis}")
+    shape = sizes(x)
+    groups = shape[-1] if layer.groups == -1 else layer.groups
+    grouped = reshaped(x, [*shape[:-1], groups, shape[-1] // groups])
+    rank = len(x.shape)
+    # All but the examples, the tasks and the groups.
+    axes = [3] if rank == 3 else [*range(1, rank - 2), rank]
+    return _standardized(layer, grouped, axes, trace, shape)
+
+
+def _standardized(
+    layer: Any, x: Any, axes: list[int], trace: Trace, shape: list[Any] | None = None
+) -> Any:
+    wide = tf.cast(x, tf.float64 if x.dtype == tf.float64 else tf.float32)
+    mean = tf.reduce_mean(wide, axes, keepdims=True)
+    # Not tf.nn.moments, which stops the gradient at this mean.
+    variance = tf.reduce_mean(tf.math.squared_difference(wide, mean), axes, keepdims=True)
+    y = (wide - mean) * tf.math.rsqrt(variance + layer.epsilon)
+    if shape is not None:
+        y = reshaped(y, shape)
+    if layer.scale:
+        y *= _by_channel(layer.gamma, y, trace)
+    if layer.center:
+        y += _by_channel(layer.beta, y, trace)
+    return tf.cast(y, x.dtype)
+
+
+def _embedding(layer: Any, x: Any, trace: Trace) -> Any:
+    if layer.mask_zero:
+        raise NoRule("mask_zero=True")
+    table = trace.weight(layer.embeddings, layer.compute_dtype)
+    return pack(tf.gather(table, tf.cast(unpack(x), tf.int32), batch_dims=1))
+
+
+def _merge_layers(layer: Any, xs: Any, trace: Trace) -> Any:
+    del trace
+    if len({len(x.shape) for x in xs}) > 1:
+        raise NoRule("inputs with different numbers of axes")
+    return layer._merge_function(xs)
+
+
+def _concatenate(layer: Any, xs: Any, trace: Trace) -> Any:
+    del trace
+    rank = len(xs[0].shape) - 1
+    axis = layer.axis % rank
+    if axis == 0 or rank < 2:
+        raise NoRule(f"axis={layer.axis}")
+    last = axis == rank - 1
+    return tf.concat(xs, -1 if last else axis + (len(xs[0].shape) == 3))
+
+
+def _same(layer: Any, x: Any, trace: Trace) -> Any:
+    del layer, trace
+    return x
+
+
+RULES: dict[type, Callable[[Any, Any, Trace], Any]] = {
+    layers.Dense: _dense,
+    layers.Conv1D: _conv,
+    layers.Conv2D: _conv,
+    layers.DepthwiseConv1D: _depthwise,
+    layers.DepthwiseConv2D: _depthwise,
+    layers.SeparableConv1D: _separable,
+    layers.SeparableConv2D: _separable,
+    layers.MaxPooling1D: _by_channels,
+    layers.MaxPooling2D: _max_pool,
+    layers.AveragePooling1D: _by_channels,
+    layers.AveragePooling2D: _by_channels,
+    layers.GlobalMaxPooling1D: _global_pool,
+    layers.GlobalMaxPooling2D: _global_pool,
+    layers.GlobalAveragePooling1D: _global_pool,
+    layers.GlobalAveragePooling2D: _global_pool,
+    layers.ZeroPadding1D: _by_channels,
+    layers.ZeroPadding2D: _by_channels,
+    layers.Cropping1D: _by_channels,
+    layers.Cropping2D: _by_channels,
+    layers.UpSampling1D: _by_channels,
+    layers.UpSampling2D: _by_channels,
+    layers.Activation: _activation,
+    layers.ReLU: _elementwise,
+    layers.LeakyReLU: _elementwise,
+    layers.ELU: _elementwise,
+    layers.Softmax: _softmax,
+    layers.PReLU: _prelu,
+    layers.Rescaling: _elementwise,
+    layers.Dropout: _noise,
+    layers.GaussianNoise: _noise,
+    layers.GaussianDropout: _noise,
+    layers.SpatialDropout1D: _spatial_dropout,
+    layers.SpatialDropout2D: _spatial_dropout,
+    layers.BatchNormalization: _batch_norm,
+    BatchAtHandNormalization: _batch_norm,
+    PerStepBatchNormalization: _batch_norm,
+    layers.LayerNormalization: _layer_norm,
+    layers.GroupNormalization: _group_norm,
+    layers.Embedding: _embedding,
+    layers.Flatten: _flatten,
+    layers.Reshape: _by_examples,
+    layers.Permute: _by_examples,
+    layers.RepeatVector: _by_examples,
+    layers.Add: _merge_layers,
+    layers.Subtract: _merge_layers,
+    layers.Multiply: _merge_layers,
+    layers.Average: _merge_layers,
+    layers.Maximum: _merge_layers,
+    layers.Minimum: _merge_layers,
+    layers.Concatenate: _concatenate,
+    layers.Identity: _same,
+}
