@@ -18,7 +18,7 @@ from keras import layers
 import tfmeta
 from tfmeta.functional import functional_call
 from tfmeta.layers import BatchAtHandNormalization, PerStepBatchNormalization
-from tfmeta.packed import packed_call, spread_weights, task_axes, why_not_packed
+from tfmeta.packed import packed_call, spread_weights, task_axes, tried
 
 IMAGE = {
     "conv": lambda: layers.Conv2D(4, 3, padding="same"),
@@ -428,7 +428,7 @@ def test_what_has_no_rule_is_named(make, words):
     shape = (4, 4, 4, 2) if isinstance(make(), layers.Conv3D) else (4, 4, 4)
     inputs = keras.Input(shape)
     model = keras.Model(inputs, make()(inputs))
-    reason = why_not_packed(model, inputs)
+    reason = tried(model, inputs).obstacle
     assert reason is not None
     assert words in reason
 
@@ -444,7 +444,7 @@ def test_a_call_of_ones_own_is_named():
 
     model = Mine()
     model(np.zeros((1, 3)))
-    assert why_not_packed(model, keras.Input((3,))) == ("model 'mine' (Mine) has a call of its own")
+    assert tried(model, keras.Input((3,))).obstacle == ("model 'mine' (Mine) has a call of its own")
 
 
 def episodes(tasks, shape=(6, 6, 1), ways=3, shots=2, queries=2):

@@ -39,7 +39,7 @@ class MetaLearner(keras.Model, abc.ABC):
             faster and needs a learner and layers that know how. `"auto"`: packed where that can
             be; which layer is in the way is logged once.
         task_chunk: How many tasks are in flight; memory grows with it, and not with the meta-batch.
-            `None` takes 2 in a loop and 8 packed.
+            `None` takes 2 in a loop; packed, 8 or as many as 128 MB of activations allow.
         **kwargs: `name` and `dtype`, for `keras.Model`. The dtype is that of the learner's own
             weights; the wrapped model computes in its own, which may be mixed precision.
 
@@ -163,7 +163,8 @@ class MetaLearner(keras.Model, abc.ABC):
             state = self.adapt_task(task["support_x"], task["support_y"], training=bool(training))
             return self.predict_task(state, task["query_x"], training=bool(training))
 
-        return map_tasks(one_task, episode_inputs(inputs), self._chunk())
+        inputs = episode_inputs(inputs)
+        return map_tasks(one_task, inputs, self._chunk(inputs))
 
     def fit(self, x: Any = None, *args: Any, shuffle: bool = False, **kwargs: Any) -> Any:
         """Train on episodes: `keras.Model.fit`, which see.
@@ -201,7 +202,7 @@ class MetaLearner(keras.Model, abc.ABC):
             )
             return [loss, *gradients], predictions
 
-        chunk = self._chunk()
+        chunk = self._chunk(x)
         totals, predictions = sum_over_tasks(
             one_task,
             keras.utils.pack_x_y_sample_weight(x, y, sample_weight),
@@ -289,6 +290,15 @@ class MetaLearner(keras.Model, abc.ABC):
         A learner that can is called with tensors of one more axis in front, that of the tasks.
         """
         return f"{type(self).__name__} computes one task at a time"
+
+    def tasks_in_flight(self, inputs: Inputs) -> int:
+        """Return how many tasks to compute side by side where `task_chunk` does not say.
+
+        Args:
+            inputs: A meta-batch.
+        """
+        del inputs  # for learners who look at its size
+        return _CHUNK
 
     def adapt(self, support_x: Any, support_y: Any) -> keras.Model:
         """Adapt to one task and return an ordinary model for it; the learner stays as it is.
@@ -389,9 +399,9 @@ class MetaLearner(keras.Model, abc.ABC):
             )
         return reason is None
 
-    def _chunk(self) -> int | None:
+    def _chunk(self, inputs: Inputs) -> int | None:
         """Return how many tasks are computed side by side; `None` for one after another."""
-        return (self.task_chunk or _CHUNK) if self.packs else None
+        return (self.task_chunk or self.tasks_in_flight(inputs)) if self.packs else None
 
     def _check_weights(self) -> None:
         if not self.model.trainable_variables:

@@ -330,18 +330,22 @@ def test_penalties_of_activities_beside_the_support_set(float64):
     np.testing.assert_allclose(learner.train_on_batch(inputs, targets), error + penalty)
 
 
-def test_each_task_has_masks_of_its_own():
-    """In `fit`, K + 1 draws of each task; in a call, no two of 16 equal tasks predict the same."""
+@pytest.mark.parametrize(("axis", "draws"), [("loop", 16 * 3), ("packed", 4 * 3)])
+def test_each_task_has_masks_of_its_own(axis, draws):
+    """In `fit`, K + 1 draws of each task; in a call, no two of 16 equal tasks predict the same.
+
+    Four tasks side by side draw together.
+    """
     dropout = layers.Dropout(0.5, seed=1)
     model = keras.Sequential([keras.Input((32,)), dropout, layers.Dense(1)])
-    learner = tfmeta.MAML(model, 0.1, 2, task_chunk=4)
+    learner = tfmeta.MAML(model, 0.1, 2, task_axis=axis, task_chunk=4)
     learner.compile("sgd", "mse")
     x, y = np.ones((16, 1, 32), np.float32), np.ones((16, 1, 1), np.float32)
     inputs = {"support_x": x, "support_y": y, "query_x": x}
     learner.build(keras.tree.map_structure(np.shape, inputs))
     before = dropout.seed_generator.state.numpy()
     learner.train_on_batch(inputs, y)
-    np.testing.assert_array_equal(dropout.seed_generator.state.numpy() - before, [0, 16 * 3])
+    np.testing.assert_array_equal(dropout.seed_generator.state.numpy() - before, [0, draws])
     predictions = tf.function(learner)(inputs, training=True)
     assert len(np.unique(predictions)) == 16
 

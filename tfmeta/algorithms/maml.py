@@ -37,12 +37,17 @@ from tfmeta.inner_loop import InnerStep, Path, inner_path
 from tfmeta.inner_optimizers import SGD, UpdateRule
 from tfmeta.layers import BatchAtHandNormalization, exchanged, ordinary_batch_norm
 from tfmeta.meta_learner import MetaLearner, copy_of, finalize
-from tfmeta.packed import packed_call, spread_weights, task_axes, why_not_packed
+from tfmeta.packed import packed_call, spread_weights, task_axes, tried
 from tfmeta.task_map import map_tasks, side_by_side
 from tfmeta.types import Array, Inputs, Params, Rates
 
 # Keeps the gradients of a mean loss above what float16 can hold.
 _HALF_PRECISION_SCALE = 1024.0
+
+# Bytes for the activations of all tasks in flight, and how many examples to count with where a
+# data set does not say.
+_ROOM = 128 * 2**20
+_EXAMPLES = 25
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
@@ -99,6 +104,8 @@ class MAML(MetaLearner):
 
     # Stop a task's inner loop when its support loss falls by less; see MAMLPlusPlus.
     tolerance: float | None = None
+    # After how many inner steps the queries are scored.
+    scored_steps: int = 1
 
     def __init__(
         self,
@@ -350,7 +357,24 @@ class MAML(MetaLearner):
         norms = batch_norm_layers(self.model)
         if norms and self.batch_norm in ("running", "with_support"):
             return f"layer {norms[0].name!r} with batch_norm={self.batch_norm!r}"
-        return why_not_packed(self.model, self.example)
+        trial = tried(self.model, self.example)
+        self.activations = trial.activations
+        return trial.obstacle
+
+    def tasks_in_flight(self, inputs: Inputs) -> int:
+        """Return how many tasks' activations have room in a fixed amount of memory, at most 8.
+
+        Those of each inner step are kept, forward and backward, where the outer gradient goes
+        through it.
+        """
+        support, query = (
+            keras.tree.flatten(inputs[name])[0].shape[1] or _EXAMPLES
+            for name in ("support_x", "query_x")
+        )
+        steps = 1 if self.first_order or self.recompute else self.inner_steps
+        numbers = self.activations * (2 * steps * support + self.scored_steps * query)
+        room: int = _ROOM // (numbers * tf.as_dtype(self.model.compute_dtype).size)
+        return max(1, min(room, super().tasks_in_flight(inputs)))
 
     def check_labels(self, labels: Array) -> None:
         """Check that integer class labels fit the width of the model's output."""

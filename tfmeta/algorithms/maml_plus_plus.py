@@ -120,6 +120,7 @@ class MAMLPlusPlus(MAML):
             check_at_least_zero("tolerance", tolerance)
             self.steps_used = keras.metrics.Mean(name="inner_steps")
         self.multi_step_loss = multi_step_loss
+        self.scored_steps = 1 if multi_step_loss is None else inner_steps
         self.multi_step_epochs = multi_step_epochs
         self.discount = discount
         self.first_order_epochs = first_order_epochs

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -23,6 +24,7 @@ def packed_call(
     training: bool,
     statistics: Statistics = "training",
     step: Any = -1,
+    made: list[int] | None = None,
 ) -> Called:
     """Compute `f(inputs[t]; params[t], state[t])` for all tasks t, as `functional_call` does one.
 
@@ -35,6 +37,7 @@ def packed_call(
         training: The Keras flag.
         statistics: See `tfmeta.functional.batch_norm_uses`.
         step: The inner step.
+        made: Is told the size of each layer's output.
 
     Raises:
         NoRule: If a layer cannot be computed so.
@@ -48,6 +51,7 @@ def packed_call(
         training=training,
         statistics=statistics,
         step=step,
+        made=[] if made is None else made,
     )
     seeds = [(v, x) for v, x in pairs if not _is_packed(v)]
     with TRACING, exact_resizing(), keras.StatelessScope(state_mapping=seeds) as scope:
@@ -75,8 +79,20 @@ def spread_weights(
     )
 
 
-def why_not_packed(model: keras.Model, example: Any) -> str | None:
-    """Return why a model cannot be computed for several tasks at once; `None` if it can.
+class Trial(NamedTuple):
+    """What came of computing a model for several tasks at once.
+
+    Attributes:
+        obstacle: Why that cannot be done; `None` if it can.
+        activations: How many numbers all layers together make of one example.
+    """
+
+    obstacle: str | None
+    activations: int
+
+
+def tried(model: keras.Model, example: Any) -> Trial:
+    """Find out whether a model can be computed for several tasks at once.
 
     Args:
         model: A built model.
@@ -88,16 +104,18 @@ def why_not_packed(model: keras.Model, example: Any) -> str | None:
     ]
     inputs = tf.nest.map_structure(lambda x: tf.TensorSpec([2, 3, *x.shape[1:]], x.dtype), example)
 
+    made: list[int] = []
+
     def trial(params: Params, state: Params, inputs: Any) -> Any:
         params, state = spread_weights(model, params, state, 2)
         how: dict[str, Any] = {"training": True, "statistics": "batch", "step": 0}
-        return packed_call(model, params, state, inputs, **how).outputs
+        return packed_call(model, params, state, inputs, made=made, **how).outputs
 
     try:
         tf.function(trial, autograph=False).get_concrete_function(*weights, inputs)
     except NoRule as error:
-        return str(error)
-    return None
+        return Trial(str(error), 0)
+    return Trial(None, sum(made) // (2 * 3))
 
 
 def _is_packed(variable: Any) -> bool:
@@ -159,9 +177,12 @@ def _apply(layer: Any, trace: Trace, inputs: Any, *args: Any, **kwargs: Any) -> 
             lambda x: tf.cast(x, layer.compute_dtype) if x.dtype.is_floating else x, inputs
         )
     try:
-        return rule(layer, inputs, trace)
+        outputs = rule(layer, inputs, trace)
     except NoRule as error:
         raise NoRule(f"{where} with {error} has no rule") from None
+    # A size that is not known counts as 1.
+    trace.made.append(math.prod(n or 1 for n in outputs.shape))
+    return outputs
 
 
 def _unusual(layer: Any, args: Any, kwargs: Any) -> str | None:

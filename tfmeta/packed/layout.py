@@ -59,6 +59,8 @@ def sizes(x: Any) -> list[Any]:
 def reshaped(x: Any, shape: list[Any]) -> Any:
     """Reshape, keeping what is known of the shape."""
     known = [n if isinstance(n, int) else None for n in shape]
+    if known.count(None) == 0:
+        return tf.reshape(x, shape)
     if known.count(None) == 1:
         shape = [-1 if n is None else n for n in known]
     return tf.ensure_shape(tf.reshape(x, shape), known)

@@ -20,6 +20,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfmeta.packed.layout import reshaped, sizes
+
 
 def batch_normalization(rows: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
     """Normalise each channel by its own statistics.
@@ -59,12 +61,18 @@ def batch_normalization(rows: Any, gamma: Any, beta: Any, epsilon: float) -> Any
 
 def total(rows: Any) -> Any:
     """Return the sum over rows, by a matrix product: far quicker on a CPU than `tf.reduce_sum`."""
-    return tf.squeeze(tf.matmul(tf.ones([1, tf.shape(rows)[0]], rows.dtype), rows), 0)
+    return tf.reshape(tf.matmul(tf.ones([1, sizes(rows)[0]], rows.dtype), rows), rows.shape[1:])
 
 
 def average(rows: Any) -> Any:
     """Return the mean over rows."""
-    return total(rows) / tf.cast(tf.shape(rows)[0], rows.dtype)
+    return total(rows) / _number(rows)
+
+
+def _number(rows: Any) -> Any:
+    """Return how many rows there are, to calculate with."""
+    n = rows.shape[0]
+    return tf.cast(tf.shape(rows)[0], rows.dtype) if n is None else float(n)
 
 
 def moments(rows: Any) -> tuple[Any, Any]:
@@ -87,7 +95,7 @@ def _first(dy: Any, rows: Any, gamma: Any, epsilon: float) -> Any:
 
 
 def _second(dy: Any, rows: Any, gamma: Any, a: Any, p: Any, q: Any, epsilon: float) -> Any:
-    n = tf.cast(tf.shape(rows)[0], rows.dtype)
+    n = _number(rows)
     scale, normal = _normal(rows, epsilon)
     dy_normal, a_normal = total(dy * normal), total(a * normal)
     dy_mean, a_mean = average(dy), average(a)
@@ -112,7 +120,7 @@ def _fused(rows: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
         epsilon=epsilon,
         is_training=True,
     )
-    return tf.reshape(y, tf.shape(rows)), saved
+    return reshaped(y, sizes(rows)), saved
 
 
 def _fused_gradient(dy: Any, rows: Any, gamma: Any, saved: Any, epsilon: float) -> Any:
@@ -126,8 +134,8 @@ def _fused_gradient(dy: Any, rows: Any, gamma: Any, saved: Any, epsilon: float) 
         epsilon=epsilon,
         is_training=True,
     )
-    return tf.reshape(dx, tf.shape(rows)), dgamma, dbeta
+    return reshaped(dx, sizes(rows)), dgamma, dbeta
 
 
 def _image(rows: Any) -> Any:
-    return tf.expand_dims(tf.expand_dims(rows, 0), 0)
+    return reshaped(rows, [1, 1, *sizes(rows)])

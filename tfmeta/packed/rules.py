@@ -33,6 +33,7 @@ class Trace:
         training: The Keras flag.
         statistics: See `tfmeta.functional.batch_norm_uses`.
         step: The inner step.
+        made: The sizes of the outputs of all layers so far.
     """
 
     def __init__(
@@ -43,12 +44,14 @@ class Trace:
         training: bool,
         statistics: Statistics,
         step: Any,
+        made: list[int],
     ) -> None:
         self.values = dict(values)
         self.tasks = tasks
         self.training = training
         self.statistics = statistics
         self.step = step
+        self.made = made
 
     def weight(self, variable: Any, dtype: Any) -> Any:
         """Return a weight, in the precision that its layer computes in."""
