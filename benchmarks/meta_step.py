@@ -15,6 +15,8 @@ peak is above that behind the imports; tracing and compilation are in it.
 `--check` compares the outer gradients instead, all contestants having the same weights and tasks:
 for the worst tensor of weights, the largest difference from tfmeta's over the largest entry. The
 biases in front of batch normalisation don't count, for their gradients are zero but for rounding.
+In float32 an activation next to the kink of a ReLU may fall on either side, which with five images
+can turn a gradient by a hundredth or a tenth; float64 tells whether the arithmetic is the same.
 
     python benchmarks/meta_step.py --contestants tfmeta --problems maml --tasks 8 32 128 256
     python benchmarks/meta_step.py --contestants tfmeta --problems maml --steps 1 2 3 5 10
@@ -26,7 +28,6 @@ PyTorch, higher and JAX are `pip install torch higher jax`; those that are not t
 from __future__ import annotations
 
 import argparse
-import functools
 import importlib
 import importlib.metadata
 import itertools
@@ -45,15 +46,13 @@ from typing import Any
 
 import numpy as np
 import rivals
-from rivals import BETA_1, INNER_RATE, Contestant, Problem
+from rivals import BETA_1, INNER_RATE, Arrays, Contestant, Problem
 
 WARM_UP, LEAST_SECONDS = 2, 1.0
 PACKAGES = ("tfmeta", "tensorflow", "keras", "torch", "higher", "jax", "jaxlib", "numpy")
 
 
-def ours(
-    problem: Problem, weights: list[np.ndarray], batch: list[np.ndarray], **options: Any
-) -> Contestant:
+def ours(problem: Problem, weights: Arrays, batch: Arrays, **options: Any) -> Contestant:
     import keras
     import tensorflow as tf
 
@@ -67,6 +66,7 @@ def ours(
     if problem.kind == "prototypical":
         learner = tfmeta.PrototypicalNetwork(network)
     else:
+        options = {"batch_norm": "transductive", **options}
         learner = tfmeta.MAML(network, INNER_RATE, problem.steps, problem.first_order, **options)
     learner.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     inputs = dict(zip(("support_x", "support_y", "query_x"), batch, strict=False))
@@ -76,37 +76,28 @@ def ours(
     data = iter(tf.data.Dataset.from_tensors((inputs, batch[-1])).repeat())
     learner.make_train_function()
 
-    def first_moments() -> list[np.ndarray]:
+    def first_moments() -> Arrays:
         return [v.numpy() for v in learner.optimizer.variables if v.path.endswith("_momentum")]
 
     return lambda: learner.train_function(data), first_moments
 
 
-# kind of problem: {contestant: (what it imports, its step)}
-CONTESTANTS: dict[str, dict[str, tuple[tuple[str, ...], Callable[..., Contestant]]]] = {
+# kind of problem: {contestant: (what it imports, its step, arguments of that)}
+CONTESTANTS: dict[str, dict[str, tuple[str, Callable[..., Contestant], dict[str, bool]]]] = {
     "maml": {
-        "tfmeta": (("tfmeta",), ours),
-        "higher": (("torch", "higher"), rivals.higher),
-        "torch-loop": (("torch",), rivals.torch_loop),
-        "torch-vmap": (("torch",), rivals.torch_vmap),
-        "torch-vmap-layers": (
-            ("torch",),
-            functools.partial(rivals.torch_vmap, batch_norm_layers=True),
-        ),
-        "jax-vmap": (("jax",), rivals.jax_vmap),
-        "jax-vmap-products": (("jax",), functools.partial(rivals.jax_vmap, products=True)),
-        "jax-map-products": (
-            ("jax",),
-            functools.partial(rivals.jax_vmap, products=True, one_by_one=True),
-        ),
+        "tfmeta": ("tfmeta", ours, {}),
+        "higher": ("higher", rivals.higher, {}),
+        "torch-loop": ("torch", rivals.torch_loop, {}),
+        "torch-vmap": ("torch", rivals.torch_vmap, {}),
+        "torch-vmap-layers": ("torch", rivals.torch_vmap, {"batch_norm_layers": True}),
+        "jax-vmap": ("jax", rivals.jax_vmap, {}),
+        "jax-vmap-products": ("jax", rivals.jax_vmap, {"products": True}),
+        "jax-map-products": ("jax", rivals.jax_vmap, {"products": True, "one_by_one": True}),
     },
     "prototypical": {
-        "tfmeta": (("tfmeta",), ours),
-        "torch": (("torch",), rivals.torch_prototypical),
-        "torch-channels-last": (
-            ("torch",),
-            functools.partial(rivals.torch_prototypical, channels_last=True),
-        ),
+        "tfmeta": ("tfmeta", ours, {}),
+        "torch": ("torch", rivals.torch_prototypical, {}),
+        "torch-channels-last": ("torch", rivals.torch_prototypical, {"channels_last": True}),
     },
 }
 
@@ -130,17 +121,15 @@ def use_threads(number: int) -> None:
 def one(task: dict[str, Any]) -> dict[str, Any]:
     """Measure one contestant in one setting, or keep its gradients: what a process does."""
     problem = Problem(**task["problem"])
-    modules, contestant = CONTESTANTS[problem.kind][task["contestant"]]
+    module, contestant, options = CONTESTANTS[problem.kind][task["contestant"]]
     try:
-        for module in modules:
-            importlib.import_module(module)
+        importlib.import_module(module)
     except ImportError as error:
         return {"absent": str(error)}
     use_threads(task["threads"])
     before = peak()
-    step, first_moments = contestant(
-        problem, rivals.initial_weights(problem), rivals.meta_batch(problem), **task["options"]
-    )
+    weights, batch = rivals.initial_weights(problem), rivals.meta_batch(problem)
+    step, first_moments = contestant(problem, weights, batch, **options, **task["options"])
     if task["gradients"]:
         step()
         np.savez(task["gradients"], *[m / (1 - BETA_1) for m in first_moments()])
@@ -170,11 +159,11 @@ def in_process(
 ) -> dict[str, Any]:
     """Return what `one` does, in a process of its own, or why there is nothing."""
     given = {"task_axis": arguments.task_axis, "task_chunk": arguments.task_chunk}
-    is_ours = contestant == "tfmeta" and problem.kind == "maml"
+    is_maml = contestant == "tfmeta" and problem.kind == "maml"
     task = {
         "problem": problem._asdict(),
         "contestant": contestant,
-        "options": {k: v for k, v in given.items() if is_ours and v is not None},
+        "options": {k: v for k, v in given.items() if is_maml and v is not None},
         "threads": arguments.threads,
         "repeats": arguments.repeats,
         "gradients": gradients,
@@ -184,6 +173,7 @@ def in_process(
         **os.environ,
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "KERAS_BACKEND": "tensorflow",
+        "CUDA_VISIBLE_DEVICES": "",
         "JAX_PLATFORMS": "cpu",
         "NPROC": threads,
         "OMP_NUM_THREADS": threads,
@@ -229,14 +219,15 @@ def difference(result: dict[str, Any]) -> str:
     return f"{result['difference']:.1e}" if "difference" in result else ""
 
 
-def worst_difference(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
+def worst(ours: Arrays, theirs: Arrays) -> float:
     """Return the largest relative difference of two lists of gradients, but for dead biases."""
     dead = range(1, 16, 4)
-    return max(
-        float(np.abs(a - b).max() / np.abs(a).max())
+    differences = [
+        np.abs(a - b).max() / np.abs(a).max()
         for i, (a, b) in enumerate(zip(ours, theirs, strict=True))
         if i not in dead
-    )
+    ]
+    return float(np.max(differences))
 
 
 def compare(
@@ -253,8 +244,7 @@ def compare(
                     gradients[name] = [arrays[key] for key in arrays.files]
     for name in gradients:
         if name != "tfmeta" and "tfmeta" in gradients:
-            worst = worst_difference(gradients["tfmeta"], gradients[name])
-            results[name]["difference"] = worst
+            results[name]["difference"] = worst(gradients["tfmeta"], gradients[name])
     return results
 
 
@@ -338,10 +328,13 @@ def main() -> None:
         print(json.dumps(one(json.loads(arguments.one))))
         return
     rows: list[dict[str, Any]] = []
-    result = {**machine(arguments.threads), "task_axis": arguments.task_axis, "rows": rows}
+    options = {"task_axis": arguments.task_axis, "task_chunk": arguments.task_chunk}
+    result = {**machine(arguments.threads), **options, "rows": rows}
     print(", ".join(f"{k} {v}" for k, v in result.items() if k != "rows"), file=sys.stderr)
     for problem in problems(arguments):
         names = [n for n in CONTESTANTS[problem.kind] if n in arguments.contestants]
+        if not names:
+            continue
         if arguments.check:
             results = compare(arguments, problem, names)
         else:

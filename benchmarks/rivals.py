@@ -16,7 +16,8 @@ INNER_RATE, OUTER_RATE, BN_EPSILON = 0.4, 1e-3, 1e-3
 BETA_1, BETA_2, ADAM_EPSILON = 0.9, 0.999, 1e-7
 FILTERS, SIZE = 64, 28
 
-Contestant = tuple[Callable[[], Any], Callable[[], list[np.ndarray]]]
+Arrays = list[np.ndarray]
+Contestant = tuple[Callable[[], Any], Callable[[], Arrays]]
 
 
 class Problem(NamedTuple):
@@ -38,7 +39,7 @@ class Problem(NamedTuple):
         return self.ways if self.kind == "maml" else None
 
 
-def initial_weights(problem: Problem) -> list[np.ndarray]:
+def initial_weights(problem: Problem) -> Arrays:
     """Return weights in Keras's order and layout; no two scales or offsets are alike."""
     rng = np.random.default_rng(0)
     weights, channels = [], 1
@@ -55,7 +56,7 @@ def initial_weights(problem: Problem) -> list[np.ndarray]:
     return [w.astype(problem.dtype) for w in weights]
 
 
-def meta_batch(problem: Problem) -> list[np.ndarray]:
+def meta_batch(problem: Problem) -> Arrays:
     """Return support images and labels, query images and labels, `[tasks, ways*n, ...]`."""
     rng = np.random.default_rng(1)
     parts = []
@@ -96,11 +97,11 @@ def _from_torch(array: np.ndarray, strided: bool) -> np.ndarray:
 
 def _torch_parts(
     problem: Problem,
-    weights: list[np.ndarray],
-    batch: list[np.ndarray],
+    weights: Arrays,
+    batch: Arrays,
     channels_last: bool = False,
     batch_norm: Any = None,
-) -> tuple[Any, Any, list[Any], Callable[[], list[np.ndarray]]]:
+) -> tuple[Any, Any, list[Any], Callable[[], Arrays]]:
     """Return the network, Adam, the batch as tensors, and `first_moments`."""
     import torch
     from torch import nn
@@ -139,14 +140,14 @@ def _torch_parts(
         model.parameters(), OUTER_RATE, betas=(BETA_1, BETA_2), eps=ADAM_EPSILON
     )
 
-    def first_moments() -> list[np.ndarray]:
+    def first_moments() -> Arrays:
         moments = [adam.state[p]["exp_avg"].numpy() for p in model.parameters()]
         return [_from_torch(m, problem.strided) for m in moments]
 
     return model, adam, tensors, first_moments
 
 
-def higher(problem: Problem, weights: list[np.ndarray], batch: list[np.ndarray]) -> Contestant:
+def higher(problem: Problem, weights: Arrays, batch: Arrays) -> Contestant:
     """`higher.innerloop_ctx`, task by task, as in the example that comes with it."""
     import higher
     import torch
@@ -180,7 +181,7 @@ def higher(problem: Problem, weights: list[np.ndarray], batch: list[np.ndarray])
     return step, first_moments
 
 
-def torch_loop(problem: Problem, weights: list[np.ndarray], batch: list[np.ndarray]) -> Contestant:
+def torch_loop(problem: Problem, weights: Arrays, batch: Arrays) -> Contestant:
     """`torch.autograd.grad` and `functional_call`, task by task, with no library in between.
 
     `channels_last` was no faster with either network, nor were products of unfolded images.
@@ -213,10 +214,7 @@ def torch_loop(problem: Problem, weights: list[np.ndarray], batch: list[np.ndarr
 
 
 def torch_vmap(
-    problem: Problem,
-    weights: list[np.ndarray],
-    batch: list[np.ndarray],
-    batch_norm_layers: bool = False,
+    problem: Problem, weights: Arrays, batch: Arrays, batch_norm_layers: bool = False
 ) -> Contestant:
     """`torch.func.grad` for the inner loop, `torch.func.vmap` over the tasks.
 
@@ -259,10 +257,7 @@ def torch_vmap(
 
 
 def torch_prototypical(
-    problem: Problem,
-    weights: list[np.ndarray],
-    batch: list[np.ndarray],
-    channels_last: bool = False,
+    problem: Problem, weights: Arrays, batch: Arrays, channels_last: bool = False
 ) -> Contestant:
     import torch
     from torch.nn.functional import cross_entropy
@@ -284,8 +279,8 @@ def torch_prototypical(
 
 def jax_vmap(
     problem: Problem,
-    weights: list[np.ndarray],
-    batch: list[np.ndarray],
+    weights: Arrays,
+    batch: Arrays,
     products: bool = False,
     one_by_one: bool = False,
 ) -> Contestant:

@@ -23,7 +23,7 @@ import tensorflow as tf
 from tfmeta.packed.layout import reshaped, sizes
 
 
-def batch_normalization(rows: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
+def batch_normalization(rows: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any]:
     """Normalise each channel by its own statistics.
 
     Args:
@@ -33,7 +33,7 @@ def batch_normalization(rows: Any, gamma: Any, beta: Any, epsilon: float) -> Any
         epsilon: ε.
 
     Returns:
-        `[n, channels]`.
+        `(y, mean, variance)`; mean and variance, `[channels]`, without a gradient.
     """
     # Half precision would overflow in the second derivative; TensorFlow's has no double precision.
     fused = rows.dtype == tf.float32
@@ -41,7 +41,7 @@ def batch_normalization(rows: Any, gamma: Any, beta: Any, epsilon: float) -> Any
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def forward(rows: Any, gamma: Any, beta: Any) -> Any:
         if fused:
-            y, saved = _fused(rows, gamma, beta, epsilon)
+            y, mean, variance, saved = _fused(rows, gamma, beta, epsilon)
         else:
             mean, variance = moments(rows)
             y = (rows - mean) * (tf.math.rsqrt(variance + epsilon) * gamma) + beta
@@ -54,9 +54,10 @@ def batch_normalization(rows: Any, gamma: Any, beta: Any, epsilon: float) -> Any
                 first = _first(dy, rows, gamma, epsilon)
             return first, lambda a, p, q: _second(dy, rows, gamma, a, p, q, epsilon)
 
-        return y, lambda dy: backward(dy, rows, gamma)
+        return (y, mean, variance), lambda dy, *_: backward(dy, rows, gamma)
 
-    return forward(rows, gamma, beta)
+    y, mean, variance = forward(rows, gamma, beta)
+    return y, tf.stop_gradient(mean), tf.stop_gradient(variance)
 
 
 def total(rows: Any) -> Any:
@@ -111,7 +112,7 @@ def _second(dy: Any, rows: Any, gamma: Any, a: Any, p: Any, q: Any, epsilon: flo
 
 
 def _fused(rows: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
-    y, _, _, *saved = tf.raw_ops.FusedBatchNormV3(
+    y, mean, variance, *saved = tf.raw_ops.FusedBatchNormV3(
         x=_image(rows),
         scale=gamma,
         offset=beta,
@@ -120,7 +121,10 @@ def _fused(rows: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
         epsilon=epsilon,
         is_training=True,
     )
-    return reshaped(y, sizes(rows)), saved
+    # TensorFlow's is an estimate, over n − 1.
+    n = _number(rows)
+    variance *= (n - 1) / n
+    return reshaped(y, sizes(rows)), mean, variance, saved
 
 
 def _fused_gradient(dy: Any, rows: Any, gamma: Any, saved: Any, epsilon: float) -> Any:

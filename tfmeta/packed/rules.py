@@ -234,35 +234,43 @@ def _batch_norm(layer: Any, x: Any, trace: Trace) -> Any:
     gamma = row(layer.gamma) if layer.scale else tf.ones([trace.tasks, channels], x.dtype)
     beta = row(layer.beta) if layer.center else tf.zeros([trace.tasks, channels], x.dtype)
     at_hand = isinstance(layer, BatchAtHandNormalization)
-    if at_hand or (layer.trainable and trace.statistics == "batch"):
+    moves = trace.statistics == "training" and trace.training
+    if at_hand or (layer.trainable and (moves or trace.statistics == "batch")):
         # A vector's channels are made to lie behind each other, as those of an image do.
         vector = len(x.shape) == 3
         wide = tf.transpose(x, [1, 0, 2]) if vector else x
-        rows = tf.reshape(wide, [-1, trace.tasks * channels])
-        y = batch_normalization(
-            rows, tf.reshape(gamma, [-1]), tf.reshape(beta, [-1]), layer.epsilon
-        )
+        rows = reshaped(wide, [None, trace.tasks * channels])
+        flat = [tf.reshape(weight, [-1]) for weight in (gamma, beta)]
+        y, mean, variance = batch_normalization(rows, *flat, layer.epsilon)
         y = reshaped(y, sizes(wide))
         y = tf.transpose(y, [1, 0, 2]) if vector else y
-        mean, variance = moments(rows)
         if not at_hand:
-            for variable, value in (
-                (layer.moving_mean, mean),
-                (layer.moving_variance, variance),
+            # What is stored for a query has a gradient, a moving average has none.
+            new = (mean, variance) if moves else moments(rows)
+            momentum = layer.momentum if moves else 0.0
+            for variable, value in zip(
+                (layer.moving_mean, layer.moving_variance), new, strict=True
             ):
-                value = tf.cast(tf.reshape(value, gamma.shape), layer.variable_dtype)
-                if isinstance(layer, PerStepBatchNormalization):
-                    here = tf.one_hot(
-                        trace.step % layer.steps, layer.steps, dtype=layer.variable_dtype
-                    )
-                    rows_of_steps = trace.values[id(variable)]
-                    value = rows_of_steps + here[:, None] * (value[:, None] - rows_of_steps)
-                trace.values[id(variable)] = value
+                _move(layer, variable, tf.reshape(value, gamma.shape), momentum, trace)
     else:
         scale = gamma * tf.math.rsqrt(row(layer.moving_variance) + layer.epsilon)
         offset = beta - row(layer.moving_mean) * scale
         y = x * _broadcast(scale, x) + _broadcast(offset, x)
     return tf.cast(y, inputs.dtype)
+
+
+def _move(layer: Any, variable: Any, value: Any, momentum: float, trace: Trace) -> None:
+    """Move a stored statistic towards the one of a batch, and the row of this step only."""
+    old = trace.values[id(variable)]
+    per_step = isinstance(layer, PerStepBatchNormalization)
+    if momentum == 0 and not per_step:
+        trace.values[id(variable)] = tf.cast(value, old.dtype)
+        return
+    change = 1.0 - momentum
+    if per_step:
+        change *= tf.one_hot(trace.step % layer.steps, layer.steps, dtype=old.dtype)[:, None]
+        value = value[:, None]
+    trace.values[id(variable)] = old + change * (tf.cast(value, old.dtype) - old)
 
 
 def _layer_norm(layer: Any, x: Any, trace: Trace) -> Any:
