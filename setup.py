@@ -1,12 +1,14 @@
-"""The C++ extension, nothing else: all metadata is in pyproject.toml."""
+"""The C++ extensions, nothing else: all metadata is in pyproject.toml."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
+from pathlib import Path
 
 from pybind11.setup_helpers import Pybind11Extension
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
@@ -31,19 +33,62 @@ class BuildExtension(build_ext):
             raise CompileError(NO_COMPILER.format(tried=f" (tried `{missing[-1]}`)"))
         super().build_extensions()
 
+    def build_extension(self, ext: Extension) -> None:
+        if ext.name == TENSORFLOW_OPS and sys.platform == "linux":
+            ext.extra_link_args = [*ext.extra_link_args, self.tensorflow_stub()]
+        super().build_extension(ext)
 
+    def tensorflow_stub(self) -> str:
+        """Return the path of an empty library under TensorFlow's name, to link with.
+
+        When it is loaded, the library of that name is TensorFlow's own, which is there already: so
+        TensorFlow is not needed to build, and what is built belongs to none of its releases.
+        """
+        folder = Path(self.build_temp)
+        folder.mkdir(parents=True, exist_ok=True)
+        used = sorted(set(re.findall(r"\bTF_\w+(?=\()", Path("csrc/tf_api.h").read_text())))
+        source = folder / "tensorflow_stub.c"
+        source.write_text("".join(f"void {name}(void) {{}}\n" for name in used))
+        library = folder / "libtensorflow_framework.so.2"
+        self.compiler.link_shared_object(
+            self.compiler.compile([str(source)], output_dir=str(folder)),
+            str(library),
+            extra_postargs=[f"-Wl,-soname,{library.name}"],
+        )
+        return str(library)
+
+
+TENSORFLOW_OPS = "tfmeta._tf_ops"
 flags = ["/O2"] if sys.platform == "win32" else ["-O3", "-ffp-contract=off", "-pthread"]
 
-setup(
-    ext_modules=[
-        Pybind11Extension(
-            "tfmeta._core",
-            [f"csrc/{name}.cc" for name in ("bindings", "buffers", "episodes", "gather")],
-            depends=[f"csrc/{name}.h" for name in ("buffers", "episodes", "gather", "parallel")],
-            cxx_std=17,
-            extra_compile_args=flags,
-            extra_link_args=[] if sys.platform == "win32" else ["-pthread"],
+extensions = [
+    Pybind11Extension(
+        "tfmeta._core",
+        [f"csrc/{name}.cc" for name in ("bindings", "buffers", "episodes", "gather")],
+        depends=[
+            f"csrc/{name}.h" for name in ("buffers", "clones", "episodes", "gather", "parallel")
+        ],
+        cxx_std=17,
+        extra_compile_args=flags,
+        extra_link_args=[] if sys.platform == "win32" else ["-pthread"],
+    )
+]
+if sys.platform != "win32":
+    # Without it all works, with TensorFlow's own operations; nothing on Windows finds the library.
+    extensions.append(
+        Extension(
+            TENSORFLOW_OPS,
+            [f"csrc/{name}.cc" for name in ("batch_norm", "max_pool", "tf_ops")],
+            depends=[
+                f"csrc/{name}.h"
+                for name in ("batch_norm", "clones", "max_pool", "parallel", "tf_api")
+            ],
+            language="c++",
+            extra_compile_args=[*flags, "-std=c++17"],
+            # On a Mac, what is missing is looked up in all libraries that are loaded.
+            extra_link_args=["-pthread"]
+            + (["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []),
         )
-    ],
-    cmdclass={"build_ext": BuildExtension},
-)
+    )
+
+setup(ext_modules=extensions, cmdclass={"build_ext": BuildExtension})

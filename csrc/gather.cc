@@ -6,19 +6,12 @@
 #include <type_traits>
 #include <vector>
 
+#include "clones.h"
 #include "parallel.h"
 
 #ifdef __linux__
 #include <sys/mman.h>
 #include <unistd.h>
-#endif
-
-// Compiles a function for AVX2 as well; which of the two is called is settled when the library is
-// loaded. It makes the conversion a third faster.
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-#define TFMETA_CLONES __attribute__((target_clones("avx2", "default")))
-#else
-#define TFMETA_CLONES
 #endif
 
 #ifdef __has_builtin

@@ -93,3 +93,39 @@ def gather(
     support = drawn[:, :, :shots].reshape(tasks, ways * shots, *shape)
     query = drawn[:, :, shots:].reshape(tasks, ways * (per_class - shots), *shape)
     return support, query
+
+
+def batch_norm_second(dy, x, gamma, a, p, q, epsilon):
+    """Return the adjoints of dy, x and γ in batch normalisation's gradient, row by row.
+
+    The gradient is written as a function of (dy, x, γ), and differentiated term by term.
+    """
+    n = len(x)
+    centred = x - x.mean(0)
+    scale = 1 / np.sqrt((centred**2).mean(0) + epsilon)
+    normal = centred * scale
+
+    def project(z):
+        return z - z.mean(0) - normal * (z * normal).mean(0)
+
+    to_dy = gamma * scale * project(a) + p * normal + q
+    to_gamma = scale * (a * project(dy)).sum(0)
+    # dx = γ s P(dy) depends on x through s and x̂; ∂s/∂x = −s² x̂/n and ∂⟨z, x̂⟩/∂x = s P(z).
+    by_scale = gamma * (a * project(dy)).sum(0) * (-(scale**2) * normal / n)
+    a_normal, dy_normal = (a * normal).sum(0), (dy * normal).sum(0)
+    by_normal = -gamma * scale / n * scale * (dy_normal * project(a) + a_normal * project(dy))
+    return to_dy, by_scale + by_normal + p * scale * project(dy), to_gamma
+
+
+def max_pool_take(x, values, size, strides, before, out):
+    """Return what of `values` is where the largest of each window of x is, window by window."""
+    n, height, width, channels = x.shape
+    taken = np.empty((n, *out, channels), x.dtype)
+    for e, i, j, c in np.ndindex(*taken.shape):
+        largest = None
+        for a, b in np.ndindex(*size):
+            y, z = i * strides[0] + a - before[0], j * strides[1] + b - before[1]
+            inside = 0 <= y < height and 0 <= z < width
+            if inside and (largest is None or x[e, y, z, c] > largest):
+                largest, taken[e, i, j, c] = x[e, y, z, c], values[e, y, z, c]
+    return taken

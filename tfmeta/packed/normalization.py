@@ -20,6 +20,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfmeta import kernels
 from tfmeta.packed.layout import reshaped, sizes
 
 
@@ -52,7 +53,8 @@ def batch_normalization(rows: Any, gamma: Any, beta: Any, epsilon: float) -> tup
                 first = _fused_gradient(dy, rows, gamma, saved, epsilon)
             else:
                 first = _first(dy, rows, gamma, epsilon)
-            return first, lambda a, p, q: _second(dy, rows, gamma, a, p, q, epsilon)
+            second = kernels.batch_norm_second if kernels.usable(dy, rows) else _second
+            return first, lambda a, p, q: second(dy, rows, gamma, a, p, q, epsilon)
 
         return (y, mean, variance), lambda dy, *_: backward(dy, rows, gamma)
 

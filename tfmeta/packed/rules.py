@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
+from tfmeta import kernels
 from tfmeta.functional import Statistics
 from tfmeta.layers import BatchAtHandNormalization, PerStepBatchNormalization
 from tfmeta.packed.convolution import convolution, depthwise_convolution
@@ -187,7 +188,12 @@ def _by_channels(layer: Any, x: Any, trace: Trace) -> Any:
 
 
 def _max_pool(layer: Any, x: Any, trace: Trace) -> Any:
-    return _by_channels(layer, x, trace)
+    known = layer.data_format == "channels_last" and None not in x.shape[1:]
+    if not (known and kernels.usable(x)):
+        return _by_channels(layer, x, trace)
+    padding = layer.padding.upper()
+    y = kernels.max_pool(merge(x), layer.pool_size, layer.strides, padding)
+    return part(y, trace.tasks)
 
 
 def _global_pool(layer: Any, x: Any, trace: Trace) -> Any:
@@ -240,8 +246,8 @@ def _batch_norm(layer: Any, x: Any, trace: Trace) -> Any:
         vector = len(x.shape) == 3
         wide = tf.transpose(x, [1, 0, 2]) if vector else x
         rows = reshaped(wide, [None, trace.tasks * channels])
-        flat = [tf.reshape(weight, [-1]) for weight in (gamma, beta)]
-        y, mean, variance = batch_normalization(rows, *flat, layer.epsilon)
+        scale, offset = (tf.reshape(weight, [-1]) for weight in (gamma, beta))
+        y, mean, variance = batch_normalization(rows, scale, offset, layer.epsilon)
         y = reshaped(y, sizes(wide))
         y = tf.transpose(y, [1, 0, 2]) if vector else y
         if not at_hand:
