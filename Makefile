@@ -21,7 +21,7 @@ lint: $(VENV)/.dev
 	$(bin)/clang-format --dry-run --Werror csrc/*.cc csrc/*.h
 
 clean:
-	rm -rf $(VENV) build *.egg-info tfmeta/_core*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info tfmeta/_core*.so tfmeta/_tf_ops*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # The package is installed in place, so that only a change of the C++ or of the metadata needs
 # another install.

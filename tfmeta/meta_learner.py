@@ -39,7 +39,7 @@ class MetaLearner(keras.Model, abc.ABC):
             faster and needs a learner and layers that know how. `"auto"`: packed where that can
             be; which layer is in the way is logged once.
         task_chunk: How many tasks are in flight; memory grows with it, and not with the meta-batch.
-            `None` takes 2 in a loop; packed, 8 or as many as 128 MB of activations allow.
+            `None` takes 2 in a loop; packed, 8 or as many as 192 MB of activations allow.
         **kwargs: `name` and `dtype`, for `keras.Model`. The dtype is that of the learner's own
             weights; the wrapped model computes in its own, which may be mixed precision.
 

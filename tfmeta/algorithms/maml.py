@@ -46,7 +46,7 @@ _HALF_PRECISION_SCALE = 1024.0
 
 # Bytes for the activations of all tasks in flight, and how many examples to count with where a
 # data set does not say.
-_ROOM = 128 * 2**20
+_ROOM = 192 * 2**20
 _EXAMPLES = 25
 
 
