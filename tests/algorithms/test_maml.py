@@ -125,7 +125,7 @@ def test_second_order_gradient_by_finite_differences(float64, batch_norm, downsa
         {"inner_clip_norm": 0.1},
         {"inner_clip_norm": 1e3},
     ],
-    ids=str,
+    ids=["momentum", "RMSprop", "Adam", "clipped", "far from clipped"],
 )
 def test_gradient_through_inner_optimizers_by_finite_differences(float64, options):
     """K = 3 through the rules' slots, and through the clipping."""

@@ -373,7 +373,7 @@ class MAML(MetaLearner):
         )
         steps = 1 if self.first_order or self.recompute else self.inner_steps
         numbers = self.activations * (2 * steps * support + self.scored_steps * query)
-        room: int = _ROOM // (numbers * tf.as_dtype(self.model.compute_dtype).size)
+        room: int = _ROOM // (max(1, numbers) * tf.as_dtype(self.model.compute_dtype).size)
         return max(1, min(room, super().tasks_in_flight(inputs)))
 
     def check_labels(self, labels: Array) -> None:
