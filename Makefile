@@ -2,6 +2,8 @@
 # make test   run the tests, from nothing
 PYTHON ?= python3
 VENV ?= .venv
+# Each has a TensorFlow of its own, which takes some gigabytes.
+TEST_WORKERS ?= 2
 
 bin := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
@@ -12,7 +14,7 @@ demo: $(VENV)/.demo
 	$(bin)/python examples/demo.py
 
 test: $(VENV)/.test
-	$(bin)/python -m pytest $(PYTEST_ARGS)
+	$(bin)/python -m pytest -n $(TEST_WORKERS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(bin)/ruff check .
