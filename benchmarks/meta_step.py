@@ -7,10 +7,11 @@ inner rate of 0.4, Adam outside; `strided` halves by strides, `pooled` by max-po
 Networks on one episode of 60 ways, 1 shot and 5 queries. The images are noise: only time matters.
 
 Every contestant has a process of its own for each setting, one after another, with as many threads
-as there are cores: a warm-up of two steps, then single steps by the clock. The table has the median
-of milliseconds a task, with the least and the most. tfmeta's step is what `fit` calls, the compiled
-`learner.train_function` on an iterator over a `tf.data.Dataset`. Memory is how far the process's
-peak is above that behind the imports; tracing and compilation are in it.
+as there are cores; `tfmeta` has one for each operation, and so as many operations at once, which
+`tfmeta-all-threads` leaves to TensorFlow. A warm-up of two steps, then single steps by the clock.
+The table has the median of milliseconds a task, with the least and the most. tfmeta's step is what
+`fit` calls, the compiled `learner.train_function` on an iterator over a `tf.data.Dataset`. Memory
+is how far the process's peak is above that behind the imports; tracing and compilation are in it.
 
 `--check` compares the outer gradients instead, all contestants having the same weights and tasks:
 for the worst tensor of weights, the largest difference from tfmeta's over the largest entry. The
@@ -52,14 +53,23 @@ WARM_UP, LEAST_SECONDS = 2, 1.0
 PACKAGES = ("tfmeta", "tensorflow", "keras", "torch", "higher", "jax", "jaxlib", "numpy")
 
 
-def ours(problem: Problem, weights: Arrays, batch: Arrays, **options: Any) -> Contestant:
+def our_learner(
+    problem: Problem,
+    weights: Arrays,
+    batch: Arrays,
+    *,
+    policy: str | None = None,
+    jit_compile: bool = False,
+    **options: Any,
+) -> Any:
+    """Return a compiled learner whose train function is made, and its data."""
     import keras
     import tensorflow as tf
 
     import tfmeta
 
     keras.config.set_floatx(problem.dtype)
-    keras.config.set_dtype_policy(problem.dtype)
+    keras.config.set_dtype_policy(policy or problem.dtype)
     downsample = "stride" if problem.strided else "pool"
     network = tfmeta.models.conv4((rivals.SIZE, rivals.SIZE, 1), problem.outputs, 64, downsample)
     learner: tfmeta.MetaLearner
@@ -68,24 +78,36 @@ def ours(problem: Problem, weights: Arrays, batch: Arrays, **options: Any) -> Co
     else:
         options = {"batch_norm": "transductive", **options}
         learner = tfmeta.MAML(network, INNER_RATE, problem.steps, problem.first_order, **options)
-    learner.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    learner.compile("adam", loss, jit_compile=jit_compile)
     inputs = dict(zip(("support_x", "support_y", "query_x"), batch, strict=False))
     learner.build({name: x.shape for name, x in inputs.items()})
     for variable, weight in zip(network.trainable_variables, weights, strict=True):
         variable.assign(weight)
-    data = iter(tf.data.Dataset.from_tensors((inputs, batch[-1])).repeat())
     learner.make_train_function()
+    return learner, iter(tf.data.Dataset.from_tensors((inputs, batch[-1])).repeat())
 
-    def first_moments() -> Arrays:
-        return [v.numpy() for v in learner.optimizer.variables if v.path.endswith("_momentum")]
 
-    return lambda: learner.train_function(data), first_moments
+def first_moments(learner: Any) -> Arrays:
+    return [v.numpy() for v in learner.optimizer.variables if v.path.endswith("_momentum")]
+
+
+def ours(
+    problem: Problem, weights: Arrays, batch: Arrays, one_thread: bool = False, **options: Any
+) -> Contestant:
+    if one_thread:
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+    learner, data = our_learner(problem, weights, batch, **options)
+    return lambda: learner.train_function(data), lambda: first_moments(learner)
 
 
 # kind of problem: {contestant: (what it imports, its step, arguments of that)}
 CONTESTANTS: dict[str, dict[str, tuple[str, Callable[..., Contestant], dict[str, bool]]]] = {
     "maml": {
-        "tfmeta": ("tfmeta", ours, {}),
+        "tfmeta": ("tfmeta", ours, {"one_thread": True}),
+        "tfmeta-all-threads": ("tfmeta", ours, {}),
         "higher": ("higher", rivals.higher, {}),
         "torch-loop": ("torch", rivals.torch_loop, {}),
         "torch-vmap": ("torch", rivals.torch_vmap, {}),
@@ -159,7 +181,7 @@ def in_process(
 ) -> dict[str, Any]:
     """Return what `one` does, in a process of its own, or why there is nothing."""
     given = {"task_axis": arguments.task_axis, "task_chunk": arguments.task_chunk}
-    is_maml = contestant == "tfmeta" and problem.kind == "maml"
+    is_maml = contestant.startswith("tfmeta") and problem.kind == "maml"
     task = {
         "problem": problem._asdict(),
         "contestant": contestant,

@@ -6,12 +6,14 @@
 #include <vector>
 
 #include "batch_norm.h"
+#include "convolution.h"
 #include "max_pool.h"
 #include "tf_api.h"
 
 namespace {
 
 using tfmeta::BatchNormSecond;
+using tfmeta::Convolution;
 using tfmeta::MaxPool;
 
 using Dims = std::vector<std::int64_t>;
@@ -23,8 +25,6 @@ struct Delete {
 };
 template <typename T>
 using Owned = std::unique_ptr<T, Delete>;
-
-int Threads() { return static_cast<int>(std::max(1u, std::thread::hardware_concurrency())); }
 
 // The inputs and outputs of one call. After the first failure all else does nothing.
 class Call {
@@ -73,15 +73,41 @@ Dims Shape(const TF_Tensor* tensor) {
   return dims;
 }
 
-// ---- TfmetaBatchNormSecond(dy, x, gamma, a, p, q; epsilon) -> (to_dy, to_x, to_gamma)
+// What an operation does, as its attributes say, and on how many threads: 0 for one on each core.
+template <typename Work>
+struct Kernel {
+  Work work;
+  std::int64_t threads;
 
-void* CreateBatchNorm(TF_OpKernelConstruction* construction) {
+  int Threads() const {
+    return threads > 0 ? threads : std::max(1u, std::thread::hardware_concurrency());
+  }
+};
+
+template <typename Work>
+const Kernel<Work>& KernelOf(void* kernel) {
+  return *static_cast<Kernel<Work>*>(kernel);
+}
+
+// Makes a kernel; `read` sets the work by the attributes.
+template <typename Work, void (*read)(TF_OpKernelConstruction*, Work&, TF_Status*)>
+void* Create(TF_OpKernelConstruction* construction) {
   const Owned<TF_Status> status(TF_NewStatus());
-  auto kernel = std::make_unique<BatchNormSecond>();
-  TF_OpKernelConstruction_GetAttrFloat(construction, "epsilon", &kernel->epsilon, status.get());
+  auto kernel = std::make_unique<Kernel<Work>>();
+  read(construction, kernel->work, status.get());
+  if (TF_GetCode(status.get()) == TF_OK) {
+    TF_OpKernelConstruction_GetAttrInt64(construction, "threads", &kernel->threads, status.get());
+  }
   if (TF_GetCode(status.get()) == TF_OK) return kernel.release();
   TF_OpKernelConstruction_Failure(construction, status.get());
   return nullptr;
+}
+
+// ---- TfmetaBatchNormSecond(dy, x, gamma, a, p, q; epsilon) -> (to_dy, to_x, to_gamma)
+
+void ReadBatchNorm(TF_OpKernelConstruction* construction, BatchNormSecond& second,
+                   TF_Status* status) {
+  TF_OpKernelConstruction_GetAttrFloat(construction, "epsilon", &second.epsilon, status);
 }
 
 void ComputeBatchNorm(void* kernel, TF_OpKernelContext* context) {
@@ -97,7 +123,7 @@ void ComputeBatchNorm(void* kernel, TF_OpKernelContext* context) {
   for (const int i : {2, 4, 5}) {
     call.Expect(Shape(inputs[i]) == narrow, "gamma, p and q must be [channels]");
   }
-  BatchNormSecond second = *static_cast<BatchNormSecond*>(kernel);
+  BatchNormSecond second = KernelOf<BatchNormSecond>(kernel).work;
   second.to_dy = call.Output(0, wide);
   second.to_x = call.Output(1, wide);
   second.to_gamma = call.Output(2, narrow);
@@ -105,7 +131,7 @@ void ComputeBatchNorm(void* kernel, TF_OpKernelContext* context) {
   second.rows = wide[0], second.channels = wide[1];
   second.dy = Data(inputs[0]), second.x = Data(inputs[1]), second.gamma = Data(inputs[2]);
   second.a = Data(inputs[3]), second.p = Data(inputs[4]), second.q = Data(inputs[5]);
-  second.ComputeAll(Threads());
+  second.ComputeAll(KernelOf<BatchNormSecond>(kernel).Threads());
 }
 
 void ShapeOfBatchNorm(TF_ShapeInferenceContext* context, TF_Status* status) {
@@ -116,19 +142,12 @@ void ShapeOfBatchNorm(TF_ShapeInferenceContext* context, TF_Status* status) {
   }
 }
 
-// ---- TfmetaMaxPoolTake(x, values; window) -> out: `window` is a MaxPool from window_height on.
+// ---- TfmetaMaxPoolTake(x, values; window) -> out: `window` is a MaxPool up to out_width.
 
-constexpr int kWindow = 8;
-
-void* CreateMaxPool(TF_OpKernelConstruction* construction) {
-  const Owned<TF_Status> status(TF_NewStatus());
-  std::int64_t w[kWindow] = {};
-  TF_OpKernelConstruction_GetAttrInt64List(construction, "window", w, kWindow, status.get());
-  if (TF_GetCode(status.get()) == TF_OK) {
-    return new MaxPool{0, 0, 0, 0, w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7]};
-  }
-  TF_OpKernelConstruction_Failure(construction, status.get());
-  return nullptr;
+void ReadMaxPool(TF_OpKernelConstruction* construction, MaxPool& pool, TF_Status* status) {
+  std::int64_t w[8] = {};
+  TF_OpKernelConstruction_GetAttrInt64List(construction, "window", w, 8, status);
+  pool = {w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], 0, 0, 0, 0};
 }
 
 void ComputeMaxPool(void* kernel, TF_OpKernelContext* context) {
@@ -139,49 +158,129 @@ void ComputeMaxPool(void* kernel, TF_OpKernelContext* context) {
   call.Expect(dims.size() == 4, "x must be [n, height, width, channels]");
   call.Expect(Shape(values) == dims, "values must be like x");
   if (!call.ok()) return;
-  MaxPool pool = *static_cast<MaxPool*>(kernel);
+  MaxPool pool = KernelOf<MaxPool>(kernel).work;
   pool.examples = dims[0], pool.height = dims[1], pool.width = dims[2], pool.channels = dims[3];
   const bool inside = (pool.out_height - 1) * pool.row_stride - pool.top < pool.height &&
                       (pool.out_width - 1) * pool.column_stride - pool.left < pool.width &&
                       pool.top < pool.window_height && pool.left < pool.window_width;
   call.Expect(inside, "each window must have a pixel of x in it");
   float* out = call.Output(0, {dims[0], pool.out_height, pool.out_width, dims[3]});
-  if (call.ok()) pool.Take(Data(images), Data(values), out, Threads());
+  if (call.ok()) pool.Take(Data(images), Data(values), out, KernelOf<MaxPool>(kernel).Threads());
+}
+
+// ---- TfmetaConvolution(x, kernel; window) -> y, TfmetaConvolutionToInput(y, kernel; window) -> x,
+// TfmetaConvolutionToKernel(x, y; window) -> kernel: `window` is a Convolution up to groups.
+
+void ReadConvolution(TF_OpKernelConstruction* construction, Convolution& convolution,
+                     TF_Status* status) {
+  std::int64_t w[11] = {};
+  TF_OpKernelConstruction_GetAttrInt64List(construction, "window", w, 11, status);
+  convolution = {w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], w[10], 0, 0, 0};
+  for (const int i : {0, 1, 2, 3, 6, 7, 8, 9, 10}) {
+    if (TF_GetCode(status) == TF_OK && w[i] < 1) {
+      TF_SetStatus(status, TF_INVALID_ARGUMENT, "sizes, strides and groups must be at least 1");
+    }
+  }
+}
+
+// Sets what the shape of one operand, `[examples, height, width, groups * each]`, tells.
+std::int64_t EachOf(Call& call, const Dims& dims, std::int64_t height, std::int64_t width,
+                    Convolution& convolution) {
+  call.Expect(dims.size() == 4 && dims[1] == height && dims[2] == width &&
+                  dims[3] % convolution.groups == 0,
+              "an image must be [n, height, width, groups * channels], of the window's sizes");
+  if (!call.ok()) return 0;
+  convolution.examples = dims[0];
+  return dims[3] / convolution.groups;
+}
+
+// Sets what the shape of the kernels, `[*size, channels, groups * filters]`, tells.
+void SetKernel(Call& call, const Dims& dims, Convolution& convolution) {
+  call.Expect(dims.size() == 4 && dims[0] == convolution.kernel_height &&
+                  dims[1] == convolution.kernel_width && dims[3] % convolution.groups == 0,
+              "kernel must be [height, width, channels, groups * filters], of the window's sizes");
+  if (!call.ok()) return;
+  convolution.channels = dims[2], convolution.filters = dims[3] / convolution.groups;
+}
+
+void ComputeConvolution(void* kernel, TF_OpKernelContext* context) {
+  Call call(context);
+  const TF_Tensor *x = call.Input(0), *filters = call.Input(1);
+  if (!call.ok()) return;
+  Convolution c = KernelOf<Convolution>(kernel).work;
+  SetKernel(call, Shape(filters), c);
+  const bool same = c.channels == EachOf(call, Shape(x), c.height, c.width, c);
+  call.Expect(same, "x and kernel must have as many channels");
+  float* y = call.Output(0, {c.examples, c.out_height, c.out_width, c.groups * c.filters});
+  if (call.ok()) c.Forward(Data(x), Data(filters), y, KernelOf<Convolution>(kernel).Threads());
+}
+
+void ComputeConvolutionToInput(void* kernel, TF_OpKernelContext* context) {
+  Call call(context);
+  const TF_Tensor *y = call.Input(0), *filters = call.Input(1);
+  if (!call.ok()) return;
+  Convolution c = KernelOf<Convolution>(kernel).work;
+  SetKernel(call, Shape(filters), c);
+  const bool same = c.filters == EachOf(call, Shape(y), c.out_height, c.out_width, c);
+  call.Expect(same, "y and kernel must have as many filters");
+  float* x = call.Output(0, {c.examples, c.height, c.width, c.groups * c.channels});
+  if (call.ok()) c.ToInput(Data(y), Data(filters), x, KernelOf<Convolution>(kernel).Threads());
+}
+
+void ComputeConvolutionToKernel(void* kernel, TF_OpKernelContext* context) {
+  Call call(context);
+  const TF_Tensor *x = call.Input(0), *y = call.Input(1);
+  if (!call.ok()) return;
+  Convolution c = KernelOf<Convolution>(kernel).work;
+  c.channels = EachOf(call, Shape(x), c.height, c.width, c);
+  c.filters = EachOf(call, Shape(y), c.out_height, c.out_width, c);
+  if (!call.ok()) return;
+  call.Expect(TF_Dim(x, 0) == TF_Dim(y, 0), "x and y must have as many examples");
+  float* to = call.Output(0, {c.kernel_height, c.kernel_width, c.channels, c.groups * c.filters});
+  if (call.ok()) c.ToKernel(Data(x), Data(y), to, KernelOf<Convolution>(kernel).Threads());
 }
 
 // ---- Registration
 
-template <typename Kernel>
+template <typename Work>
 void Destroy(void* kernel) {
-  delete static_cast<Kernel*>(kernel);
+  delete static_cast<Kernel<Work>*>(kernel);
 }
 
-template <typename Kernel>
+template <typename Work, void (*read)(TF_OpKernelConstruction*, Work&, TF_Status*)>
 void Register(const char* name, const char* attribute, std::initializer_list<const char*> inputs,
               std::initializer_list<const char*> outputs,
               void (*shape)(TF_ShapeInferenceContext*, TF_Status*),
-              void* (*create)(TF_OpKernelConstruction*),
               void (*compute)(void*, TF_OpKernelContext*)) {
   const Owned<TF_Status> status(TF_NewStatus());
   TF_OpDefinitionBuilder* op = TF_NewOpDefinitionBuilder(name);
   TF_OpDefinitionBuilderAddAttr(op, attribute);
+  TF_OpDefinitionBuilderAddAttr(op, "threads: int");
   for (const char* input : inputs) TF_OpDefinitionBuilderAddInput(op, input);
   for (const char* output : outputs) TF_OpDefinitionBuilderAddOutput(op, output);
   TF_OpDefinitionBuilderSetShapeInferenceFunction(op, shape);
   TF_RegisterOpDefinition(op, status.get());
   TF_RegisterKernelBuilder(
-      name, TF_NewKernelBuilder(name, "CPU", create, compute, &Destroy<Kernel>), status.get());
+      name, TF_NewKernelBuilder(name, "CPU", &Create<Work, read>, compute, &Destroy<Work>),
+      status.get());
 }
 
 const bool registered = [] {
-  Register<BatchNormSecond>(
+  Register<BatchNormSecond, ReadBatchNorm>(
       "TfmetaBatchNormSecond", "epsilon: float",
       {"dy: float", "x: float", "gamma: float", "a: float", "p: float", "q: float"},
-      {"to_dy: float", "to_x: float", "to_gamma: float"}, &ShapeOfBatchNorm, &CreateBatchNorm,
-      &ComputeBatchNorm);
-  Register<MaxPool>("TfmetaMaxPoolTake", "window: list(int)", {"x: float", "values: float"},
-                    {"out: float"}, &TF_ShapeInferenceContextSetUnknownShape, &CreateMaxPool,
-                    &ComputeMaxPool);
+      {"to_dy: float", "to_x: float", "to_gamma: float"}, &ShapeOfBatchNorm, &ComputeBatchNorm);
+  const auto unknown = &TF_ShapeInferenceContextSetUnknownShape;
+  Register<MaxPool, ReadMaxPool>("TfmetaMaxPoolTake", "window: list(int)",
+                                 {"x: float", "values: float"}, {"out: float"}, unknown,
+                                 &ComputeMaxPool);
+  const auto convolution = &Register<Convolution, ReadConvolution>;
+  convolution("TfmetaConvolution", "window: list(int)", {"x: float", "kernel: float"}, {"y: float"},
+              unknown, &ComputeConvolution);
+  convolution("TfmetaConvolutionToInput", "window: list(int)", {"y: float", "kernel: float"},
+              {"x: float"}, unknown, &ComputeConvolutionToInput);
+  convolution("TfmetaConvolutionToKernel", "window: list(int)", {"x: float", "y: float"},
+              {"kernel: float"}, unknown, &ComputeConvolutionToKernel);
   return true;
 }();
 

@@ -129,3 +129,38 @@ def max_pool_take(x, values, size, strides, before, out):
             if inside and (largest is None or x[e, y, z, c] > largest):
                 largest, taken[e, i, j, c] = x[e, y, z, c], values[e, y, z, c]
     return taken
+
+
+def convolution(x, kernel, strides, before, out):
+    """Convolve `[n, h, w, groups, channels]` with `[*size, channels, groups, filters]`."""
+    y = np.zeros((len(x), *out, *kernel.shape[-2:]), x.dtype)
+    for e, i, j, pixel, tap in _taps(x, kernel.shape[:2], strides, before, out):
+        y[e, i, j] += np.einsum("gc,cgf->gf", x[pixel], kernel[tap])
+    return y
+
+
+def convolution_to_input(y, kernel, strides, before, space):
+    """Return the adjoint of what is convolved, `[n, *space, groups, channels]`."""
+    channels, groups, _ = kernel.shape[2:]
+    x = np.zeros((len(y), *space, groups, channels), y.dtype)
+    for e, i, j, pixel, tap in _taps(x, kernel.shape[:2], strides, before, y.shape[1:3]):
+        x[pixel] += np.einsum("gf,cgf->gc", y[e, i, j], kernel[tap])
+    return x
+
+
+def convolution_to_kernel(x, y, size, strides, before):
+    """Return the adjoint of the kernels, `[*size, channels, groups, filters]`."""
+    groups, channels = x.shape[-2:]
+    kernel = np.zeros((*size, channels, groups, y.shape[-1]), x.dtype)
+    for e, i, j, pixel, tap in _taps(x, size, strides, before, y.shape[1:3]):
+        kernel[tap] += np.einsum("gc,gf->cgf", x[pixel], y[e, i, j])
+    return kernel
+
+
+def _taps(x, size, strides, before, out):
+    """Each output's place, and which pixel meets which tap of the kernel there."""
+    for e, i, j in np.ndindex(len(x), *out):
+        for u, v in np.ndindex(*size):
+            row, column = i * strides[0] + u - before[0], j * strides[1] + v - before[1]
+            if 0 <= row < x.shape[1] and 0 <= column < x.shape[2]:
+                yield e, i, j, (e, row, column), (u, v)

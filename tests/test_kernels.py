@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -100,12 +104,129 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     good = {"dy": wide, "x": wide, "gamma": narrow, "a": wide, "p": narrow, "q": narrow}
     for name, bad in (("x", tf.ones([4, 2])), ("gamma", tf.ones([2])), ("dy", tf.ones([4]))):
         with pytest.raises(tf.errors.InvalidArgumentError, match="must be"):
-            ops.tfmeta_batch_norm_second(**{**good, name: bad}, epsilon=1e-3)
+            ops.tfmeta_batch_norm_second(**{**good, name: bad}, epsilon=1e-3, threads=1)
     image = tf.ones([1, 4, 4, 2])
+    take = functools.partial(ops.tfmeta_max_pool_take, x=image, threads=1)
     with pytest.raises(tf.errors.InvalidArgumentError, match="values must be like x"):
-        ops.tfmeta_max_pool_take(x=image, values=image[:, :2], window=[2, 2, 2, 2, 0, 0, 2, 2])
+        take(values=image[:, :2], window=[2, 2, 2, 2, 0, 0, 2, 2])
     with pytest.raises(tf.errors.InvalidArgumentError, match="each window must have a pixel"):
-        ops.tfmeta_max_pool_take(x=image, values=image, window=[2, 2, 2, 2, 0, 0, 3, 2])
+        take(values=image, window=[2, 2, 2, 2, 0, 0, 3, 2])
+
+
+X, KERNEL, Y = tf.ones([2, 4, 4, 6]), tf.ones([3, 3, 3, 8]), tf.ones([2, 2, 2, 8])
+WINDOW = [3, 3, 1, 1, 0, 0, 4, 4, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("operation", "operands", "window", "message"),
+    [
+        ("", {"x": X[0], "kernel": KERNEL}, WINDOW, "an image must be"),
+        ("", {"x": X[:, :3], "kernel": KERNEL}, WINDOW, "an image must be"),
+        ("", {"x": X[..., :5], "kernel": KERNEL}, WINDOW, "an image must be"),
+        ("", {"x": X[..., :4], "kernel": KERNEL}, WINDOW, "as many channels"),
+        ("", {"x": X, "kernel": KERNEL[0]}, WINDOW, "kernel must be"),
+        ("", {"x": X, "kernel": KERNEL[:2]}, WINDOW, "kernel must be"),
+        ("", {"x": X, "kernel": KERNEL[..., :7]}, WINDOW, "kernel must be"),
+        ("_to_input", {"y": Y[:, :1], "kernel": KERNEL}, WINDOW, "an image must be"),
+        ("_to_input", {"y": Y[..., :4], "kernel": KERNEL}, WINDOW, "as many filters"),
+        ("_to_kernel", {"x": X[:1], "y": Y}, WINDOW, "as many examples"),
+        ("", {"x": X, "kernel": KERNEL}, [*WINDOW[:10], 0], "must be at least 1"),
+        ("", {"x": X, "kernel": KERNEL}, [3, 3, 0, 1, *WINDOW[4:]], "must be at least 1"),
+        ("", {"x": X, "kernel": KERNEL}, WINDOW[:9], "must be at least 1"),
+    ],
+)
+def test_operands_that_do_not_fit_are_refused(
+    operation: str, operands: Any, window: list[int], message: str
+) -> None:
+    convolve = getattr(kernels._library(), f"tfmeta_convolution{operation}")
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        convolve(**operands, window=window, threads=1)
+
+
+CONVOLUTIONS = st.fixed_dictionaries(
+    {
+        "n": st.integers(1, 3),
+        "space": st.tuples(st.integers(3, 9), st.integers(3, 9)),
+        "groups": st.integers(1, 3),
+        # Fewer than a tile has rows, as many, and more; filters likewise as a tile has columns.
+        "channels": st.sampled_from([1, 3, 5, 6, 7, 16, 33]),
+        "filters": st.sampled_from([1, 5, 8, 16, 21, 64, 83]),
+        "size": st.tuples(st.integers(1, 3), st.integers(1, 3)),
+        "strides": st.tuples(st.integers(1, 4), st.integers(1, 4)),
+        "padding": st.sampled_from(["SAME", "VALID"]),
+    }
+)
+
+
+def made(case: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """Return x, the kernels and y, with the groups an axis of their own, in float32."""
+    rng = np.random.default_rng(0)
+    out, _ = kernels._window(case["space"], case["size"], case["strides"], case["padding"])
+    x = rng.normal(size=(case["n"], *case["space"], case["groups"], case["channels"]))
+    kernel = rng.normal(size=(*case["size"], case["channels"], case["groups"], case["filters"]))
+    y = rng.normal(size=(case["n"], *out, case["groups"], case["filters"]))
+    return x.astype("float32"), kernel.astype("float32"), y.astype("float32")
+
+
+def merged(x: Any) -> Any:
+    return tf.constant(x.reshape(*x.shape[:-2], -1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(CONVOLUTIONS)
+def test_convolutions(case: dict[str, Any]) -> None:
+    x, kernel, y = made(case)
+    size, strides, space = case["size"], case["strides"], case["space"]
+    out, before = kernels._window(space, size, strides, case["padding"])
+    window = [*size, *strides, *before, *space, *out, case["groups"]]
+    got = (
+        kernels.convolution(merged(x), merged(kernel), strides, case["padding"]),
+        kernels._convolution_to_input(merged(y), merged(kernel), window),
+        kernels._convolution_to_kernel(merged(x), merged(y), window),
+    )
+    x, kernel, y = (z.astype("float64") for z in (x, kernel, y))
+    twins = (
+        reference.convolution(x, kernel, strides, before, out),
+        reference.convolution_to_input(y, kernel, strides, before, space),
+        reference.convolution_to_kernel(x, y, size, strides, before),
+    )
+    for one, twin in zip(got, twins, strict=True):
+        twin = twin.reshape(one.shape)
+        np.testing.assert_allclose(one, twin, rtol=1e-5, atol=1e-5 * np.abs(twin).max())
+
+
+@settings(max_examples=10, deadline=None)
+@given(CONVOLUTIONS)
+def test_derivatives_of_convolutions(case: dict[str, Any]) -> None:
+    x, kernel, y = (merged(z) for z in made({**case, "groups": 1}))
+    how = {"strides": case["strides"], "padding": case["padding"]}
+
+    def thrice(convolve: Any, *values: Any) -> Any:
+        """Return gradients of a product of the first derivatives: all three kernels' own."""
+        with tf.GradientTape() as outer:
+            outer.watch(values)
+            with tf.GradientTape() as inner:
+                inner.watch(values[:2])
+                z = convolve(*values[:2])
+            dx, dkernel = inner.gradient(z, values[:2], values[2])
+            loss = tf.reduce_sum(dx**2) + tf.reduce_sum(dkernel**2)
+        return outer.gradient(loss, values)
+
+    ours = thrice(lambda x, k: kernels.convolution(x, k, **how), x, kernel, y)
+    doubles = [tf.cast(z, tf.float64) for z in (x, kernel, y)]
+    theirs = thrice(lambda x, k: tf.nn.convolution(x, k, data_format="NHWC", **how), *doubles)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * np.abs(other).max())
+
+
+@pytest.mark.parametrize("instructions", ["portable", "avx2"])
+def test_older_processors_compute_the_same(instructions: str) -> None:
+    code = (
+        "from tests import test_kernels as t; t.test_convolutions(); "
+        "t.test_derivatives_of_convolutions()"
+    )
+    environment = {**os.environ, "TFMETA_MAX_CPU": instructions}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=300)
 
 
 def test_they_are_not_used_under_xla_nor_in_other_precisions() -> None:

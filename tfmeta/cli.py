@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -233,6 +234,7 @@ def train(run_path: Path | None, resume: bool, overwrite: bool, **values: Any) -
         settings = run.resumed(settings)
     else:
         run.check_free(overwrite)
+    have_tasks_at_once(settings)
     parts = training.load_data(settings)
     if any_ways:
         ways = min(settings.ways, parts[0].num_classes)
@@ -255,6 +257,14 @@ def train(run_path: Path | None, resume: bool, overwrite: bool, **values: Any) -
         click.echo(f"The same command with --resume{instead} goes on from there.")
         raise SystemExit(130) from None
     click.echo(f"Saved in {run.path}. Next: tfmeta evaluate {run.path}")
+
+
+def have_tasks_at_once(settings: Settings) -> None:
+    """Leave the cores to chunks of tasks, where there are such, in place of single operations."""
+    if settings.algorithm != "prototypical":
+        # Where TensorFlow has begun already it stays with what it has.
+        with contextlib.suppress(RuntimeError):
+            tf.config.threading.set_intra_op_parallelism_threads(1)
 
 
 def settings_from(
@@ -303,7 +313,9 @@ def settings_from(
 def evaluate(run_path: Path, split: str, episodes: int, **episode: Any) -> None:
     """Score the model of RUN on episodes of classes that it was not trained on."""
     run = Run(run_path)
-    settings, learner = run.settings(), run.learner()
+    settings = run.settings()
+    have_tasks_at_once(settings)
+    learner = run.learner()
     part = training.load_data(settings)[SPLITS.index(split)]
     sampler = training.evaluation_sampler(settings, part, **episode)
     norm = settings.batch_norm if settings.fixed_ways else "running statistics"

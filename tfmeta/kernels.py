@@ -30,7 +30,7 @@ def batch_norm_second(
 ) -> tuple[Any, Any, Any]:
     """Return the adjoints of `dy`, `x` and `gamma`; see `tfmeta.packed.normalization`."""
     to_dy, to_x, to_gamma = _library().tfmeta_batch_norm_second(
-        dy=dy, x=x, gamma=gamma, a=a, p=p, q=q, epsilon=epsilon
+        dy=dy, x=x, gamma=gamma, a=a, p=p, q=q, epsilon=epsilon, threads=_threads()
     )
     return to_dy, to_x, to_gamma
 
@@ -47,11 +47,7 @@ def max_pool(x: Any, size: Any, strides: Any, padding: str) -> Any:
     fixed = tf.stop_gradient(x)
     y = tf.nn.max_pool2d(fixed, size, strides, padding)
     how = {"ksize": [1, *size, 1], "strides": [1, *strides, 1], "padding": padding}
-    out = y.shape[1:3]
-    before = [
-        max((o - 1) * s + k - n, 0) // 2 if padding == "SAME" else 0
-        for o, s, k, n in zip(out, strides, size, x.shape[1:3], strict=True)
-    ]
+    out, before = _window(x.shape[1:3], size, strides, padding)
     window = [*size, *strides, *before, *out]
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
@@ -63,7 +59,9 @@ def max_pool(x: Any, size: Any, strides: Any, padding: str) -> Any:
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def take(a: Any) -> Any:
         """Return what of `a` is where the largest of each window is: the adjoint of `put`."""
-        taken = _library().tfmeta_max_pool_take(x=fixed, values=a, window=window)
+        taken = _library().tfmeta_max_pool_take(
+            x=fixed, values=a, window=window, threads=_threads()
+        )
         taken.set_shape(y.shape)
         return taken, put
 
@@ -73,6 +71,77 @@ def max_pool(x: Any, size: Any, strides: Any, padding: str) -> Any:
         return y, put
 
     return pooled(x)
+
+
+def convolution(x: Any, kernel: Any, strides: Any, padding: str) -> Any:
+    """Convolve groups of channels, as many as `channels / kernel.shape[2]`.
+
+    Args:
+        x: `[n, height, width, channels]`, the last three known.
+        kernel: `[*size, channels of a group, filters of all groups]`.
+        strides: For height and width.
+        padding: `"SAME"` or `"VALID"`.
+    """
+    size, space = kernel.shape[:2], x.shape[1:3]
+    out, before = _window(space, size, strides, padding)
+    groups = x.shape[-1] // kernel.shape[2]
+    window = [*size, *strides, *before, *space, *out, groups]
+    return _convolution(x, kernel, window)
+
+
+def _convolution(x: Any, kernel: Any, window: list[int]) -> Any:
+    y = _library().tfmeta_convolution(x=x, kernel=kernel, window=window, threads=_threads())
+    y.set_shape([x.shape[0], *window[8:10], kernel.shape[-1]])
+    return y
+
+
+def _convolution_to_input(y: Any, kernel: Any, window: list[int]) -> Any:
+    x = _library().tfmeta_convolution_to_input(
+        y=y, kernel=kernel, window=window, threads=_threads()
+    )
+    x.set_shape([y.shape[0], *window[6:8], window[10] * kernel.shape[2]])
+    return x
+
+
+def _convolution_to_kernel(x: Any, y: Any, window: list[int]) -> Any:
+    kernel = _library().tfmeta_convolution_to_kernel(x=x, y=y, window=window, threads=_threads())
+    kernel.set_shape([*window[:2], x.shape[-1] // window[10], y.shape[-1]])
+    return kernel
+
+
+# All three are linear in each factor: each other's derivatives.
+
+
+@tf.RegisterGradient("TfmetaConvolution")  # type: ignore[untyped-decorator]
+def _(op: Any, dy: Any) -> Any:
+    (x, kernel), window = op.inputs, op.get_attr("window")
+    return _convolution_to_input(dy, kernel, window), _convolution_to_kernel(x, dy, window)
+
+
+@tf.RegisterGradient("TfmetaConvolutionToInput")  # type: ignore[untyped-decorator]
+def _(op: Any, dx: Any) -> Any:
+    (y, kernel), window = op.inputs, op.get_attr("window")
+    return _convolution(dx, kernel, window), _convolution_to_kernel(dx, y, window)
+
+
+@tf.RegisterGradient("TfmetaConvolutionToKernel")  # type: ignore[untyped-decorator]
+def _(op: Any, dkernel: Any) -> Any:
+    (x, y), window = op.inputs, op.get_attr("window")
+    return _convolution_to_input(y, dkernel, window), _convolution(x, dkernel, window)
+
+
+def _threads() -> int:
+    """Return on how many threads an operation runs; 0 for as many as there are cores."""
+    return int(tf.config.threading.get_intra_op_parallelism_threads())
+
+
+def _window(space: Any, size: Any, strides: Any, padding: str) -> tuple[list[int], list[int]]:
+    """Return the size of what comes out, and how many zeros lie before what goes in."""
+    axes = list(zip(space, size, strides, strict=True))
+    if padding == "VALID":
+        return [(n - k) // s + 1 for n, k, s in axes], [0, 0]
+    out = [-(-n // s) for n, _, s in axes]
+    return out, [max((o - 1) * s + k - n, 0) // 2 for o, (n, k, s) in zip(out, axes, strict=True)]
 
 
 @functools.cache

@@ -19,10 +19,11 @@ from tfmeta.task_map import (
     map_tasks,
     side_by_side,
     sum_over_tasks,
+    threads_of_operations,
 )
 from tfmeta.types import Array, Inputs
 
-_CHUNK = 8
+_IN_FLIGHT = 8
 
 
 class MetaLearner(keras.Model, abc.ABC):
@@ -164,7 +165,8 @@ class MetaLearner(keras.Model, abc.ABC):
             return self.predict_task(state, task["query_x"], training=bool(training))
 
         inputs = episode_inputs(inputs)
-        return map_tasks(one_task, inputs, self._chunk(inputs))
+        in_flight = self._in_flight(inputs)
+        return map_tasks(one_task, inputs, in_flight=in_flight, packed=self.packs)
 
     def fit(self, x: Any = None, *args: Any, shuffle: bool = False, **kwargs: Any) -> Any:
         """Train on episodes: `keras.Model.fit`, which see.
@@ -202,12 +204,11 @@ class MetaLearner(keras.Model, abc.ABC):
             )
             return [loss, *gradients], predictions
 
-        chunk = self._chunk(x)
         totals, predictions = sum_over_tasks(
             one_task,
             keras.utils.pack_x_y_sample_weight(x, y, sample_weight),
-            in_flight=1 if chunk else self.task_chunk or 2,
-            chunk=chunk,
+            in_flight=self._in_flight(x),
+            packed=self.packs,
         )
         tasks = tf.shape(tf.nest.flatten(x)[0])[0]
         if not self._sums_over_tasks():
@@ -292,13 +293,13 @@ class MetaLearner(keras.Model, abc.ABC):
         return f"{type(self).__name__} computes one task at a time"
 
     def tasks_in_flight(self, inputs: Inputs) -> int:
-        """Return how many tasks to compute side by side where `task_chunk` does not say.
+        """Return how many tasks are in flight where `task_chunk` does not say.
 
         Args:
             inputs: A meta-batch.
         """
         del inputs  # for learners who look at its size
-        return _CHUNK
+        return _IN_FLIGHT
 
     def adapt(self, support_x: Any, support_y: Any) -> keras.Model:
         """Adapt to one task and return an ordinary model for it; the learner stays as it is.
@@ -399,9 +400,11 @@ class MetaLearner(keras.Model, abc.ABC):
             )
         return reason is None
 
-    def _chunk(self, inputs: Inputs) -> int | None:
-        """Return how many tasks are computed side by side; `None` for one after another."""
-        return (self.task_chunk or self.tasks_in_flight(inputs)) if self.packs else None
+    def _in_flight(self, inputs: Inputs) -> int:
+        """Return how many tasks may be computed at once."""
+        if self.packs:
+            return self.task_chunk or self.tasks_in_flight(inputs)
+        return self.task_chunk or min(_IN_FLIGHT, threads_of_operations())
 
     def _check_weights(self) -> None:
         if not self.model.trainable_variables:

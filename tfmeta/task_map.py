@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -40,19 +41,34 @@ def side_by_side() -> bool:
     return tasks is not None and tasks.weights is not None
 
 
-def map_tasks(function: Callable[[Any], Any], inputs: Any, chunk: int | None = None) -> Any:
+def threads_of_operations() -> int:
+    """Return how many operations of a graph TensorFlow runs at once: on a GPU, one."""
+    if tf.config.list_physical_devices("GPU"):
+        return 1
+    own = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if own else os.cpu_count() or 1
+    return int(tf.config.threading.get_inter_op_parallelism_threads() or cores)
+
+
+def map_tasks(
+    function: Callable[[Any], Any], inputs: Any, *, in_flight: int = 1, packed: bool = False
+) -> Any:
     """Apply `function` to all tasks and stack what it returns.
 
     Args:
-        function: One task's tensors (no task axis) to predictions; a chunk's if there is `chunk`.
+        function: One task's tensors (no task axis) to predictions; a chunk's if `packed`.
         inputs: A nest of tensors `[tasks, ...]`.
-        chunk: How many tasks are computed side by side; `None` computes one after another.
+        in_flight: How many tasks may be computed at once; for `packed` ones.
+        packed: Compute tasks side by side, in chunks.
 
     Returns:
         A nest of tensors `[tasks, ...]`.
     """
-    if chunk is not None:
-        return sum_over_tasks(lambda tasks: ([], function(tasks)), inputs, chunk=chunk)[1]
+    if packed:
+        _, outputs = sum_over_tasks(
+            lambda tasks: ([], function(tasks)), inputs, in_flight=in_flight, packed=True
+        )
+        return outputs
     tasks = tf.nest.flatten(inputs)[0].shape[0]
     if tasks == 1 or tf.executing_eagerly():
         one_by_one = [_told(function)(Tasks(i), _task(inputs, i)) for i in range(tasks)]
@@ -78,7 +94,7 @@ def sum_over_tasks(
     inputs: Any,
     *,
     in_flight: int = 1,
-    chunk: int | None = None,
+    packed: bool = False,
 ) -> tuple[Any, Any]:
     """Run `function` on one task or chunk after another; sum one result and stack the other.
 
@@ -86,18 +102,18 @@ def sum_over_tasks(
 
     Args:
         function: One task's tensors (no task axis) to `(summed, stacked)`: `summed` is a list of
-            tensors (a loss, gradients), `stacked` a nest of tensors. With `chunk`, a chunk's:
+            tensors (a loss, gradients), `stacked` a nest of tensors. If `packed`, a chunk's:
             `summed` is already the sum over its tasks, by their weights, and `stacked` has the
             task axis.
         inputs: A nest of tensors `[tasks, ...]`.
-        in_flight: How many tasks or chunks may run at once.
-        chunk: How many tasks are computed side by side; `None` computes one after another.
+        in_flight: How many tasks may be computed at once.
+        packed: Compute tasks side by side, in as many chunks at once as TensorFlow has threads.
 
     Returns:
         `(summed, stacked)`, the second with `[tasks, ...]`.
     """
     tasks = tf.nest.flatten(inputs)[0].shape[0]
-    if chunk is None:
+    if not packed:
         if tf.executing_eagerly():
             results = [_told(function)(Tasks(i), _task(inputs, i)) for i in range(tasks)]
             return _added(results, tf.stack)
@@ -106,9 +122,13 @@ def sum_over_tasks(
         number = tf.shape(tf.nest.flatten(inputs)[0])[0]
         return _looped(lambda i: traced(Tasks(i), _task(inputs, i)), traced, number, in_flight)
 
+    at_once = min(in_flight, threads_of_operations())
+    chunk = in_flight // at_once
     if tasks is not None:
-        # The same number of chunks with the fewest tasks that only fill up.
-        chunk = -(-tasks // -(-tasks // chunk))
+        # With the fewest tasks that only fill up the last chunk.
+        rounds = -(-tasks // in_flight)
+        even = -(-tasks // (rounds * at_once))
+        chunk = even if rounds == 1 else min(chunk, even)
     number = tf.shape(tf.nest.flatten(inputs)[0])[0] if tasks is None else tasks
     chunks = -(-number // chunk)
 
@@ -131,7 +151,7 @@ def sum_over_tasks(
         )
         who = Tasks(tf.TensorSpec((chunk,), tf.int32), tf.TensorSpec((chunk,), tf.float32))
         traced = _traced(function, who, specs)
-        summed, stacked = _looped(lambda i: traced(*members(i)), traced, chunks, in_flight)
+        summed, stacked = _looped(lambda i: traced(*members(i)), traced, chunks, at_once)
         stacked = tf.nest.map_structure(
             lambda x: tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], 0)), stacked
         )
@@ -140,9 +160,7 @@ def sum_over_tasks(
     )
 
 
-def _looped(
-    body: Callable[[Any], Any], traced: Any, number: Any, in_flight: int
-) -> tuple[Any, Any]:
+def _looped(body: Callable[[Any], Any], traced: Any, number: Any, at_once: int) -> tuple[Any, Any]:
     """Sum and stack what `body` returns for 0 … number−1, in a loop of the graph."""
     sum_specs, stack_specs = traced.structured_outputs
 
@@ -163,7 +181,7 @@ def _looped(
                 for s in tf.nest.flatten(stack_specs)
             ],
         ),
-        parallel_iterations=in_flight,
+        parallel_iterations=at_once,
     )
     return totals, tf.nest.pack_sequence_as(stack_specs, [a.stack() for a in arrays])
 

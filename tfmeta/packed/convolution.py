@@ -7,6 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfmeta import kernels
+
 
 def convolution(x: Any, kernel: Any, strides: Any, padding: str, dilations: Any) -> Any:
     """Convolve groups of channels, as many as `channels / kernel.shape[2]`.
@@ -19,6 +21,8 @@ def convolution(x: Any, kernel: Any, strides: Any, padding: str, dilations: Any)
         dilations: For height and width.
     """
     groups = x.shape[-1] // kernel.shape[2]
+    if _pays(x, kernel, groups, strides, dilations):
+        return kernels.convolution(x, kernel, strides, padding)
     if groups == 1 or has_grouped_gradients(x.dtype):
         # Not Keras's convolution, which compiles one with groups by XLA on a CPU, the slow way.
         return tf.nn.conv2d(x, kernel, strides, padding, dilations=dilations)
@@ -26,6 +30,17 @@ def convolution(x: Any, kernel: Any, strides: Any, padding: str, dilations: Any)
     how = {"strides": strides, "padding": padding, "data_format": "NHWC", "dilations": dilations}
     parts = zip(tf.split(x, groups, -1), tf.split(kernel, groups, -1), strict=True)
     return tf.concat([tf.nn.convolution(a, k, **how) for a, k in parts], -1)
+
+
+def _pays(x: Any, kernel: Any, groups: int, strides: Any, dilations: Any) -> bool:
+    """Return whether a kernel of our own is faster, as it is where oneDNN is slow.
+
+    With a stride oneDNN takes half as long again; but it is the better one without, for an image's
+    few channels, and for filters that do not fill registers.
+    """
+    wide = kernel.shape[2] >= 16 and kernel.shape[3] // groups % 16 == 0
+    plain = None not in x.shape[1:] and tuple(dilations) == (1, 1)
+    return max(strides) > 1 and wide and plain and kernels.usable(x, kernel)
 
 
 def depthwise_convolution(x: Any, kernel: Any, strides: Any, padding: str, dilations: Any) -> Any:
