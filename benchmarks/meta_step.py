@@ -49,6 +49,7 @@ import numpy as np
 import rivals
 from rivals import BETA_1, INNER_RATE, Arrays, Contestant, Problem
 
+OPTIONS = ("task_axis", "task_chunk", "recompute")
 WARM_UP, LEAST_SECONDS = 2, 1.0
 PACKAGES = ("tfmeta", "tensorflow", "keras", "torch", "higher", "jax", "jaxlib", "numpy")
 
@@ -165,14 +166,26 @@ def one(task: dict[str, Any]) -> dict[str, Any]:
         start = time.perf_counter()
         step()
         times.append(time.perf_counter() - start)
-    each = [1000 * seconds / problem.tasks for seconds in times]
+    return {
+        "each": [1000 * seconds / problem.tasks for seconds in times],
+        "warm_up_seconds": warm_up,
+        "memory_mb": peak() - before,
+    }
+
+
+def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the processes of one contestant have measured together."""
+    for result in rounds:
+        if "each" not in result:
+            return result
+    each = [milliseconds for result in rounds for milliseconds in result["each"]]
     return {
         "ms_per_task": statistics.median(each),
         "ms_per_task_least": min(each),
         "ms_per_task_most": max(each),
         "repeats": len(each),
-        "warm_up_seconds": warm_up,
-        "memory_mb": peak() - before,
+        "warm_up_seconds": statistics.median(r["warm_up_seconds"] for r in rounds),
+        "memory_mb": max(r["memory_mb"] for r in rounds),
     }
 
 
@@ -180,7 +193,7 @@ def in_process(
     arguments: argparse.Namespace, problem: Problem, contestant: str, gradients: str = ""
 ) -> dict[str, Any]:
     """Return what `one` does, in a process of its own, or why there is nothing."""
-    given = {"task_axis": arguments.task_axis, "task_chunk": arguments.task_chunk}
+    given = {name: getattr(arguments, name) for name in OPTIONS}
     is_maml = contestant.startswith("tfmeta") and problem.kind == "maml"
     task = {
         "problem": problem._asdict(),
@@ -215,7 +228,8 @@ def in_process(
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         failed = done.returncode != 0
         result = {"absent": last} if failed else json.loads(done.stdout.splitlines()[-1])
-    print(result.get("absent") or cell(result) or "done", file=sys.stderr, flush=True)
+    said = result.get("absent") or cell(summary([result])) or "done"
+    print(said, file=sys.stderr, flush=True)
     return result
 
 
@@ -338,9 +352,11 @@ def main() -> None:
     add("--steps", type=int, nargs="+", default=[1, 5])
     add("--task-axis", help="an argument of tfmeta.MAML, not handed on unless given")
     add("--task-chunk", type=int, help="the same")
+    add("--recompute", action="store_const", const=True, help="the same")
     add("--dtype", choices=["float32", "float64"], default="float32")
     add("--check", action="store_true", help="compare the outer gradients, and measure nothing")
     add("--repeats", type=int, default=7)
+    add("--rounds", type=int, default=1, help="processes of each contestant, by turns")
     add("--threads", type=int, default=cpus)
     add("--timeout", type=float, default=600, help="seconds for a contestant in a setting")
     add("--output", type=pathlib.Path)
@@ -350,7 +366,7 @@ def main() -> None:
         print(json.dumps(one(json.loads(arguments.one))))
         return
     rows: list[dict[str, Any]] = []
-    options = {"task_axis": arguments.task_axis, "task_chunk": arguments.task_chunk}
+    options = {name: getattr(arguments, name) for name in OPTIONS}
     result = {**machine(arguments.threads), **options, "rows": rows}
     print(", ".join(f"{k} {v}" for k, v in result.items() if k != "rows"), file=sys.stderr)
     for problem in problems(arguments):
@@ -360,7 +376,12 @@ def main() -> None:
         if arguments.check:
             results = compare(arguments, problem, names)
         else:
-            results = {name: in_process(arguments, problem, name) for name in names}
+            # By turns, for a shared machine is slower in one minute than in the next.
+            turns = [
+                {name: in_process(arguments, problem, name) for name in names}
+                for _ in range(arguments.rounds)
+            ]
+            results = {name: summary([turn[name] for turn in turns]) for name in names}
         rows.append({"problem": problem, "results": results})
         if arguments.output:
             plain = [{"problem": r["problem"]._asdict(), "results": r["results"]} for r in rows]

@@ -22,7 +22,7 @@ struct Tiles {
   void (*inner[kRows])(const float* const*, const float*, std::int64_t, std::int64_t, std::int64_t,
                        float* const*);
   void (*outer[kRows])(const float* const*, std::int64_t, const float* const*, std::int64_t,
-                       std::int64_t, float*, std::int64_t);
+                       std::int64_t, bool, float*, std::int64_t);
 };
 
 namespace portable {
@@ -254,14 +254,14 @@ void Convolution::ToKernel(const float* x, const float* y, float* kernel, int th
       }
     }
     float* to = kernel + tap * channels * out + g * filters;
-    for (std::int64_t c = 0; c < channels; ++c) std::fill_n(to + c * out, filters, 0.0f);
     const std::int64_t total = rows.size();
-    for (std::int64_t k = 0; k < total; k += kDepth) {
+    // A tap that no pixel meets has a sum of nothing.
+    for (std::int64_t k = 0; k == 0 || k < total; k += kDepth) {
       ForColumns(filters, [&](const Tiles& tiles, std::int64_t column) {
         ForRows(channels, 0, 1, [&](std::int64_t first, std::int64_t last) {
-          tiles.outer[last - first - 1](&rows[k], first, &columns[k], column,
-                                        std::min(kDepth, total - k), to + first * out + column,
-                                        out);
+          tiles.outer[last - first - 1](rows.data() + k, first, columns.data() + k, column,
+                                        std::min(kDepth, total - k), k > 0,
+                                        to + first * out + column, out);
         });
       });
     }

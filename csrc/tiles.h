@@ -27,14 +27,17 @@ void Inner(const float* const* a, const float* b, std::int64_t stride, std::int6
   TFMETA_EACH_ROW TFMETA_EACH_PART std::memcpy(out[r] + v * kPart, &sums[r][v], sizeof(Part));
 }
 
-// out[r] += Σ a[k][row + r] · b[k][column], over k < depth; out's rows are `stride` apart.
+// out[r] = Σ a[k][row + r] · b[k][column], over k < depth, which is added to what there is if
+// `more`; out's rows are `stride` apart.
 template <int R, int V, typename Part>
 void Outer(const float* const* a, std::int64_t row, const float* const* b, std::int64_t column,
-           std::int64_t depth, float* out, std::int64_t stride) {
+           std::int64_t depth, bool more, float* out, std::int64_t stride) {
   constexpr int kPart = sizeof(Part) / sizeof(float);
-  Part sums[R][V];
-  TFMETA_EACH_ROW TFMETA_EACH_PART std::memcpy(&sums[r][v], out + r * stride + v * kPart,
-                                               sizeof(Part));
+  Part sums[R][V] = {};
+  if (more) {
+    TFMETA_EACH_ROW TFMETA_EACH_PART std::memcpy(&sums[r][v], out + r * stride + v * kPart,
+                                                 sizeof(Part));
+  }
   for (std::int64_t k = 0; k < depth; ++k) {
     const float* rows = a[k] + row;
     Part columns[V];

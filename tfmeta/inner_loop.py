@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +12,7 @@ import tensorflow as tf
 
 from tfmeta.inner_optimizers import UpdateRule
 from tfmeta.packed import along
-from tfmeta.task_map import current_tasks
+from tfmeta.task_map import check_later, current_tasks
 from tfmeta.types import Params, Rates
 
 
@@ -207,25 +209,39 @@ def _clipped(gradients: Params, norm: float, axes: Sequence[int] | None) -> Para
 
 
 def _must_be_finite(loss: Any, k: Any) -> Any:
-    """Return a context in which operations run only if the loss of each task is finite."""
+    """Return a context in which operations run only if the loss of each task is finite.
+
+    Where the check can be made for all tasks at once, later, they run all the same.
+    """
+    if tf.executing_eagerly():
+        _check_finite(k, loss)
+        return contextlib.nullcontext()
+    if check_later(functools.partial(_check_finite, k), loss):
+        return contextlib.nullcontext()
+    return tf.control_dependencies([_check_finite(k, loss)])
+
+
+def _check_finite(k: Any, loss: Any) -> Any:
+    """Return an assertion about the loss of one task or several; raise where that can be done."""
     tasks = current_tasks()
+    number = None if tasks is None else tasks.numbers
     text = (
         "The support loss must be finite; a smaller inner learning rate may help, or a smaller "
         "outer one. Received:"
     )
     finite = tf.math.is_finite(loss)
-    number = None if tasks is None else tasks.numbers
     if len(loss.shape):
         # The first task whose loss is not.
         worst = tf.argmin(tf.cast(finite, tf.int32))
-        loss, number, finite = loss[worst], tf.gather(number, worst), tf.reduce_all(finite)
+        loss, finite = loss[worst], tf.reduce_all(finite)
+        number = worst if number is None else tf.gather(number, worst)
     if tf.executing_eagerly():
         if not finite:
             where = "" if number is None else f" of task {int(number)}"
             raise ValueError(f"{text} {float(loss)} in inner step {int(k)}{where}")
-        return tf.control_dependencies([])
+        return None
     data = [text, loss, "in inner step", k, *([] if number is None else ["of task", number])]
-    return tf.control_dependencies([tf.debugging.Assert(finite, data)])
+    return tf.debugging.Assert(finite, data)
 
 
 def _warn_of_unreached(gradients: Params, names: Sequence[str]) -> None:

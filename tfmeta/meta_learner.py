@@ -36,11 +36,13 @@ class MetaLearner(keras.Model, abc.ABC):
     Args:
         model: The wrapped `keras.Model`, unchanged; whatever weights it has are the initialisation.
         task_axis: How the tasks of a meta-batch are computed. `"loop"`: one after another, with any
-            model. `"packed"`: several at once, in the axis of channels, which is several times
-            faster and needs a learner and layers that know how. `"auto"`: packed where that can
-            be; which layer is in the way is logged once.
+            model. `"packed"`: several side by side, in the axis of channels, which is faster and
+            needs a learner and layers that know how. `"auto"`: packed where that can be; which
+            layer is in the way is logged once.
         task_chunk: How many tasks are in flight; memory grows with it, and not with the meta-batch.
-            `None` takes 2 in a loop; packed, 8 or as many as 192 MB of activations allow.
+            `None` takes 8, or in a loop as many as there are cores if that is less, or packed as
+            many as 192 MB of activations allow. See `docs/meta_step.md` for what else can be
+            turned.
         **kwargs: `name` and `dtype`, for `keras.Model`. The dtype is that of the learner's own
             weights; the wrapped model computes in its own, which may be mixed precision.
 

@@ -30,6 +30,33 @@ class Tasks(NamedTuple):
 _TASKS: contextvars.ContextVar[Tasks | None] = contextvars.ContextVar("tasks", default=None)
 
 
+class _Checks(NamedTuple):
+    """Checks of the tasks that `graph` computes, to be made behind the loop over tasks."""
+
+    graph: Any
+    calls: list[tuple[Callable[[Any], Any], Any]]
+
+
+_CHECKS: contextvars.ContextVar[_Checks | None] = contextvars.ContextVar("checks", default=None)
+
+
+def check_later(check: Callable[[Any], Any], values: Any) -> bool:
+    """Have `check` called behind the loop over tasks, if there is one; return whether there is.
+
+    An assertion within it would have each task wait for the one before.
+
+    Args:
+        check: `[tasks]` values to an operation that fails.
+        values: A scalar, for tasks side by side `[n]`.
+    """
+    checks = _CHECKS.get()
+    # A tensor of a branch or of another loop cannot leave it.
+    if checks is None or checks.graph is not tf.compat.v1.get_default_graph():
+        return False
+    checks.calls.append((check, values))
+    return True
+
+
 def current_tasks() -> Tasks | None:
     """Return which tasks are computed; `None` outside of a meta-batch."""
     return _TASKS.get()
@@ -112,6 +139,33 @@ def sum_over_tasks(
     Returns:
         `(summed, stacked)`, the second with `[tasks, ...]`.
     """
+    if tf.executing_eagerly():
+        return _summed(function, inputs, in_flight, packed)
+    made: list[Callable[[Any], Any]] = []
+
+    def noted(inputs: Any) -> tuple[Any, Any]:
+        checks = _Checks(tf.compat.v1.get_default_graph(), [])
+        token = _CHECKS.set(checks)
+        try:
+            summed, stacked = function(inputs)
+        finally:
+            _CHECKS.reset(token)
+        made[:] = [check for check, _ in checks.calls]
+        return summed, (stacked, [values for _, values in checks.calls])
+
+    summed, (stacked, values) = _summed(noted, inputs, in_flight, packed)
+    done: list[Any] = []
+    for check, value in zip(made, values, strict=True):
+        # The first that fails is the one to hear of.
+        with tf.control_dependencies(done):
+            done = [check(value)]
+    with tf.control_dependencies(done):
+        return tf.nest.map_structure(tf.identity, (summed, stacked))  # type: ignore[no-any-return]
+
+
+def _summed(
+    function: Callable[[Any], tuple[Any, Any]], inputs: Any, in_flight: int, packed: bool
+) -> tuple[Any, Any]:
     tasks = tf.nest.flatten(inputs)[0].shape[0]
     if not packed:
         if tf.executing_eagerly():

@@ -543,8 +543,8 @@ class MAML(MetaLearner):
         passing = {id(v) for layer in norms for v in layer.non_trainable_variables}
         if side_by_side():
             # All that a rule can change but the seeds are statistics of batches.
-            floats = self.model.non_trainable_variables
-            passing |= {id(v) for v in floats if keras.backend.is_float_dtype(v.dtype)}
+            stored = self.model.non_trainable_variables
+            passing |= {id(v) for v in stored if keras.backend.is_float_dtype(v.dtype)}
         for variable, value in zip(self.model.non_trainable_variables, model_state, strict=True):
             if id(variable) not in passing:
                 variable.assign(value)

@@ -170,9 +170,16 @@ class PrototypicalNetwork(MetaLearner):
         encoder = keras.saving.deserialize_keras_object(config["encoder"])
         return cls(**{**config, "encoder": encoder})
 
+    def why_not_packed(self) -> str | None:
+        """Return which layer of the encoder has no rule, if there is one."""
+        return tried(self.model, self.example).obstacle
+
     def _can_pack(self) -> bool:
-        # All tasks are one batch anyway; the rules' batch normalisation is faster than Keras's.
-        return self.task_axis != "loop" and tried(self.model, self.example).obstacle is None
+        # All tasks are one batch anyway; the rules' batch normalisation is faster than Keras's,
+        # and without rules there is nothing to warn of.
+        if self.task_axis == "packed":
+            return super()._can_pack()
+        return self.task_axis == "auto" and self.why_not_packed() is None
 
     def _embed(self, examples: Any, training: bool | None) -> Any:
         if training and self.packs:

@@ -124,9 +124,13 @@ def _is_packed(variable: Any) -> bool:
 
 def _declared(model: Any, inputs: Any) -> Any:
     """Return what the model says of its inputs: a nest of `KerasTensor`s like `inputs`."""
+    _refuse_own_call(model)
+    return tf.nest.pack_sequence_as(inputs, tf.nest.flatten(model.inputs))
+
+
+def _refuse_own_call(model: Any) -> None:
     if type(model) is not keras.Sequential and type(model).call is not _functional_class().call:
         raise NoRule(f"model {model.name!r} ({type(model).__name__}) has a call of its own")
-    return tf.nest.pack_sequence_as(inputs, tf.nest.flatten(model.inputs))
 
 
 def _as_declared(x: Any, declared: Any) -> Any:
@@ -146,8 +150,7 @@ def _run(model: Any, inputs: Any, trace: Trace) -> Any:
         for layer in model.layers:
             inputs = _apply(layer, trace, inputs)
         return inputs
-    if type(model).call is not _functional_class().call:
-        raise NoRule(f"model {model.name!r} ({type(model).__name__}) has a call of its own")
+    _refuse_own_call(model)
     return model._run_through_graph(
         inputs, operation_fn=lambda operation: functools.partial(_apply, operation, trace)
     )

@@ -36,7 +36,7 @@ def batch_normalization(rows: Any, gamma: Any, beta: Any, epsilon: float) -> tup
     Returns:
         `(y, mean, variance)`; mean and variance, `[channels]`, without a gradient.
     """
-    # Half precision would overflow in the second derivative; TensorFlow's has no double precision.
+    # TensorFlow's fused operation has no double precision.
     fused = rows.dtype == tf.float32
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]

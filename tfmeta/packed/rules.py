@@ -6,10 +6,12 @@ A rule is `(layer, inputs, trace) -> outputs` on the layouts of `tfmeta.packed.l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import layers
 
@@ -64,8 +66,7 @@ def _dense(layer: Any, x: Any, trace: Trace) -> Any:
     if len(x.shape) == 3:
         y = tf.matmul(x, kernel)
     else:
-        rank = len(x.shape)
-        tasks_first = tf.transpose(x, [rank - 2, *range(rank - 2), rank - 1])
+        tasks_first = unpack(x)
         before = sizes(tasks_first)
         y = tf.matmul(reshaped(tasks_first, [before[0], None, before[-1]]), kernel)
         y = pack(reshaped(y, [*before[:-1], kernel.shape[-1]]))
@@ -152,6 +153,13 @@ def _elementwise(layer: Any, x: Any, trace: Trace) -> Any:
     return layer.call(x)
 
 
+def _rescaling(layer: Any, x: Any, trace: Trace) -> Any:
+    # With several axes these would meet those of the layout.
+    if max(np.ndim(layer.scale), np.ndim(layer.offset)) > 1:
+        raise NoRule("a scale or an offset of several axes")
+    return _elementwise(layer, x, trace)
+
+
 def _softmax(layer: Any, x: Any, trace: Trace) -> Any:
     del trace
     if layer.axis != -1:
@@ -210,7 +218,7 @@ def _by_examples(layer: Any, x: Any, trace: Trace) -> Any:
     del trace
     x = unpack(x)
     tasks, n, *rest = sizes(x)
-    y = layer.call(reshaped(x, [None if n is None else tasks * n, *rest]))
+    y = layer.call(reshaped(x, [tasks * n, *rest]))
     return pack(reshaped(y, [tasks, n, *y.shape[1:]]))
 
 
@@ -220,10 +228,7 @@ def _flatten(layer: Any, x: Any, trace: Trace) -> Any:
         raise NoRule(f"data_format={layer.data_format!r}")
     x = unpack(x)
     tasks, n, *rest = sizes(x)
-    width = 1
-    for size in rest:
-        width *= size
-    return reshaped(x, [tasks, n, width])
+    return reshaped(x, [tasks, n, math.prod(rest)])
 
 
 def _batch_norm(layer: Any, x: Any, trace: Trace) -> Any:
@@ -282,8 +287,10 @@ def _move(layer: Any, variable: Any, value: Any, momentum: float, trace: Trace) 
 def _layer_norm(layer: Any, x: Any, trace: Trace) -> Any:
     last = len(x.shape) - 2
     axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
-    if axes not in ([-1], [last]) or getattr(layer, "rms_scaling", False):
-        raise NoRule(f"axis={layer.axis}" if axes not in ([-1], [last]) else "rms_scaling=True")
+    if axes not in ([-1], [last]):
+        raise NoRule(f"axis={layer.axis}")
+    if getattr(layer, "rms_scaling", False):
+        raise NoRule("rms_scaling=True")
     return _standardized(layer, x, [len(x.shape) - 1], trace)
 
 
@@ -373,7 +380,7 @@ RULES: dict[type, Callable[[Any, Any, Trace], Any]] = {
     layers.ELU: _elementwise,
     layers.Softmax: _softmax,
     layers.PReLU: _prelu,
-    layers.Rescaling: _elementwise,
+    layers.Rescaling: _rescaling,
     layers.Dropout: _noise,
     layers.GaussianNoise: _noise,
     layers.GaussianDropout: _noise,
