@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from keras import layers
 
 import tfmeta
+from tfmeta import task_map
 from tfmeta.functional import functional_call
 from tfmeta.layers import BatchAtHandNormalization, PerStepBatchNormalization
 from tfmeta.packed import packed_call, spread_weights, task_axes, tried
-from tfmeta.task_map import threads_of_operations
 
 IMAGE = {
     "conv": lambda: layers.Conv2D(4, 3, padding="same"),
@@ -503,8 +503,7 @@ def outer_step(
     name, axis, tasks=5, chunk=2, loss=None, sample_weight=None, jit_compile=False, **kw
 ):
     keras.utils.set_random_seed(2)
-    in_flight = chunk * threads_of_operations()
-    learner = LEARNERS[name](task_axis=axis, task_chunk=in_flight, **kw)
+    learner = LEARNERS[name](task_axis=axis, task_chunk=chunk, **kw)
     loss = loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     learner.compile(keras.optimizers.SGD(1.0), loss, metrics=["accuracy"], jit_compile=jit_compile)
     x, y = episodes(tasks)
@@ -576,6 +575,14 @@ def test_recomputing_changes_nothing(name, axis):
 def test_any_number_of_tasks_and_chunk(tasks, chunk):
     loop, _, _ = outer_step("MAML", "loop", tasks=tasks)
     packed, _, _ = outer_step("MAML", "packed", tasks=tasks, chunk=chunk)
+    assert_all_close(packed, loop)
+
+
+@pytest.mark.parametrize(("tasks", "in_flight"), [(1, 8), (5, 4), (7, 3), (6, 8)])
+def test_several_chunks_at_once(tasks, in_flight, monkeypatch):
+    loop, _, _ = outer_step("MAML", "loop", tasks=tasks)
+    monkeypatch.setattr(task_map, "chunks_at_once", lambda: 2)
+    packed, _, _ = outer_step("MAML", "packed", tasks=tasks, chunk=in_flight)
     assert_all_close(packed, loop)
 
 

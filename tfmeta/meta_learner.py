@@ -15,11 +15,11 @@ from tfmeta.losses import task_losses
 from tfmeta.task_map import (
     TASK_AXES,
     TaskAxis,
+    chunks_at_once,
     current_tasks,
     map_tasks,
     side_by_side,
     sum_over_tasks,
-    threads_of_operations,
 )
 from tfmeta.types import Array, Inputs
 
@@ -40,9 +40,8 @@ class MetaLearner(keras.Model, abc.ABC):
             needs a learner and layers that know how. `"auto"`: packed where that can be; which
             layer is in the way is logged once.
         task_chunk: How many tasks are in flight; memory grows with it, and not with the meta-batch.
-            `None` takes 8, or in a loop as many as there are cores if that is less, or packed as
-            many as 192 MB of activations allow. See `docs/meta_step.md` for what else can be
-            turned.
+            `None` takes 2 in a loop, and packed 8 or as many as 192 MB of activations allow.
+            `docs/meta_step.md` says what else can be turned.
         **kwargs: `name` and `dtype`, for `keras.Model`. The dtype is that of the learner's own
             weights; the wrapped model computes in its own, which may be mixed precision.
 
@@ -406,7 +405,7 @@ class MetaLearner(keras.Model, abc.ABC):
         """Return how many tasks may be computed at once."""
         if self.packs:
             return self.task_chunk or self.tasks_in_flight(inputs)
-        return self.task_chunk or min(_IN_FLIGHT, threads_of_operations())
+        return self.task_chunk or min(_IN_FLIGHT, max(2, chunks_at_once()))
 
     def _check_weights(self) -> None:
         if not self.model.trainable_variables:

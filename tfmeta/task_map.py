@@ -41,9 +41,10 @@ _CHECKS: contextvars.ContextVar[_Checks | None] = contextvars.ContextVar("checks
 
 
 def check_later(check: Callable[[Any], Any], values: Any) -> bool:
-    """Have `check` called behind the loop over tasks, if there is one; return whether there is.
+    """Have `check` called behind the loop over chunks, if there is one; return whether there is.
 
-    An assertion within it would have each task wait for the one before.
+    An assertion within it would have each chunk wait for the one before. Tasks that are computed in
+    turn may store statistics, which a failed check must come before.
 
     Args:
         check: `[tasks]` values to an operation that fails.
@@ -68,13 +69,18 @@ def side_by_side() -> bool:
     return tasks is not None and tasks.weights is not None
 
 
-def threads_of_operations() -> int:
-    """Return how many operations of a graph TensorFlow runs at once: on a GPU, one."""
-    if tf.config.list_physical_devices("GPU"):
+def chunks_at_once() -> int:
+    """Return how many chunks of tasks are worth computing at once.
+
+    One, where each operation is shared between the cores or runs on a GPU; where operations have
+    one thread, as many as TensorFlow runs at once.
+    """
+    threading = tf.config.threading
+    if threading.get_intra_op_parallelism_threads() != 1 or tf.config.list_physical_devices("GPU"):
         return 1
     own = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if own else os.cpu_count() or 1
-    return int(tf.config.threading.get_inter_op_parallelism_threads() or cores)
+    return int(threading.get_inter_op_parallelism_threads() or cores)
 
 
 def map_tasks(
@@ -134,12 +140,12 @@ def sum_over_tasks(
             task axis.
         inputs: A nest of tensors `[tasks, ...]`.
         in_flight: How many tasks may be computed at once.
-        packed: Compute tasks side by side, in as many chunks at once as TensorFlow has threads.
+        packed: Compute tasks side by side, in chunks, several at once if `chunks_at_once`.
 
     Returns:
         `(summed, stacked)`, the second with `[tasks, ...]`.
     """
-    if tf.executing_eagerly():
+    if tf.executing_eagerly() or not packed:
         return _summed(function, inputs, in_flight, packed)
     made: list[Callable[[Any], Any]] = []
 
@@ -176,7 +182,7 @@ def _summed(
         number = tf.shape(tf.nest.flatten(inputs)[0])[0]
         return _looped(lambda i: traced(Tasks(i), _task(inputs, i)), traced, number, in_flight)
 
-    at_once = min(in_flight, threads_of_operations())
+    at_once = min(in_flight, chunks_at_once())
     chunk = in_flight // at_once
     if tasks is not None:
         # With the fewest tasks that only fill up the last chunk.
