@@ -134,11 +134,16 @@ struct Residue {
 
 }  // namespace
 
+int Convolution::Worth(int threads) const {
+  const std::int64_t products = examples * out_height * out_width * kernel_height * kernel_width *
+                                groups * channels * filters;
+  return static_cast<int>(std::clamp<std::int64_t>(products / kProductsPerThread, 1, threads));
+}
+
 void Convolution::Forward(const float* x, const float* kernel, float* y, int threads) const {
   const std::int64_t pixels = examples * out_height * out_width;
   const std::int64_t taps = kernel_height * kernel_width, depth = taps * channels;
-  threads =
-      std::clamp<std::int64_t>(groups * filters * depth * pixels / kProductsPerThread, 1, threads);
+  threads = Worth(threads);
   const std::int64_t in = groups * channels, out = groups * filters;
   const std::int64_t parts = (threads + groups - 1) / groups;
   const std::vector<float> zeros(channels);
@@ -179,9 +184,7 @@ void Convolution::Forward(const float* x, const float* kernel, float* y, int thr
 
 void Convolution::ToInput(const float* y, const float* kernel, float* x, int threads) const {
   const std::int64_t in = groups * channels, out = groups * filters;
-  const std::int64_t products = examples * out_height * out_width * kernel_height * kernel_width *
-                                groups * channels * filters;
-  threads = std::clamp<std::int64_t>(products / kProductsPerThread, 1, threads);
+  threads = Worth(threads);
   const std::int64_t parts = (threads + groups - 1) / groups;
   const std::vector<float> zeros(filters);
   ParallelFor(groups * parts, threads, [&](std::int64_t turn, std::int64_t) {
@@ -234,9 +237,8 @@ void Convolution::ToInput(const float* y, const float* kernel, float* x, int thr
 
 void Convolution::ToKernel(const float* x, const float* y, float* kernel, int threads) const {
   const std::int64_t pixels = examples * out_height * out_width;
-  const std::int64_t taps = kernel_height * kernel_width, depth = taps * channels;
-  threads =
-      std::clamp<std::int64_t>(groups * filters * depth * pixels / kProductsPerThread, 1, threads);
+  const std::int64_t taps = kernel_height * kernel_width;
+  threads = Worth(threads);
   const std::int64_t in = groups * channels, out = groups * filters;
   ParallelFor(groups * taps, threads, [&](std::int64_t turn, std::int64_t) {
     const std::int64_t g = turn / taps, tap = turn % taps;

@@ -19,6 +19,10 @@ struct Convolution {
   void Forward(const float* x, const float* kernel, float* y, int threads) const;
   void ToInput(const float* y, const float* kernel, float* x, int threads) const;
   void ToKernel(const float* x, const float* y, float* kernel, int threads) const;
+
+ private:
+  // How many of the threads so few products are worth.
+  int Worth(int threads) const;
 };
 
 }  // namespace tfmeta

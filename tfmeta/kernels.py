@@ -9,10 +9,26 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+
+
+class _Window(NamedTuple):
+    """What the kernels of convolutions are told, in this order."""
+
+    kernel_height: int
+    kernel_width: int
+    stride_height: int
+    stride_width: int
+    top: int
+    left: int
+    height: int
+    width: int
+    out_height: int
+    out_width: int
+    groups: int
 
 
 def usable(*tensors: Any) -> bool:
@@ -85,27 +101,28 @@ def convolution(x: Any, kernel: Any, strides: Any, padding: str) -> Any:
     size, space = kernel.shape[:2], x.shape[1:3]
     out, before = _window(space, size, strides, padding)
     groups = x.shape[-1] // kernel.shape[2]
-    window = [*size, *strides, *before, *space, *out, groups]
+    window = _Window(*[*size, *strides, *before, *space, *out, groups])
     return _convolution(x, kernel, window)
 
 
-def _convolution(x: Any, kernel: Any, window: list[int]) -> Any:
+def _convolution(x: Any, kernel: Any, window: _Window) -> Any:
     y = _library().tfmeta_convolution(x=x, kernel=kernel, window=window, threads=_threads())
-    y.set_shape([x.shape[0], *window[8:10], kernel.shape[-1]])
+    y.set_shape([x.shape[0], window.out_height, window.out_width, kernel.shape[-1]])
     return y
 
 
-def _convolution_to_input(y: Any, kernel: Any, window: list[int]) -> Any:
+def _convolution_to_input(y: Any, kernel: Any, window: _Window) -> Any:
     x = _library().tfmeta_convolution_to_input(
         y=y, kernel=kernel, window=window, threads=_threads()
     )
-    x.set_shape([y.shape[0], *window[6:8], window[10] * kernel.shape[2]])
+    x.set_shape([y.shape[0], window.height, window.width, window.groups * kernel.shape[2]])
     return x
 
 
-def _convolution_to_kernel(x: Any, y: Any, window: list[int]) -> Any:
+def _convolution_to_kernel(x: Any, y: Any, window: _Window) -> Any:
     kernel = _library().tfmeta_convolution_to_kernel(x=x, y=y, window=window, threads=_threads())
-    kernel.set_shape([*window[:2], x.shape[-1] // window[10], y.shape[-1]])
+    size = [window.kernel_height, window.kernel_width]
+    kernel.set_shape([*size, x.shape[-1] // window.groups, y.shape[-1]])
     return kernel
 
 
@@ -114,19 +131,19 @@ def _convolution_to_kernel(x: Any, y: Any, window: list[int]) -> Any:
 
 @tf.RegisterGradient("TfmetaConvolution")  # type: ignore[untyped-decorator]
 def _(op: Any, dy: Any) -> Any:
-    (x, kernel), window = op.inputs, op.get_attr("window")
+    (x, kernel), window = op.inputs, _Window(*op.get_attr("window"))
     return _convolution_to_input(dy, kernel, window), _convolution_to_kernel(x, dy, window)
 
 
 @tf.RegisterGradient("TfmetaConvolutionToInput")  # type: ignore[untyped-decorator]
 def _(op: Any, dx: Any) -> Any:
-    (y, kernel), window = op.inputs, op.get_attr("window")
+    (y, kernel), window = op.inputs, _Window(*op.get_attr("window"))
     return _convolution(dx, kernel, window), _convolution_to_kernel(dx, y, window)
 
 
 @tf.RegisterGradient("TfmetaConvolutionToKernel")  # type: ignore[untyped-decorator]
 def _(op: Any, dkernel: Any) -> Any:
-    (x, y), window = op.inputs, op.get_attr("window")
+    (x, y), window = op.inputs, _Window(*op.get_attr("window"))
     return _convolution_to_input(y, dkernel, window), _convolution(x, dkernel, window)
 
 
