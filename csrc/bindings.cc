@@ -1,6 +1,7 @@
 // The Python module tfmeta._core: checks and converts arguments, releases the GIL.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <cstdint>
 #include <initializer_list>
@@ -8,6 +9,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "buffers.h"
@@ -77,42 +79,92 @@ py::array_t<float> AlignedArray(const Shape& shape) {
   return py::array_t<float>(shape, static_cast<float*>(owned.release()->data), owner);
 }
 
+void CheckRange(const char* name, std::pair<std::int64_t, std::int64_t> range, std::int64_t least) {
+  CheckAtLeast(name, range.first, least);
+  if (range.first > range.second) {
+    Fail("`" + std::string(name) + "` must be (least, most)",
+         "(" + std::to_string(range.first) + ", " + std::to_string(range.second) + ")");
+  }
+}
+
+// Offsets that ascend from 0 to the number of classes in all pools, which exist.
+void CheckPools(const std::int64_t* offsets, std::int64_t length, const std::int64_t* classes,
+                std::int64_t members, std::int64_t num_classes) {
+  bool ascend = length > 1 && offsets[0] == 0 && offsets[length - 1] == members;
+  for (std::int64_t i = 1; i < length; ++i) ascend = ascend && offsets[i - 1] <= offsets[i];
+  if (!ascend || length > std::numeric_limits<std::uint32_t>::max()) {
+    Fail("`pool_offsets` must ascend from 0 to the length of `pool_classes`",
+         std::to_string(length) + " offsets, " + std::to_string(members) + " classes");
+  }
+  for (std::int64_t i = 0; i < members; ++i) {
+    if (classes[i] < 0 || classes[i] >= num_classes) {
+      Fail("`pool_classes` must be at least 0 and less than " + std::to_string(num_classes),
+           std::to_string(classes[i]));
+    }
+  }
+}
+
 py::tuple Sample(const py::array& class_offsets, const py::array& class_indices,
-                 const py::array& quarter_turns, std::int64_t ways, std::int64_t shots,
-                 std::int64_t queries, std::uint64_t seed, std::uint64_t step, std::int64_t tasks,
-                 bool random_rotation) {
+                 const py::array& quarter_turns, const py::array& pool_offsets,
+                 const py::array& pool_classes, std::pair<std::int64_t, std::int64_t> ways,
+                 std::pair<std::int64_t, std::int64_t> shots, std::int64_t queries,
+                 std::uint64_t seed, std::uint64_t step, std::int64_t tasks,
+                 std::int64_t first_task, bool random_rotation, bool balanced, bool weighted) {
   const auto* offsets = Data<std::int64_t>("class_offsets", class_offsets, 1);
   const auto* indices = Data<std::int64_t>("class_indices", class_indices, 1);
   const auto* turns = Data<std::uint8_t>("quarter_turns", quarter_turns, 1);
+  const auto* of_pools = Data<std::int64_t>("pool_offsets", pool_offsets, 1);
+  const auto* classes = Data<std::int64_t>("pool_classes", pool_classes, 1);
   const std::int64_t num_classes = quarter_turns.size();
   if (class_offsets.size() != num_classes + 1) {
     Fail("`class_offsets` must have one entry more than `quarter_turns`",
          "lengths " + std::to_string(class_offsets.size()) + " and " + std::to_string(num_classes));
   }
-  CheckAtLeast("ways", ways, 1);
-  CheckAtLeast("shots", shots, 0);
+  CheckPools(of_pools, pool_offsets.size(), classes, pool_classes.size(), num_classes);
+  CheckRange("ways", ways, 1);
+  CheckRange("shots", shots, 0);
   CheckAtLeast("queries", queries, 0);
   CheckAtLeast("tasks", tasks, 0);
-  if (ways > num_classes || num_classes > std::numeric_limits<std::uint32_t>::max()) {
+  CheckAtLeast("first_task", first_task, 0);
+  if (ways.second > pool_classes.size() ||
+      num_classes > std::numeric_limits<std::uint32_t>::max()) {
     Fail("`ways` must be at most the number of classes, and that below 2**32",
-         "ways=" + std::to_string(ways) + ", " + std::to_string(num_classes) + " classes");
+         "ways=" + std::to_string(ways.second) + ", " + std::to_string(pool_classes.size()) +
+             " classes");
   }
-  if (shots > class_indices.size() || queries > class_indices.size() - shots) {
+  if (shots.second > class_indices.size() || queries > class_indices.size() - shots.second) {
     Fail("`shots` + `queries` must be at most the length of `class_indices`, " +
              std::to_string(class_indices.size()),
-         "shots=" + std::to_string(shots) + ", queries=" + std::to_string(queries));
+         "shots=" + std::to_string(shots.second) + ", queries=" + std::to_string(queries));
   }
-  const std::int64_t examples = shots + queries;
-  Product({tasks, ways, examples});
-  py::array_t<std::int64_t> drawn_classes(Shape{tasks, ways});
-  py::array_t<std::int64_t> drawn_indices(Shape{tasks, ways, examples});
-  py::array_t<std::uint8_t> drawn_turns(Shape{tasks, ways});
+  if (weighted) {
+    for (std::int64_t c = 0; c < num_classes; ++c) {
+      if (offsets[c] > offsets[c + 1]) Fail("`class_offsets` must ascend", Text(class_offsets));
+    }
+    if (pool_classes.size() > 0 &&
+        class_indices.size() > std::numeric_limits<std::uint32_t>::max()) {
+      Fail("`class_indices` must be shorter than 2**32 for `weighted` classes",
+           std::to_string(class_indices.size()));
+    }
+  }
+  const std::int64_t most = ways.second, examples = shots.second + queries;
+  Product({tasks, most, examples});
+  py::array_t<std::int64_t> drawn_classes(Shape{tasks, most});
+  py::array_t<std::int64_t> drawn_indices(Shape{tasks, most, examples});
+  py::array_t<std::uint8_t> drawn_turns(Shape{tasks, most});
   const tfmeta::Episodes episodes{drawn_classes.mutable_data(), drawn_indices.mutable_data(),
                                   drawn_turns.mutable_data()};
   {
     py::gil_scoped_release release;
     tfmeta::SampleEpisodes({offsets, indices, turns, num_classes, class_indices.size()},
-                           {ways, examples, random_rotation}, seed, step, tasks, episodes);
+                           {of_pools, classes, pool_offsets.size() - 1},
+                           {{ways.first, ways.second},
+                            {shots.first, shots.second},
+                            queries,
+                            random_rotation,
+                            balanced,
+                            weighted},
+                           seed, step, first_task, tasks, episodes);
   }
   return py::make_tuple(drawn_classes, drawn_indices, drawn_turns);
 }
@@ -205,8 +257,11 @@ py::tuple Gather(const py::array& examples, const py::array& indices, const py::
 PYBIND11_MODULE(_core, module) {
   module.doc() = "Draws and gathers episodes; see csrc/episodes.h and csrc/gather.h.";
   module.def("sample", &Sample, py::arg("class_offsets"), py::arg("class_indices"),
-             py::arg("quarter_turns"), py::arg("ways"), py::arg("shots"), py::arg("queries"),
-             py::arg("seed"), py::arg("step"), py::arg("tasks"), py::arg("random_rotation") = false,
+             py::arg("quarter_turns"), py::arg("pool_offsets"), py::arg("pool_classes"),
+             py::arg("ways"), py::arg("shots"), py::arg("queries"), py::arg("seed"),
+             py::arg("step"), py::arg("tasks"), py::arg("first_task") = 0,
+             py::arg("random_rotation") = false, py::arg("balanced") = true,
+             py::arg("weighted") = false,
              "Draw which classes and examples make up the tasks of meta-batch `step`.");
   module.def("gather", &Gather, py::arg("examples"), py::arg("indices"), py::arg("turns"),
              py::arg("shots"), py::arg("threads") = 1, py::arg("mapped_file") = false,

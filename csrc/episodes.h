@@ -12,8 +12,19 @@
 // k of n without replacement are the first k places of a partial Fisher-Yates shuffle of 0..n-1:
 // place i is exchanged with place i + (an integer below n - i), i = 0, ..., k-1.
 //
-// The draws of a task, in order: `ways` of all classes; then for each of these its quarter turns
-// (an integer below 4, only with `random_rotation`) and `examples` of its examples.
+// The draws of a task, in order, each only where there is a choice:
+//
+//   - the pool of classes, where there are several: an integer below their number;
+//   - the number of ways, where it is a range: as many as the pool has at most;
+//   - that many classes of the pool: k of n, or `weighted`, one after another: an integer below the
+//     number of examples of the classes that are left, counted through in the order of the pool,
+//     and then all in another order, k of k;
+//   - the number of shots, where it is a range and `balanced`: as many at most as leave each class
+//     its queries;
+//   - then for each class the number of shots, where it is a range and not `balanced`; its quarter
+//     turns with `random_rotation`, an integer below 4; and shots + queries of its examples.
+//
+// A number from a range is the least plus an integer below how many there are.
 #pragma once
 
 #include <cstdint>
@@ -29,21 +40,37 @@ struct ClassTable {
   std::int64_t num_indices;
 };
 
-struct EpisodeShape {
-  std::int64_t ways;
-  std::int64_t examples;  // of each class: shots + queries
-  bool random_rotation;
+// The classes of pool p, from which all of a task are, are classes[offsets[p]] to
+// classes[offsets[p + 1] - 1].
+struct Pools {
+  const std::int64_t* offsets;
+  const std::int64_t* classes;
+  std::int64_t number;
 };
 
-// What SampleEpisodes fills in.
+struct Range {
+  std::int64_t least, most;
+};
+
+struct EpisodeShape {
+  Range ways, shots;
+  std::int64_t queries;
+  bool random_rotation;
+  bool balanced;  // all classes of a task have as many shots
+  bool weighted;  // classes are drawn by how many examples they have
+};
+
+// What SampleEpisodes fills in; -1 where a task has fewer ways or shots than the most.
 struct Episodes {
   std::int64_t* classes;  // [tasks, ways]
-  std::int64_t* indices;  // [tasks, ways, examples]
+  std::int64_t* indices;  // [tasks, ways, shots + queries]: the queries behind the most shots
   std::uint8_t* turns;    // [tasks, ways], counter-clockwise quarter turns, 0 to 3
 };
 
-// Throws std::invalid_argument where a class that is drawn has too few examples.
-void SampleEpisodes(const ClassTable& table, const EpisodeShape& shape, std::uint64_t seed,
-                    std::uint64_t step, std::int64_t tasks, const Episodes& episodes);
+// Tasks `first` to `first + tasks - 1` of a meta-batch. Throws std::invalid_argument where a class
+// that is drawn has too few examples, or a pool too few classes.
+void SampleEpisodes(const ClassTable& table, const Pools& pools, const EpisodeShape& shape,
+                    std::uint64_t seed, std::uint64_t step, std::int64_t first, std::int64_t tasks,
+                    const Episodes& episodes);
 
 }  // namespace tfmeta

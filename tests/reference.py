@@ -49,26 +49,51 @@ def sample(
     class_offsets: npt.NDArray[np.int64],
     class_indices: npt.NDArray[np.int64],
     quarter_turns: npt.NDArray[np.uint8],
-    ways: int,
-    shots: int,
+    pools: list[list[int]],
+    ways: tuple[int, int],
+    shots: tuple[int, int],
     queries: int,
     seed: int,
     step: int,
     tasks: int,
+    first_task: int = 0,
     random_rotation: bool = False,
+    balanced: bool = True,
+    weighted: bool = False,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
-    """The classes, examples and quarter turns of meta-batch `step`."""
-    classes = np.empty([tasks, ways], np.int64)
-    indices = np.empty([tasks, ways, shots + queries], np.int64)
-    turns = np.empty([tasks, ways], np.uint8)
+    """The classes, examples and quarter turns of meta-batch `step`; -1 where there is none."""
+    classes = np.full([tasks, ways[1]], -1, np.int64)
+    indices = np.full([tasks, ways[1], shots[1] + queries], -1, np.int64)
+    turns = np.zeros([tasks, ways[1]], np.uint8)
+    sizes = np.diff(class_offsets).tolist()
+
+    def number(least: int, most: int, is_range: bool) -> int:
+        return least + below(most - least + 1, random) if is_range else most
+
     for task in range(tasks):
-        random = words(seed, step, task)
-        classes[task] = shuffled(len(quarter_turns), ways, random)
-        for way, c in enumerate(classes[task]):
-            members = class_indices[class_offsets[c] : class_offsets[c + 1]]
+        random = words(seed, step, first_task + task)
+        pool = pools[below(len(pools), random) if len(pools) > 1 else 0]
+        k = number(ways[0], min(ways[1], len(pool)), ways[0] < ways[1])
+        if weighted:
+            drawn: list[int] = []
+            for _ in range(k):
+                left = [c for c in pool if c not in drawn for _ in range(sizes[c])]
+                drawn.append(left[below(len(left), random)])
+            drawn = [drawn[i] for i in shuffled(k, k, random)]
+        else:
+            drawn = [pool[i] for i in shuffled(len(pool), k, random)]
+        classes[task, :k] = drawn
+        is_range = shots[0] < shots[1]
+        room = [min(shots[1], sizes[c] - queries) for c in drawn]
+        for_all = number(shots[0], min(room), is_range and balanced)
+        for way, c in enumerate(drawn):
+            own = number(shots[0], room[way], True) if is_range and not balanced else for_all
             turn = below(4, random) if random_rotation else 0
             turns[task, way] = (int(quarter_turns[c]) + turn) % 4
-            indices[task, way] = members[shuffled(len(members), shots + queries, random)]
+            members = class_indices[class_offsets[c] : class_offsets[c + 1]]
+            examples = members[shuffled(len(members), own + queries, random)]
+            indices[task, way, :own] = examples[:own]
+            indices[task, way, shots[1] :] = examples[own:]
     return classes, indices, turns
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests import reference
@@ -32,27 +32,68 @@ def assert_same(actual: tuple[np.ndarray, ...], expected: tuple[np.ndarray, ...]
         assert a.tobytes() == e.tobytes()
 
 
-@given(data=st.data(), sizes=SIZES, seed=WORD, step=WORD, rotate=st.booleans())
+@st.composite
+def drawings(draw: st.DrawFn) -> dict[str, Any]:
+    """Arguments of `reference.sample`, any that can be fulfilled."""
+    sizes = draw(st.lists(st.integers(1, 40), min_size=1, max_size=30))
+    pool = st.lists(st.integers(0, len(sizes) - 1), min_size=1, unique=True)
+    pools = draw(st.one_of(st.lists(pool, min_size=1, max_size=4), st.just([[*range(len(sizes))]])))
+    least = draw(st.integers(1, min(map(len, pools))))
+    needed = draw(st.integers(0, min(sizes)))
+    shots = draw(st.integers(0, needed))
+    wide = draw(st.booleans())
+    offsets, indices, turns = class_table(sizes, draw(st.integers(0, 96)))
+    return {
+        "class_offsets": offsets,
+        "class_indices": indices,
+        "quarter_turns": turns,
+        "pools": pools,
+        "ways": (least, draw(st.integers(least, max(map(len, pools)))) if wide else least),
+        "shots": (shots, shots + draw(st.integers(0, 10)) if wide else shots),
+        "queries": needed - shots,
+        "seed": draw(WORD),
+        "step": draw(WORD),
+        "tasks": draw(st.integers(0, 5)),
+        "first_task": draw(st.integers(0, 1000)),
+        "random_rotation": draw(st.booleans()),
+        "balanced": draw(st.booleans()),
+        "weighted": draw(st.booleans()),
+    }
+
+
+def sample(pools: list[list[int]], **arguments: Any) -> Any:
+    """`_core.sample` with the arguments of its twin."""
+    sizes = [len(pool) for pool in pools]
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    return _core.sample(pool_offsets=offsets, pool_classes=np.concatenate(pools), **arguments)
+
+
+def plain(table: Any, ways: int, shots: int, queries: int, **more: Any) -> dict[str, Any]:
+    """Arguments of `sample` for tasks of one shape from all classes."""
+    return {
+        **dict(zip(("class_offsets", "class_indices", "quarter_turns"), table, strict=True)),
+        "pools": [[*range(len(table[2]))]],
+        "ways": (ways, ways),
+        "shots": (shots, shots),
+        "queries": queries,
+        **more,
+    }
+
+
+@given(arguments=drawings())
 @settings(deadline=None)
-def test_sample_equals_twin(
-    data: st.DataObject, sizes: list[int], seed: int, step: int, rotate: bool
-) -> None:
-    needed = data.draw(st.integers(0, min(sizes)))
-    shots = data.draw(st.integers(0, needed))
-    ways = data.draw(st.integers(1, len(sizes)))
-    tasks = data.draw(st.integers(0, 5))
-    arguments = (*class_table(sizes, seed % 97), ways, shots, needed - shots)
-    arguments += (seed, step, tasks, rotate)
-    assert_same(_core.sample(*arguments), reference.sample(*arguments))
+def test_sample_equals_twin(arguments: dict[str, Any]) -> None:
+    assume(sum(arguments["shots"]) + arguments["queries"] <= len(arguments["class_indices"]))
+    assert_same(sample(**arguments), reference.sample(**arguments))
 
 
 @pytest.mark.parametrize(
     ("classes", "ways", "examples"), [(5000, 300, 3), (3, 2, 999), (1, 1, 999)]
 )
 def test_sample_equals_twin_where_many_are_drawn(classes: int, ways: int, examples: int) -> None:
-    arguments = (*class_table([1000 if examples > 3 else 4] * classes), ways, 1, examples - 1)
-    arguments += (7, 11, 2, True)
-    assert_same(_core.sample(*arguments), reference.sample(*arguments))
+    table = class_table([1000 if examples > 3 else 4] * classes)
+    arguments = plain(table, ways, 1, examples - 1, seed=7, step=11, tasks=2, random_rotation=True)
+    assert_same(sample(**arguments), reference.sample(**arguments))
 
 
 def test_sample_skips_words_that_would_favour_some_integers(tmp_path: pathlib.Path) -> None:
@@ -67,8 +108,9 @@ def test_sample_skips_words_that_would_favour_some_integers(tmp_path: pathlib.Pa
         pytest.skip(f"no sparse files here: {error}")
     positions = np.memmap(path, np.int64, "r")
     offsets = size * np.arange(4)
-    classes, _, turns = _core.sample(
-        offsets, positions, np.zeros(3, np.uint8), 3, 8, 8, 5, 6, 1, True
+    table = (offsets, positions, np.zeros(3, np.uint8))
+    classes, _, turns = sample(
+        **plain(table, 3, 8, 8, seed=5, step=6, tasks=1, random_rotation=True)
     )
 
     random = reference.words(5, 6, 0)
@@ -190,8 +232,10 @@ GOOD_SAMPLE = {
     "class_offsets": np.array([0, 4, 8, 12]),
     "class_indices": np.arange(12),
     "quarter_turns": np.zeros(3, np.uint8),
-    "ways": 2,
-    "shots": 1,
+    "pool_offsets": np.array([0, 2, 5]),
+    "pool_classes": np.array([2, 1, 0, 1, 2]),
+    "ways": (2, 2),
+    "shots": (1, 1),
     "queries": 2,
     "seed": 0,
     "step": 0,
@@ -214,13 +258,38 @@ GOOD_SAMPLE = {
         ({"class_indices": np.arange(5)}, ValueError, "`class_indices` of length 5"),
         ({"class_indices": None}, TypeError, "class_indices"),
         ({"quarter_turns": np.zeros(3)}, ValueError, "`quarter_turns` .*uint8.*float64"),
-        ({"ways": 4}, ValueError, "`ways` .*ways=4, 3 classes"),
-        ({"ways": 0}, ValueError, "`ways` .*ways=0"),
-        ({"ways": -(2**63)}, ValueError, "`ways` .*ways=-"),
-        ({"ways": 1.5}, TypeError, "ways"),
-        ({"shots": -1}, ValueError, "`shots` .*shots=-1"),
-        ({"shots": 2**62, "queries": 2**62}, ValueError, "at most .* 12"),
-        ({"shots": 2**31}, ValueError, "at most .* 12.*shots=2147483648"),
+        ({"pool_offsets": np.zeros(0, np.int64)}, ValueError, "`pool_offsets` .* 0 offsets"),
+        ({"pool_offsets": np.array([0, 9, 5])}, ValueError, "`pool_offsets` must ascend"),
+        ({"pool_offsets": np.array([0, 4])}, ValueError, "`pool_offsets` .* 5 classes"),
+        ({"pool_offsets": np.array([1, 5])}, ValueError, "`pool_offsets` must ascend"),
+        ({"pool_offsets": np.array([0, 0, 5])}, ValueError, "pool 0 with 0"),
+        (
+            {"pool_classes": np.array([2, 1, 0, 1, 3])},
+            ValueError,
+            "`pool_classes` .*less than 3.*3",
+        ),
+        ({"pool_classes": np.array([2, 1, -1, 1, 2])}, ValueError, "`pool_classes` .*-1"),
+        ({"ways": (6, 6)}, ValueError, "`ways` .*ways=6, 5 classes"),
+        ({"ways": (0, 2)}, ValueError, "`ways` .*ways=0"),
+        ({"ways": (2, 1)}, ValueError, "`ways` .*least, most.*2, 1"),
+        ({"ways": (-(2**63), 1)}, ValueError, "`ways` .*ways=-"),
+        ({"ways": (1.5, 2)}, TypeError, "ways"),
+        ({"shots": (-1, 1)}, ValueError, "`shots` .*shots=-1"),
+        ({"shots": (2, 1)}, ValueError, "`shots` .*least, most"),
+        ({"shots": (2**62, 2**62), "queries": 2**62}, ValueError, "at most .* 12"),
+        ({"shots": (1, 2**31)}, ValueError, "at most .* 12.*shots=2147483648"),
+        ({"shots": (1, 4), "class_offsets": np.array([0, 4, 7, 9])}, ValueError, "class 2 from"),
+        (
+            {"weighted": True, "class_offsets": np.array([0, 4, 3, 12])},
+            ValueError,
+            "`class_offsets` must ascend",
+        ),
+        (
+            {"weighted": True, "class_offsets": np.array([0, 0, 0, 12])},
+            ValueError,
+            "`ways` must be at most the number of classes with examples",
+        ),
+        ({"first_task": -1}, ValueError, "`first_task` .*first_task=-1"),
         ({"queries": -1}, ValueError, "`queries` .*queries=-1"),
         ({"seed": -1}, TypeError, "seed"),
         ({"seed": 2**64}, TypeError, "seed"),
