@@ -1,0 +1,64 @@
+"""Episodes that differ in size: examples that only fill up a meta-batch, and how they are left out.
+
+Where the tasks of a meta-batch have different ways or shots, `inputs` have `support_mask`
+`[tasks, ways*shots]` and `query_mask` `[tasks, ways*queries]`, true where there is an example; labels
+are -1 elsewhere. Padding is taken away before anything is computed, so that neither losses nor batch
+normalisation nor any other layer can see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from tfmeta.types import Inputs
+
+MASKS = ("support_mask", "query_mask")
+
+
+def is_padded(inputs: Any) -> bool:
+    """Return whether a meta-batch, or a task of one, has examples that only fill it up."""
+    return isinstance(inputs, Mapping) and "query_mask" in inputs
+
+
+def without_padding(mask: Any, *values: Any) -> list[Any]:
+    """Return the rows of nests of `[*mask.shape, ...]` where `mask` is true, in one axis."""
+    return [tf.nest.map_structure(lambda x: _where(mask, x), value) for value in values]
+
+
+def real_task(x: Inputs, *others: Any) -> list[Any]:
+    """Return one task without its padding.
+
+    Args:
+        x: `support_x`, `support_y`, `query_x` and, where it is padded, the two masks.
+        *others: Nests of `[queries, ...]`, or `None`: query labels, sample weights.
+
+    Returns:
+        `x` without masks, and the others.
+    """
+    if not is_padded(x):
+        return [x, *others]
+    support_x, support_y = without_padding(x["support_mask"], x["support_x"], x["support_y"])
+    query_x, *others = without_padding(x["query_mask"], x["query_x"], *others)
+    return [{"support_x": support_x, "support_y": support_y, "query_x": query_x}, *others]
+
+
+def put_back(x: Inputs, predictions: Any) -> Any:
+    """Return predictions of a task's queries with zeros where `x` has padding."""
+    if not is_padded(x):
+        return predictions
+    mask = x["query_mask"]
+    rows = tf.where(mask)
+
+    def put(values: Any) -> Any:
+        size = tf.concat([tf.shape(mask), tf.shape(values)[1:]], 0)
+        placed = tf.scatter_nd(rows, values, tf.cast(size, rows.dtype))
+        return tf.ensure_shape(placed, [*mask.shape, *values.shape[1:]])
+
+    return tf.nest.map_structure(put, predictions)
+
+
+def _where(mask: Any, x: Any) -> Any:
+    return None if x is None else tf.boolean_mask(x, mask)
