@@ -178,7 +178,7 @@ def test_convolutions(case: dict[str, Any]) -> None:
     x, kernel, y = made(case)
     size, strides, space = case["size"], case["strides"], case["space"]
     out, before = kernels._window(space, size, strides, case["padding"])
-    window = [*size, *strides, *before, *space, *out, case["groups"]]
+    window = kernels._Window(*[*size, *strides, *before, *space, *out, case["groups"]])
     got = (
         kernels.convolution(merged(x), merged(kernel), strides, case["padding"]),
         kernels._convolution_to_input(merged(y), merged(kernel), window),

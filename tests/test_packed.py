@@ -568,13 +568,31 @@ def test_xla_packed_and_in_a_loop(name):
     assert_all_close(packed, loop)
 
 
-@pytest.mark.parametrize("name", ["MAML", "MAML-momentum", "ANIL", "MAML-rates", "ProtoMAML"])
+@pytest.mark.parametrize(
+    "name", ["MAML-pooled", "MAML-momentum", "ANIL", "MAML-rates", "MAML++", "ProtoMAML"]
+)
 @pytest.mark.parametrize("axis", ["loop", "packed"])
 def test_recomputing_changes_nothing(name, axis):
     kept, _, _ = outer_step(name, axis)
     again, _, learner = outer_step(name, axis, recompute=True)
     assert learner.recompute
     assert_all_close(again, kept)
+
+
+@pytest.mark.parametrize("axis", ["loop", "packed"])
+def test_recomputing_stops_where_the_support_loss_no_longer_falls(axis):
+    options = {"tolerance": 0.4, "multi_step_loss": None}
+    kept, before, _ = outer_step("MAML++", axis, **options)
+    again, history, _ = outer_step("MAML++", axis, recompute=True, **options)
+    assert_all_close(again, kept)
+    assert 1 < history["inner_steps"][0] < 2
+    assert history["inner_steps"] == before["inner_steps"]
+
+
+def test_recomputing_under_xla():
+    kept, _, _ = outer_step("MAML++", "packed", jit_compile=True)
+    again, _, _ = outer_step("MAML++", "packed", jit_compile=True, recompute=True)
+    assert_all_close(again, kept, 1e-4)
 
 
 @pytest.mark.parametrize(("tasks", "chunk"), [(1, 8), (4, 4), (7, 3), (3, 1)])

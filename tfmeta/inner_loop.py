@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import tensorflow as tf
 
 from tfmeta.inner_optimizers import UpdateRule
 from tfmeta.packed import along
+from tfmeta.recompute import recomputed
 from tfmeta.task_map import check_later, current_tasks
 from tfmeta.types import Params, Rates
 
@@ -45,21 +45,12 @@ class InnerStep(NamedTuple):
     def __call__(
         self, k: Any, params: Params, state: Params, slots: Params
     ) -> tuple[Any, Params, Params, Params]:
-        """Take step k.
-
-        Returns:
-            `(loss at params, new params, new state, new slots)`.
-
-        Raises:
-            ValueError: If the support loss is NaN or infinite; in a graph, an
-                `InvalidArgumentError`.
-        """
+        """Take step k, and return `(loss at params, new params, new state, new slots)`."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(params)
             loss, state = self.support_loss(params, state, k)
             scaled = loss * self.loss_scale
-        with _must_be_finite(loss, k):
-            gradients = tape.gradient(scaled, params)
+        gradients = tape.gradient(scaled, params)
         _warn_of_unreached(gradients, self.names)
         gradients = [
             tf.zeros_like(p) if g is None else tf.convert_to_tensor(g) / self.loss_scale
@@ -77,8 +68,8 @@ class Path(NamedTuple):
     """What an inner loop went through.
 
     Attributes:
-        params: φ_1 … φ_K.
-        states: The model's non-trainable state behind each step.
+        params: φ_1 … φ_K, or φ_K alone.
+        states: The model's non-trainable state behind each of these steps.
         steps_used: How many steps changed the weights, a scalar of the weights' dtype, or one for
             each task.
     """
@@ -88,6 +79,17 @@ class Path(NamedTuple):
     steps_used: Any
 
 
+class _Reached(NamedTuple):
+    """Where an inner loop is: all that passes from one step to the next."""
+
+    params: Params
+    state: Params
+    slots: Params
+    # `[steps]`, for tasks side by side `[steps, tasks]`; infinite where no step was yet.
+    losses: Any
+    used: Any
+
+
 def inner_path(
     step_at: Callable[[Params], InnerStep],
     fixed: Params,
@@ -95,10 +97,11 @@ def inner_path(
     state: Params,
     steps: int,
     *,
+    every: bool = True,
     tolerance: float | None = None,
     recompute: bool = False,
 ) -> Path:
-    """Take `steps` steps, differentiably, and return all of them.
+    """Take `steps` steps, differentiably.
 
     Args:
         step_at: How one is taken, given what it needs beside `params`.
@@ -106,67 +109,62 @@ def inner_path(
         params: Tensors, the initialisation θ.
         state: The model's non-trainable state; each step passes its new one to the next.
         steps: How many, K.
+        every: Return all of them, and not the last alone.
         tolerance: Stop when the support loss has not fallen by this much since the step before.
             The weights then stay; the steps behind are computed all the same, so that shapes are
             static.
         recompute: Keep of each step its weights only, and compute its activations once more for
             the outer gradient.
+
+    Raises:
+        ValueError: If a support loss is NaN or infinite; in a graph, an `InvalidArgumentError`.
     """
-    step = step_at(fixed)
-    take = _recomputed(step_at, fixed) if recompute else step
-    slots = step.rule.init(params)
-    path, states = [], []
-    active = tf.constant(True)
-    used = tf.zeros((), params[0].dtype)
-    before = None
-    for k in range(steps):
-        loss, new, state, slots = take(k, params, state, slots)
+
+    def take(k: Any, at: _Reached, step: InnerStep) -> _Reached:
+        loss, new, state, slots = step(k, at.params, at.state, at.slots)
+        loss = tf.stop_gradient(tf.cast(loss, at.losses.dtype))
+        active = at.used >= tf.cast(k, at.used.dtype)
         if tolerance is not None:
-            if before is not None:
-                active = tf.logical_and(active, before - loss >= tolerance)
-            before = loss
-            new = _where(active, new, params, step.task_axes)
-        used += tf.cast(active, used.dtype)
-        params = new
-        path.append(params)
-        states.append(state)
-    return Path(path, states, used)
+            # The losses begin with an infinite one.
+            active = tf.logical_and(active, at.losses[k] - loss >= tolerance)
+            new = _where(active, new, at.params, step.task_axes)
+        here = along(tf.range(steps + 1) == k + 1, 0, len(at.losses.shape))
+        return _Reached(
+            new,
+            state,
+            slots,
+            tf.where(here, loss, at.losses),
+            at.used + tf.cast(active, at.used.dtype),
+        )
 
-
-def _recomputed(step_at: Callable[[Params], InnerStep], fixed: Params) -> Callable[..., Any]:
-    """Return a step that forgets its activations, for `tf.recompute_grad` stops the inner tape."""
-
-    def take(k: int, *inputs: Any) -> Any:
+    step = step_at(fixed)
+    axes = step.task_axes
+    tasks = [] if axes is None else [params[0].shape[axes[0]]]
+    losses = tf.fill([steps + 1, *tasks], tf.constant(float("inf"), params[0].dtype))
+    at = _Reached(params, state, step.rule.init(params), losses, tf.zeros(tasks, losses.dtype))
+    if recompute:
         # All that has a gradient must be an argument, the rates as well.
-        rates = [tf.convert_to_tensor(r) for r in step_at(fixed).rates(k)]
-        nest = [fixed, *inputs, rates]
+        rates = [
+            tf.stack([tf.convert_to_tensor(r, p.dtype) for r in by_step])
+            for p, *by_step in zip(params, *(step.rates(k) for k in range(steps)), strict=True)
+        ]
 
-        def compute(*flat: Any) -> Any:
-            fixed, params, state, slots, rates = tf.nest.pack_sequence_as(nest, flat)
-            step = step_at(fixed)._replace(rates=lambda k: rates)
-            return step(k, params, state, slots)
+        def take_at(k: Any, at: _Reached, given: Any) -> _Reached:
+            fixed, rates = given
+            return take(k, at, step_at(fixed)._replace(rates=lambda k: [r[k] for r in rates]))
 
-        @tf.custom_gradient  # type: ignore[untyped-decorator]
-        def forgetful(*flat: Any) -> Any:
-            def gradient(*upstream: Any) -> Any:
-                # Not before there is a use for it, and so that it is not seen to be the same.
-                with tf.control_dependencies(upstream):
-                    again = [tf.identity(x) for x in flat]
-                with tf.GradientTape() as tape:
-                    tape.watch([x for x in again if x.dtype.is_floating])
-                    outputs = tf.nest.flatten(compute(*again))
-                pairs = [
-                    (o, u) for o, u in zip(outputs, upstream, strict=True) if o.dtype.is_floating
-                ]
-                outputs, upstream = zip(*pairs, strict=True)
-                return tape.gradient(list(outputs), again, list(upstream))
-
-            return tf.nest.flatten(compute(*flat)), gradient
-
-        flat = forgetful(*tf.nest.flatten(nest))
-        return tf.nest.pack_sequence_as([0.0, *inputs], flat)
-
-    return take
+        path = recomputed(take_at, at, (fixed, rates), steps, every=every)
+    else:
+        path = []
+        for k in range(steps):
+            path.append(take(k, path[-1] if path else at, step))
+        path = path if every else path[-1:]
+    end = path[-1]
+    with _must_be_finite(end.losses[1:]):
+        params, states = tf.nest.map_structure(
+            tf.identity, ([at.params for at in path], [at.state for at in path])
+        )
+    return Path(params, states, end.used)
 
 
 def inner_solution(
@@ -175,15 +173,21 @@ def inner_solution(
     """Take `steps` steps and return `(φ_K, state, slots)`, as constants for an outer tape.
 
     Memory does not grow with the number of steps.
+
+    Raises:
+        ValueError: As `inner_path`.
     """
 
-    def body(k: Any, params: Params, state: Params, slots: Params) -> Any:
-        _, params, state, slots = step(k, params, state, slots)
-        return k + 1, params, state, slots
+    def body(k: Any, params: Params, state: Params, slots: Params, losses: Any) -> Any:
+        loss, params, state, slots = step(k, params, state, slots)
+        losses = tf.where(tf.range(steps) == k, tf.cast(loss, losses.dtype), losses)
+        return k + 1, params, state, slots, losses
 
-    start = (tf.constant(0), *([tf.stop_gradient(x) for x in xs] for xs in (params, state, slots)))
-    _, params, state, slots = tf.while_loop(lambda k, *_: k < steps, body, start)
-    return tuple([tf.stop_gradient(x) for x in xs] for xs in (params, state, slots))  # type: ignore[return-value]
+    start = ([tf.stop_gradient(x) for x in xs] for xs in (params, state, slots))
+    losses = tf.zeros([steps], params[0].dtype)
+    _, *end, losses = tf.while_loop(lambda k, *_: k < steps, body, (tf.constant(0), *start, losses))
+    with _must_be_finite(losses):
+        return tuple([tf.stop_gradient(x) for x in xs] for xs in end)  # type: ignore[return-value]
 
 
 def _where(condition: Any, new: Params, old: Params, axes: Sequence[int] | None) -> Params:
@@ -208,40 +212,46 @@ def _clipped(gradients: Params, norm: float, axes: Sequence[int] | None) -> Para
     return [along(scale, a, r) * g for g, a, r in zip(gradients, axes, ranks, strict=True)]
 
 
-def _must_be_finite(loss: Any, k: Any) -> Any:
-    """Return a context in which operations run only if the loss of each task is finite.
+def _must_be_finite(losses: Any) -> Any:
+    """Return a context in which operations run only if the losses of each task are finite.
 
     Where the check can be made for all tasks at once, later, they run all the same.
+
+    Args:
+        losses: `[steps]`, of tasks side by side `[steps, tasks]`.
     """
+    by_task = tf.transpose(losses)
     if tf.executing_eagerly():
-        _check_finite(k, loss)
+        _check_finite(by_task)
         return contextlib.nullcontext()
-    if check_later(functools.partial(_check_finite, k), loss):
+    if check_later(_check_finite, by_task):
         return contextlib.nullcontext()
-    return tf.control_dependencies([_check_finite(k, loss)])
+    return tf.control_dependencies([_check_finite(by_task)])
 
 
-def _check_finite(k: Any, loss: Any) -> Any:
-    """Return an assertion about the loss of one task or several; raise where that can be done."""
+def _check_finite(losses: Any) -> Any:
+    """Return an assertion about `[steps]` or `[tasks, steps]` losses; raise where that can be."""
+    finite = tf.math.is_finite(losses)
+    # The first that is not, of the first task that has one.
+    worst = tf.argmin(tf.cast(tf.reshape(finite, [-1]), tf.int32))
+    loss, finite = tf.reshape(losses, [-1])[worst], tf.reduce_all(finite)
+    steps = losses.shape[-1]
     tasks = current_tasks()
     number = None if tasks is None else tasks.numbers
+    if len(losses.shape) == 2:
+        task = worst // steps
+        number = task if number is None else tf.gather(number, task)
     text = (
         "The support loss must be finite; a smaller inner learning rate may help, or a smaller "
         "outer one. Received:"
     )
-    finite = tf.math.is_finite(loss)
-    if len(loss.shape):
-        # The first task whose loss is not.
-        worst = tf.argmin(tf.cast(finite, tf.int32))
-        loss, finite = loss[worst], tf.reduce_all(finite)
-        number = worst if number is None else tf.gather(number, worst)
     if tf.executing_eagerly():
         if not finite:
             where = "" if number is None else f" of task {int(number)}"
-            raise ValueError(f"{text} {float(loss)} in inner step {int(k)}{where}")
+            raise ValueError(f"{text} {float(loss)} in inner step {int(worst % steps)}{where}")
         return None
-    data = [text, loss, "in inner step", k, *([] if number is None else ["of task", number])]
-    return tf.debugging.Assert(finite, data)
+    data = [text, loss, "in inner step", worst % steps]
+    return tf.debugging.Assert(finite, data if number is None else [*data, "of task", number])
 
 
 def _warn_of_unreached(gradients: Params, names: Sequence[str]) -> None:

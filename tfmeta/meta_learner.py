@@ -165,7 +165,7 @@ class MetaLearner(keras.Model, abc.ABC):
             state = self.adapt_task(task["support_x"], task["support_y"], training=bool(training))
             return self.predict_task(state, task["query_x"], training=bool(training))
 
-        inputs = episode_inputs(inputs)
+        inputs = self.checked(episode_inputs(inputs))
         in_flight = self._in_flight(inputs)
         return map_tasks(one_task, inputs, in_flight=in_flight, packed=self.packs)
 
@@ -198,6 +198,7 @@ class MetaLearner(keras.Model, abc.ABC):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if not self.built:
             self.build(tf.nest.map_structure(lambda value: tuple(value.shape), x))
+        x = self.checked(x)
 
         def one_task(task: Any) -> Any:
             loss, gradients, predictions = self.task_gradients(
@@ -285,6 +286,14 @@ class MetaLearner(keras.Model, abc.ABC):
         if side_by_side():
             return task_losses(self, x, y, y_pred, sample_weight, training=training)
         return self.compute_loss(x, y, y_pred, sample_weight, training=training)
+
+    def checked(self, inputs: Inputs) -> Inputs:
+        """Return a meta-batch that the graph has found fit for the learner.
+
+        Args:
+            inputs: As for `call`.
+        """
+        return inputs
 
     def why_not_packed(self) -> str | None:
         """Return why tasks cannot be computed side by side; `None` if they can.

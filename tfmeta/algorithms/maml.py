@@ -204,9 +204,18 @@ class MAML(MetaLearner):
         return loss + joint, called.outputs
 
     def path(
-        self, support_x: Any, support_y: Any, *, training: bool, first_order: bool | None = None
+        self,
+        support_x: Any,
+        support_y: Any,
+        *,
+        training: bool,
+        first_order: bool | None = None,
+        every: bool = False,
     ) -> Path:
-        """Run the inner loop: φ_1 … φ_K, all of the model's weights, and its state behind each."""
+        """Run the inner loop: φ_K, all of the model's weights, and its state behind the last step.
+
+        With `every` those of all steps.
+        """
         params, state = self.start(support_x, support_y, training=training)
         chosen = self._chosen(params)
         if first_order is None:
@@ -222,6 +231,7 @@ class MAML(MetaLearner):
             list(itertools.compress(params, chosen)),
             state,
             self.steps(training),
+            every=every,
             tolerance=self.tolerance,
             recompute=self.recompute and training,
         )
@@ -258,8 +268,6 @@ class MAML(MetaLearner):
                 statistics=self._inner_statistics(),
                 step=k,
             )
-            if self._classes_are_outputs() and not tf.nest.is_nested(called.outputs):
-                _assert_labels_fit(support_y, called.outputs)
             with self._losses_at(weights):
                 loss = self.losses_of_tasks(support_y, called.outputs, training=training)
             return loss + sum(tf.cast(x, loss.dtype) for x in called.activity_losses), called.state
@@ -378,12 +386,9 @@ class MAML(MetaLearner):
 
     def check_labels(self, labels: Array) -> None:
         """Check that integer class labels fit the width of the model's output."""
-        if not (self.built and self.compiled and self._classes_are_outputs()):
+        width = self._classes()
+        if width is None:
             return
-        outputs = self.model.compute_output_spec(self.example)
-        if tf.nest.is_nested(outputs):
-            return
-        width = outputs.shape[-1]
         if not np.issubdtype(labels.dtype, np.integer):
             raise ValueError(f"labels must be integers. Received: dtype={labels.dtype}")
         if labels.min() < 0 or labels.max() >= width:
@@ -391,6 +396,20 @@ class MAML(MetaLearner):
                 f"labels must be in 0..{width - 1}: the model has {width} outputs, and `ways` "
                 f"must not be more. Received: labels from {labels.min()} to {labels.max()}"
             )
+
+    def checked(self, inputs: Inputs) -> Inputs:
+        """Return a meta-batch in which no label is beyond the model's outputs."""
+        width = self._classes()
+        if width is None or tf.executing_eagerly():
+            return inputs
+        labels = inputs["support_y"]
+        fit = tf.debugging.assert_less(
+            labels,
+            tf.cast(width, labels.dtype),
+            message=f"`ways` must be at most the number of outputs of the model, which is {width}",
+        )
+        with tf.control_dependencies([fit]):
+            return tf.nest.map_structure(tf.identity, inputs)  # type: ignore[no-any-return]
 
     def adapted_model(self, state: Any) -> keras.Model:
         """Return the user's model with the adapted weights.
@@ -530,6 +549,13 @@ class MAML(MetaLearner):
             )
         return clone
 
+    def _classes(self) -> int | None:
+        """Return how many outputs the model has, where labels are their numbers."""
+        if not (self.built and self.compiled and self._classes_are_outputs()):
+            return None
+        outputs = self.model.compute_output_spec(self.example)
+        return None if tf.nest.is_nested(outputs) else outputs.shape[-1]
+
     def _classes_are_outputs(self) -> bool:
         loss = self.loss
         return isinstance(loss, keras.losses.SparseCategoricalCrossentropy) or loss in (
@@ -609,12 +635,3 @@ def _rule(rule: UpdateRule | None, learning_rate: Any) -> UpdateRule:
 def _merged(params: Params, chosen: list[bool], adapted: Params) -> Params:
     new = iter(adapted)
     return [next(new) if c else p for c, p in zip(chosen, params, strict=True)]
-
-
-def _assert_labels_fit(labels: Any, outputs: Any) -> None:
-    tf.debugging.assert_less(
-        labels,
-        tf.cast(outputs.shape[-1], labels.dtype),
-        message="`ways` must be at most the number of outputs of the model, "
-        f"which is {outputs.shape[-1]}",
-    )

@@ -199,7 +199,9 @@ class MAMLPlusPlus(MAML):
         if not multi_step:
             return super().task_loss(x, y, sample_weight, first_order=first_order)
         support_x = x["support_x"]
-        path = self.path(support_x, x["support_y"], training=True, first_order=first_order)
+        path = self.path(
+            support_x, x["support_y"], training=True, first_order=first_order, every=True
+        )
         total: Any = 0.0
         for i, weight in enumerate(tf.unstack(self.step_weights())):
             state = self.task_state(
@@ -227,11 +229,9 @@ class MAMLPlusPlus(MAML):
         annealed = last * final + (1 - last) * others
         return tf.where(epoch < self.multi_step_epochs, annealed, last)
 
-    def path(
-        self, support_x: Any, support_y: Any, *, training: bool, first_order: bool | None = None
-    ) -> Path:
+    def path(self, *args: Any, **kwargs: Any) -> Path:
         """Run the inner loop, and count the steps that it used."""
-        path = super().path(support_x, support_y, training=training, first_order=first_order)
+        path = super().path(*args, **kwargs)
         if self.tolerance is not None:
             tasks = current_tasks()
             self.steps_used.update_state(path.steps_used, tasks and tasks.weights)

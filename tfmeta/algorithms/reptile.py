@@ -110,9 +110,7 @@ class Reptile(MAML):
             for i, slot in enumerate(start)
         ]
 
-    def path(
-        self, support_x: Any, support_y: Any, *, training: bool, first_order: bool | None = None
-    ) -> Path:
+    def path(self, support_x: Any, support_y: Any, *, training: bool, **options: Any) -> Path:
         """Run the inner loop, without an outer gradient."""
         params, state = self.start(support_x, support_y, training=training)
         chosen = self._chosen(params)
