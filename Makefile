@@ -4,11 +4,12 @@ PYTHON ?= python3
 VENV ?= .venv
 # Each has a TensorFlow of its own, which takes some gigabytes.
 TEST_WORKERS ?= 2
+KERNEL_TESTS := tests/data/test_core.py tests/data/test_memmap.py tests/test_kernels.py
 
 bin := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint clean sanitize sanitize-address sanitize-thread
 
 demo: $(VENV)/.demo
 	$(bin)/python examples/demo.py
@@ -21,6 +22,24 @@ lint: $(VENV)/.dev
 	$(bin)/ruff format --check .
 	$(bin)/mypy
 	$(bin)/clang-format --dry-run --Werror csrc/*.cc csrc/*.h
+
+# The kernels' tests under the compiler's sanitizers (GCC, Linux): of addresses and of undefined
+# behaviour together, and of threads. The build is apart from the one that `make test` uses.
+sanitize: sanitize-address sanitize-thread
+
+sanitize-address: watched := address,undefined
+sanitize-address: runtime := asan
+sanitize-thread: watched := thread
+sanitize-thread: runtime := tsan
+sanitize-address sanitize-thread: $(VENV)/.test
+	rm -rf build
+	TFMETA_SANITIZE=$(watched) $(bin)/python -m pip install -q --no-deps --upgrade \
+		--target $(VENV)/$(runtime) .
+	rm -rf build
+	LD_PRELOAD="$$($(CC) -print-file-name=lib$(runtime).so) $$($(CC) -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS=ignore_noninstrumented_modules=1 \
+	PYTHONPATH=$(VENV)/$(runtime) $(bin)/python -m pytest -p no:cacheprovider \
+		--import-mode=append $(KERNEL_TESTS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info tfmeta/_core*.so tfmeta/_tf_ops*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis

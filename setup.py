@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -60,6 +61,11 @@ class BuildExtension(build_ext):
 
 TENSORFLOW_OPS = "tfmeta._tf_ops"
 flags = ["/O2"] if sys.platform == "win32" else ["-O3", "-ffp-contract=off", "-pthread"]
+links = [] if sys.platform == "win32" else ["-pthread"]
+if sanitizers := os.environ.get("TFMETA_SANITIZE"):
+    # `make sanitize`: "address,undefined" or "thread".
+    watched = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-g"]
+    flags, links = [*flags, *watched], [*links, *watched]
 
 extensions = [
     Pybind11Extension(
@@ -70,7 +76,7 @@ extensions = [
         ],
         cxx_std=17,
         extra_compile_args=flags,
-        extra_link_args=[] if sys.platform == "win32" else ["-pthread"],
+        extra_link_args=links,
     )
 ]
 if sys.platform != "win32":
@@ -95,7 +101,7 @@ if sys.platform != "win32":
             # Unlike drawn episodes, products need not be the same to the last bit everywhere.
             extra_compile_args=[*flags, "-ffp-contract=fast", "-std=c++17"],
             # On a Mac, what is missing is looked up in all libraries that are loaded.
-            extra_link_args=["-pthread"]
+            extra_link_args=links
             + (["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []),
         )
     )

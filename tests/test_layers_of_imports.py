@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "tfmeta"
 
 # Lowest first. A name with a dot at its end stands for the whole sub-package.
 TENSORS = ["types", "checks", "layers", "functional", "inner_optimizers", "ops", "models"]
-LOOPS = [*TENSORS, "task_map", "losses", "packed.", "inner_loop"]
+LOOPS = [*TENSORS, "task_map", "losses", "packed.", "inner_loop", "padding", "inputs"]
 PUBLIC = [*LOOPS, "meta_learner", "evaluation", "algorithms.", "data."]
 MAY_IMPORT = {
     "types": [],
@@ -26,10 +26,12 @@ MAY_IMPORT = {
     "losses": ["types"],
     "kernels": [],
     "recompute": [],
+    "padding": ["types"],
+    "inputs": ["padding"],
     "packed.": ["types", "layers", "functional", "kernels", "packed."],
     "inner_loop": [*TENSORS, "task_map", "recompute", "packed."],
     "meta_learner": LOOPS,
-    "evaluation": ["types", "checks", "meta_learner"],
+    "evaluation": ["types", "checks", "padding", "meta_learner"],
     "algorithms.": [*LOOPS, "meta_learner", "algorithms."],
     "data.": ["types", "files", "_core", "data."],
     "__init__": PUBLIC,

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfmeta.checks import check_count
 from tfmeta.meta_learner import MetaLearner, readable
+from tfmeta.padding import is_padded
 from tfmeta.types import Array, Sampler
 
 
@@ -101,6 +102,9 @@ def evaluate(
                 f"`learner` must predict finite values. Received: NaN or infinite predictions in "
                 f"episode {episode}; a smaller inner learning rate may help"
             )
+        if is_padded(inputs):
+            mask = inputs["query_mask"]
+            predictions, targets = predictions[mask], targets[mask]
         scores[episode] = _score(predictions, targets, classes)
         progress.update(episode + 1)
     return Evaluation(scores, "accuracy" if classes else "mean squared error")

@@ -11,7 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.checks import check_count
+from tfmeta.inputs import check_examples, check_support, episode_inputs, example_of
 from tfmeta.losses import task_losses
+from tfmeta.padding import is_padded, put_back, real_task, without_padding
 from tfmeta.task_map import (
     TASK_AXES,
     TaskAxis,
@@ -113,7 +115,7 @@ class MetaLearner(keras.Model, abc.ABC):
 
     def build(self, input_shape: Any) -> None:
         """Build the wrapped model for the shape of `support_x` without its task axis."""
-        self.example = _example(self.model, input_shape["support_x"])
+        self.example = example_of(self.model, input_shape["support_x"])
         if not self.model.built:
             self.model(self.example)
         self._check_weights()
@@ -161,13 +163,14 @@ class MetaLearner(keras.Model, abc.ABC):
             `[tasks, queries, outputs]`.
         """
 
-        def one_task(task: Inputs) -> Any:
+        def one_task(padded: Inputs) -> Any:
+            (task,) = real_task(padded)
             state = self.adapt_task(task["support_x"], task["support_y"], training=bool(training))
-            return self.predict_task(state, task["query_x"], training=bool(training))
+            predictions = self.predict_task(state, task["query_x"], training=bool(training))
+            return put_back(padded.get("query_mask"), predictions)
 
         inputs = self.checked(episode_inputs(inputs))
-        in_flight = self._in_flight(inputs)
-        return map_tasks(one_task, inputs, in_flight=in_flight, packed=self.packs)
+        return map_tasks(one_task, inputs, **self._execution(inputs))
 
     def fit(self, x: Any = None, *args: Any, shuffle: bool = False, **kwargs: Any) -> Any:
         """Train on episodes: `keras.Model.fit`, which see.
@@ -201,16 +204,14 @@ class MetaLearner(keras.Model, abc.ABC):
         x = self.checked(x)
 
         def one_task(task: Any) -> Any:
-            loss, gradients, predictions = self.task_gradients(
-                *keras.utils.unpack_x_y_sample_weight(task)
-            )
-            return [loss, *gradients], predictions
+            padded, *others = keras.utils.unpack_x_y_sample_weight(task)
+            loss, gradients, predictions = self.task_gradients(*real_task(padded, *others))
+            return [loss, *gradients], put_back(padded.get("query_mask"), predictions)
 
         totals, predictions = sum_over_tasks(
             one_task,
             keras.utils.pack_x_y_sample_weight(x, y, sample_weight),
-            in_flight=self._in_flight(x),
-            packed=self.packs,
+            **self._execution(x),
         )
         tasks = tf.shape(tf.nest.flatten(x)[0])[0]
         if not self._sums_over_tasks():
@@ -219,6 +220,25 @@ class MetaLearner(keras.Model, abc.ABC):
         self._loss_tracker.update_state(loss, sample_weight=tasks)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         return self.compute_metrics(x, y, predictions, sample_weight=sample_weight)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Return the compiled loss of the examples that are there, `keras.Model.compute_loss`."""
+        if is_padded(x):
+            y, y_pred, sample_weight = without_padding(x["query_mask"], y, y_pred, sample_weight)
+        return super().compute_loss(x, y, y_pred, sample_weight, training=training)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Update the metrics with the examples that are there, `keras.Model.compute_metrics`."""
+        if is_padded(x):
+            y, y_pred, sample_weight = without_padding(x["query_mask"], y, y_pred, sample_weight)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def task_gradients(self, x: Inputs, y: Any, sample_weight: Any = None, **options: Any) -> Any:
         """Return the outer loss of one task, its gradients and the query predictions.
@@ -333,10 +353,10 @@ class MetaLearner(keras.Model, abc.ABC):
             >>> adapted.predict(other_images).argmax(axis=1)
         """
         x, y = (keras.tree.map_structure(np.asarray, value) for value in (support_x, support_y))
-        _check_support(x, y)
+        check_support(x, y)
         if not self.built:
             self.build({"support_x": keras.tree.map_structure(lambda part: (1, *part.shape), x)})
-        _check_examples(x, self.example)
+        check_examples(x, self.example)
         if not keras.tree.is_nested(y):
             self.check_labels(y)
         x, y = (keras.tree.map_structure(tf.constant, value) for value in (x, y))
@@ -354,7 +374,8 @@ class MetaLearner(keras.Model, abc.ABC):
         if not self.built:
             self.build(keras.tree.map_structure(lambda tensor: tuple(tensor.shape), tensors))
         if not keras.tree.is_nested(tensors["support_y"]):
-            self.check_labels(np.asarray(tensors["support_y"]))
+            labels = np.asarray(tensors["support_y"])
+            self.check_labels(labels[tensors["support_mask"]] if is_padded(tensors) else labels)
 
     def check_labels(self, labels: Array) -> None:
         """Raise a `ValueError` if this learner cannot learn from such labels. Default: all fit.
@@ -410,11 +431,23 @@ class MetaLearner(keras.Model, abc.ABC):
             )
         return reason is None
 
-    def _in_flight(self, inputs: Inputs) -> int:
-        """Return how many tasks may be computed at once."""
-        if self.packs:
-            return self.task_chunk or self.tasks_in_flight(inputs)
-        return self.task_chunk or min(_IN_FLIGHT, max(2, chunks_at_once()))
+    def _execution(self, inputs: Inputs) -> dict[str, Any]:
+        """Return whether tasks are computed side by side, and how many may be at once."""
+        if self.packs and not self._padded(inputs):
+            in_flight = self.task_chunk or self.tasks_in_flight(inputs)
+            return {"in_flight": in_flight, "packed": True}
+        at_once = min(_IN_FLIGHT, max(2, chunks_at_once()))
+        return {"in_flight": self.task_chunk or at_once, "packed": False}
+
+    def _padded(self, inputs: Inputs) -> bool:
+        """Return whether tasks differ in size, which XLA cannot compile."""
+        padded = is_padded(inputs)
+        if padded and self.compiled and self.jit_compile:
+            raise ValueError(
+                "`jit_compile` must be False for tasks of different sizes, whose shapes XLA cannot "
+                "know. Received: jit_compile=True, and inputs with masks"
+            )
+        return padded
 
     def _check_weights(self) -> None:
         if not self.model.trainable_variables:
@@ -523,101 +556,10 @@ def readable(error: Any, where: str = "") -> Any:
     return error
 
 
-def episode_inputs(inputs: Any) -> dict[str, Any]:
-    """Return the three parts of a meta-batch as tensors, or say what is missing or does not fit.
-
-    Each part is a tensor, or for models of several inputs or outputs a nest of tensors.
-    """
-    names = ("support_x", "support_y", "query_x")
-    if not isinstance(inputs, dict) or any(name not in inputs for name in names):
-        keys = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
-        raise ValueError(
-            "`inputs` must be a dict with the keys 'support_x', 'support_y' and 'query_x'. "
-            f"Received: inputs={keys}"
-        )
-    tensors = {
-        name: keras.tree.map_structure(keras.ops.convert_to_tensor, inputs[name]) for name in names
-    }
-    flat = {name: keras.tree.flatten(part) for name, part in tensors.items()}
-    every = [tuple(x.shape) for part in flat.values() for x in part]
-    support = [tuple(x.shape) for name in names[:2] for x in flat[name]]
-    examples = [[tuple(x.shape[2:]) for x in flat[name]] for name in ("support_x", "query_x")]
-    tasks = {s[:1] for s in every} - {(None,)}
-    lengths = {s[1:2] for s in support} - {(None,)}
-    whole = len(tasks) <= 1 and len(lengths) <= 1 and (0,) not in tasks | lengths
-    if min(map(len, every)) < 2 or examples[0] != examples[1] or not whole:
-        shapes = keras.tree.map_structure(lambda x: tuple(x.shape), tensors)
-        raise ValueError(
-            "`inputs` must be support_x [tasks, ways*shots, ...], support_y [tasks, ways*shots] "
-            "and query_x [tasks, ways*queries, ...], with one number of tasks, not 0, and examples "
-            "of one shape. "
-            f"Received: shapes={shapes}"
-        )
-    return tensors
-
-
-def _example(model: keras.Model, support_shape: Any) -> Any:
-    """Return what the model takes, symbolically: a nest of `[n, ...]`."""
-    # A model that has its shape already knows which of its sizes may vary.
-    if isinstance(model, keras.Sequential):
-        known = model.inputs[0] if model.inputs else None
-    else:
-        known = getattr(model, "input", None) if hasattr(model, "_inputs_struct") else None
-    if known is not None:
-        return keras.tree.map_structure(
-            lambda x: keras.KerasTensor((None, *x.shape[1:]), dtype=x.dtype), known
-        )
-    return keras.tree.map_shape_structure(
-        lambda shape: keras.KerasTensor((None, *shape[2:]), dtype=model.input_dtype), support_shape
-    )
-
-
-def _check_support(support_x: Any, support_y: Any) -> None:
-    parts = {
-        "support_x": keras.tree.flatten(support_x),
-        "support_y": keras.tree.flatten(support_y),
-    }
-    every = [*parts["support_x"], *parts["support_y"]]
-    if any(x.ndim < 1 or len(x) != len(every[0]) or len(x) == 0 for x in every):
-        raise ValueError(
-            "`support_x` and `support_y` must have the same length, at least 1. "
-            f"Received: shapes {' and '.join(str(x.shape) for x in every)}"
-        )
-    for name, values in parts.items():
-        if any(np.issubdtype(v.dtype, np.floating) and not np.isfinite(v).all() for v in values):
-            raise ValueError(f"`{name}` must be finite. Received: NaN or infinite values")
-
-
 def _check_finite(state: Any) -> None:
     for x in tf.nest.flatten(state):
         if x.dtype.is_floating and not np.isfinite(x.numpy()).all():
             raise ValueError(
                 "What is learnt from the support set must be finite. Received: NaN or infinite "
                 "values; a smaller inner learning rate may help"
-            )
-
-
-def _check_examples(support_x: Any, example: Any) -> None:
-    try:
-        keras.tree.assert_same_paths(support_x, example)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            "`support_x` must be nested as the model's inputs are, "
-            f"{keras.tree.map_structure(lambda x: x.shape[1:], example)}. Received: "
-            f"{keras.tree.map_structure(lambda x: x.shape, support_x)}"
-        ) from error
-    for x, expected in zip(keras.tree.flatten(support_x), keras.tree.flatten(example), strict=True):
-        image = x.dtype == np.uint8 or (np.issubdtype(x.dtype, np.integer) and x.ndim >= 3)
-        if image and not keras.backend.is_int_dtype(expected.dtype):
-            raise TypeError(
-                "`support_x` must be scaled as in training; the samplers give uint8 images as "
-                f"float32 times 1/255. Received: dtype={x.dtype}"
-            )
-        fits = len(expected.shape) == x.ndim and all(
-            e in (None, n) for e, n in zip(expected.shape[1:], x.shape[1:], strict=True)
-        )
-        if not fits:
-            raise ValueError(
-                f"`support_x` must have the shape [n, {', '.join(map(str, expected.shape[1:]))}] "
-                f"that the model takes. Received: shape={x.shape}"
             )

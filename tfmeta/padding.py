@@ -1,9 +1,9 @@
 """Episodes that differ in size: examples that only fill up a meta-batch, and how they are left out.
 
 Where the tasks of a meta-batch have different ways or shots, `inputs` have `support_mask`
-`[tasks, ways*shots]` and `query_mask` `[tasks, ways*queries]`, true where there is an example; labels
-are -1 elsewhere. Padding is taken away before anything is computed, so that neither losses nor batch
-normalisation nor any other layer can see it.
+`[tasks, ways*shots]` and `query_mask` `[tasks, ways*queries]`, true where there is an example;
+labels are -1 elsewhere. Padding is taken away before anything is computed, so that neither losses
+nor batch normalisation nor any other layer can see it.
 """
 
 from __future__ import annotations
@@ -41,23 +41,27 @@ def real_task(x: Inputs, *others: Any) -> list[Any]:
     if not is_padded(x):
         return [x, *others]
     support_x, support_y = without_padding(x["support_mask"], x["support_x"], x["support_y"])
-    query_x, *others = without_padding(x["query_mask"], x["query_x"], *others)
-    return [{"support_x": support_x, "support_y": support_y, "query_x": query_x}, *others]
+    query_x, *rest = without_padding(x["query_mask"], x["query_x"], *others)
+    return [{"support_x": support_x, "support_y": support_y, "query_x": query_x}, *rest]
 
 
-def put_back(x: Inputs, predictions: Any) -> Any:
-    """Return predictions of a task's queries with zeros where `x` has padding."""
-    if not is_padded(x):
-        return predictions
-    mask = x["query_mask"]
-    rows = tf.where(mask)
+def put_back(mask: Any, values: Any) -> Any:
+    """Return `[*mask.shape, ...]` with the rows of `values` where `mask` is true, zeros elsewhere.
 
-    def put(values: Any) -> Any:
-        size = tf.concat([tf.shape(mask), tf.shape(values)[1:]], 0)
-        placed = tf.scatter_nd(rows, values, tf.cast(size, rows.dtype))
-        return tf.ensure_shape(placed, [*mask.shape, *values.shape[1:]])
+    Args:
+        mask: What `without_padding` was given, or `None` where there was no padding.
+        values: A nest of `[rows, ...]`.
+    """
+    if mask is None:
+        return values
+    places = tf.where(mask)
 
-    return tf.nest.map_structure(put, predictions)
+    def put(rows: Any) -> Any:
+        size = tf.concat([tf.shape(mask), tf.shape(rows)[1:]], 0)
+        placed = tf.scatter_nd(places, rows, tf.cast(size, places.dtype))
+        return tf.ensure_shape(placed, [*mask.shape, *rows.shape[1:]])
+
+    return tf.nest.map_structure(put, values)
 
 
 def _where(mask: Any, x: Any) -> Any:

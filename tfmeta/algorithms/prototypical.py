@@ -12,7 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.checks import check_positive
-from tfmeta.meta_learner import MetaLearner, copy_of, episode_inputs
+from tfmeta.inputs import episode_inputs
+from tfmeta.meta_learner import MetaLearner, copy_of
+from tfmeta.padding import MASKS, put_back, without_padding
 from tfmeta.ops import cosine_similarity, prototypes, squared_euclidean
 from tfmeta.packed import packed_call, spread_weights, tried
 from tfmeta.types import Array, Inputs
@@ -86,7 +88,12 @@ class PrototypicalNetwork(MetaLearner):
         support_x, query_x = tensors["support_x"], tensors["query_x"]
         examples = tf.concat([support_x, query_x], axis=1)
         flat = tf.reshape(examples, tf.concat([[-1], tf.shape(examples)[2:]], 0))
-        embedded = self._embed(tf.ensure_shape(flat, [None, *examples.shape[2:]]), training)
+        flat = tf.ensure_shape(flat, [None, *examples.shape[2:]])
+        mask = None
+        if self._padded(tensors):
+            mask = tf.reshape(tf.concat([tensors[name] for name in MASKS], axis=1), [-1])
+            (flat,) = without_padding(mask, flat)
+        embedded = put_back(mask, self._embed(flat, training))
         embedded = tf.reshape(embedded, [*_sizes(examples, 2), embedded.shape[-1]])
         shots = _sizes(support_x, 2)[1]
         state = self._prototypes(embedded[:, :shots], tensors["support_y"])

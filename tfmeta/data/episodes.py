@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import mmap
-import operator
-import os
-from typing import TYPE_CHECKING, Any
+import copy
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from tfmeta import _core
+from tfmeta.data.augmentation import Augmentation
 from tfmeta.data.class_dataset import ClassDataset
+from tfmeta.data.gather import Gather, check_squares, integer
+from tfmeta.data.normalization import Numbers
 from tfmeta.data.stream import stream
 from tfmeta.types import Array, Episodes
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-_SMALL_FILE = 64 << 20  # a memory-mapped file below this size may stay in memory as a whole
 
 
 class EpisodeSampler:
@@ -31,20 +30,42 @@ class EpisodeSampler:
     Task `t` of meta-batch `s` depends on `(seed, s, t)` and nothing else: not on the number of
     threads, the process, the order of calls or the size of the meta-batch.
 
+    Tasks may differ in size, as those of Meta-Dataset do, where `ways` or `shots` is a range.
+    Meta-batches then have room for the largest: `inputs` have masks as well, `support_mask`
+    `[tasks, ways * shots]` and `query_mask` `[tasks, ways * queries]`, false where there is no
+    example; there the label is -1 and the example zeros. Learners leave such places out.
+
     Args:
         dataset: Where classes and examples are drawn from.
-        ways: Classes of a task.
-        shots: Support examples of each class.
+        ways: Classes of a task; or `(least, most)`, each number between as likely as far as there
+            are enough classes.
+        shots: Support examples of each class; or `(least, most)`, each number between as likely as
+            far as the classes have enough examples.
         queries: Query examples of each class.
         seed: Another seed gives other tasks; in `[0, 2**64)`.
         random_rotation: Turns all images of a class by the same random multiple of 90 degrees,
             drawn anew for each class of each task.
+        balanced: Whether the classes of a task have equally many shots, where `shots` is a range;
+            otherwise each class has its own number.
+        within: `"group"` draws all classes of a task from one of the dataset's groups (an
+            alphabet, a superclass), each as likely that has enough classes. `"hierarchy"` reads
+            groups as paths, `a/b/c`, and draws from any node of their tree, that is from all
+            classes below it; the root is one.
+        class_weights: `"uniform"` draws each class as likely as another; `"examples"` in
+            proportion to how many examples it has.
+        augmentation: Random changes of the images, or `None`.
+        mean: What is subtracted from examples before they are divided by `std`, in units of the
+            floats they come as ([0, 1] for uint8): one number, or one for each channel of images
+            `[n, height, width, channels]` or vectors `[n, channels]`. 0 when `None`.
+        std: What they are divided by, likewise; 1 when `None`.
         num_threads: Threads that fill large meta-batches; by default the CPUs there are.
 
     Raises:
         TypeError: An argument is of another type.
         ValueError: An argument is out of range; the dataset has fewer classes than `ways`, or a
-            class has fewer examples than `shots + queries`; images to be turned are not square.
+            class has fewer examples than `shots + queries`; images to be turned are not square;
+            there are no groups to draw within, no images to be augmented, or no floats to be
+            normalised.
 
     Example:
         >>> import numpy as np
@@ -62,36 +83,41 @@ class EpisodeSampler:
     def __init__(
         self,
         dataset: ClassDataset,
-        ways: int,
-        shots: int,
+        ways: int | tuple[int, int],
+        shots: int | tuple[int, int],
         queries: int,
         seed: int = 0,
         *,
         random_rotation: bool = False,
+        balanced: bool = True,
+        within: Literal["group", "hierarchy"] | None = None,
+        class_weights: Literal["uniform", "examples"] = "uniform",
+        augmentation: Augmentation | None = None,
+        mean: Numbers | None = None,
+        std: Numbers | None = None,
         num_threads: int | None = None,
     ) -> None:
-        if not isinstance(dataset, ClassDataset):
-            raise TypeError(f"`dataset` must be a ClassDataset. Received: {type(dataset).__name__}")
+        self._gather = Gather(dataset, augmentation, mean, std, num_threads)
         self.source = dataset
-        self.ways = _integer("ways", ways, 1)
-        self.shots = _integer("shots", shots, 1)
-        self.queries = _integer("queries", queries, 1)
-        self.seed = _integer("seed", seed, 0, 2**64)
+        self.ways, self._ways = _range("ways", ways)
+        self.shots, self._shots = _range("shots", shots)
+        self.queries = integer("queries", queries, 1)
+        self.seed = integer("seed", seed, 0, 2**64)
         self.random_rotation = bool(random_rotation)
-        self.num_threads = _integer(
-            "num_threads", _available_cpus() if num_threads is None else num_threads, 1, 1025
-        )
-        self._check_classes()
-        self._check_rotation()
-
-        examples = dataset.examples
-        self._in_core = examples.dtype in (np.uint8, np.float32) and _is_contiguous(examples)
-        self._file = _large_mapped_file(examples)
-        if self._file is not None:
-            # Reading ahead of scattered examples would read a multiple of what is wanted.
-            self._file.madvise(mmap.MADV_RANDOM)
-        self._support_y = np.repeat(np.arange(ways, dtype=np.int32), shots)
-        self._query_y = np.repeat(np.arange(ways, dtype=np.int32), queries)
+        self.balanced = bool(balanced)
+        self.within = _one_of("within", within, (None, "group", "hierarchy"))
+        self.class_weights = _one_of("class_weights", class_weights, ("uniform", "examples"))
+        self._shard = (0, 1)
+        if self.random_rotation or dataset.quarter_turns.any():
+            cause = "`random_rotation`" if self.random_rotation else "A dataset with rotations"
+            check_squares(dataset, cause)
+        self._pools = self._pools_of_classes()
+        self._check_sizes()
+        # No larger than any task can be.
+        sizes = np.diff(dataset.class_offsets)
+        self._ways = (self._ways[0], min(self._ways[1], max(map(len, self._pools))))
+        self._shots = (self._shots[0], min(self._shots[1], int(sizes.max()) - self.queries))
+        self._padded = self._ways[0] < self._ways[1] or self._shots[0] < self._shots[1]
 
     def batch(self, step: int, meta_batch_size: int = 1) -> Episodes:
         """Returns meta-batch number `step` as NumPy arrays.
@@ -105,45 +131,77 @@ class EpisodeSampler:
             `inputs["support_y"]` is int32 `[tasks, ways * shots]`, `inputs["query_x"]` is
             `[tasks, ways * queries, ...]`, and `targets` are the labels of the queries, int32
             `[tasks, ways * queries]`. Examples are ordered by label. uint8 examples come as
-            float32, multiplied by `float32(1 / 255)`; other floats as float32; integers and
-            strings as they are.
+            float32, multiplied by `float32(1 / 255)`; uint16 images too, by `float32(1 / 65535)`;
+            other floats as float32; all of them augmented and normalised as the sampler was told.
+            Other integers and strings come as they are. Where `ways` or `shots` is a range, there are masks as well.
 
         Raises:
             ValueError: `step` or `meta_batch_size` is out of range, or an example that was drawn
                 holds a NaN or an infinity.
         """
-        step = _integer("step", step, 0, 2**63)
-        tasks = _integer("meta_batch_size", meta_batch_size, 1)
+        tasks = integer("meta_batch_size", meta_batch_size, 1)
+        return self._gather(
+            *self.draw(step, tasks),
+            seed=self.seed,
+            step=step,
+            first_task=self._shard[0] * tasks,
+            padded=self._padded,
+        )
+
+    def draw(self, step: int, tasks: int = 1) -> tuple[Array, Array, Array]:
+        """Returns which examples make up meta-batch `step`.
+
+        Returns:
+            The positions in the dataset's `examples` of support `[tasks, ways, shots]` and query
+            `[tasks, ways, queries]`, -1 where a task has fewer ways or shots, and the
+            counter-clockwise quarter turns of each class, `[tasks, ways]`.
+        """
+        step = integer("step", step, 0, 2**63)
         source = self.source
+        most = self._shots[1]
         _, indices, turns = _core.sample(
             source.class_offsets,
             source.class_indices,
             source.quarter_turns,
-            self.ways,
-            self.shots,
+            np.cumsum([0, *map(len, self._pools)]),
+            np.concatenate(self._pools),
+            self._ways,
+            self._shots,
             self.queries,
             self.seed,
             step,
             tasks,
+            self._shard[0] * tasks,
             self.random_rotation,
+            self.balanced,
+            self.class_weights == "examples",
         )
-        if self._in_core:
-            support_x, query_x = _core.gather(
-                source.examples,
-                indices,
-                turns,
-                self.shots,
-                self.num_threads,
-                self._file is not None,
-            )
-        else:
-            support_x, query_x = self._gather(indices, turns)
-        inputs = {
-            "support_x": support_x,
-            "support_y": _repeat(self._support_y, tasks),
-            "query_x": query_x,
-        }
-        return inputs, _repeat(self._query_y, tasks)
+        return indices[..., :most], indices[..., most:], turns
+
+    def shard(self, index: int, count: int) -> EpisodeSampler:
+        """Returns the sampler of one of several workers, which share each meta-batch out.
+
+        Worker `index` of `count` draws `meta_batch_size` tasks a step, and they are the tasks
+        `index * meta_batch_size` and on of the meta-batch that one worker would have drawn, of
+        `count * meta_batch_size` tasks.
+
+        Args:
+            index: Which worker, from 0.
+            count: How many there are.
+
+        Example:
+
+        ```python
+        mine = sampler.shard(worker, workers)
+        learner.fit(mine.dataset(meta_batch_size=32 // workers), steps_per_epoch=500)
+        ```
+        """
+        count = integer("count", count, 1)
+        index = integer("index", index, 0, count)
+        mine = copy.copy(self)
+        of, among = self._shard
+        mine._shard = (of * count + index, among * count)
+        return mine
 
     def dataset(self, meta_batch_size: int = 1, start: int = 0) -> tf.data.Dataset:
         """Returns the endless `tf.data.Dataset` of meta-batches `start`, `start + 1`, ...
@@ -164,99 +222,86 @@ class EpisodeSampler:
         return stream(self, meta_batch_size, start)
 
     def __repr__(self) -> str:
-        return (
+        text = (
             f"EpisodeSampler({self.source!r}, ways={self.ways}, shots={self.shots}, "
-            f"queries={self.queries}, seed={self.seed}, random_rotation={self.random_rotation})"
+            f"queries={self.queries}, seed={self.seed}, random_rotation={self.random_rotation}"
         )
+        chosen = {
+            "balanced": (self.balanced, True),
+            "within": (self.within, None),
+            "class_weights": (self.class_weights, "uniform"),
+            "augmentation": (self._gather.augmentation, None),
+            "mean": (self._gather.mean, None),
+            "std": (self._gather.std, None),
+        }
+        for name, (value, default) in chosen.items():
+            text += "" if value is default else f", {name}={value!r}"
+        return text + ")"
 
-    def _gather(self, indices: Array, turns: Array) -> tuple[Array, Array]:
-        """What `_core.gather` does, for examples of other types and layouts."""
-        drawn = np.asarray(self.source.examples[indices])
-        for task, way in np.argwhere(turns):
-            drawn[task, way] = np.rot90(drawn[task, way], turns[task, way], axes=(1, 2))
-        if drawn.dtype == np.uint8:
-            drawn = drawn * np.float32(1 / 255)
-        elif drawn.dtype.kind == "f":
-            with np.errstate(over="ignore"):
-                drawn = drawn.astype(np.float32)
-            bad = ~np.isfinite(drawn.reshape(*indices.shape, -1)).all(-1)
-            if bad.any():
-                raise ValueError(
-                    "`examples` must be finite as float32 numbers. Received: a NaN or an infinity "
-                    f"in example {indices[bad][0]}"
-                )
-        if self._file is not None:
-            self._file.madvise(mmap.MADV_DONTNEED)
-        tasks, _, _, *example = drawn.shape
-        support, query = drawn[:, :, : self.shots], drawn[:, :, self.shots :]
-        return support.reshape(tasks, -1, *example), query.reshape(tasks, -1, *example)
-
-    def _check_classes(self) -> None:
-        names = self.source.class_names
+    def _pools_of_classes(self) -> list[Array]:
+        """Return the classes of each pool that tasks are drawn from."""
+        names, groups = self.source.class_names, self.source.groups
         of = f" of {self.source.description!r}" if self.source.description else ""
-        if self.ways > len(names):
+        if self.within is None:
+            if self._ways[0] > len(names):
+                raise ValueError(
+                    f"`ways` must be at most the number of classes{of}, {len(names)}. "
+                    f"Received: ways={self.ways}"
+                )
+            return [np.arange(len(names))]
+        if groups is None:
             raise ValueError(
-                f"`ways` must be at most the number of classes{of}, {len(names)}. "
-                f"Received: ways={self.ways}"
+                f"`within` must be None for a dataset{of} without groups. Received: "
+                f"within={self.within!r}"
             )
+        members: dict[tuple[str, ...], list[int]] = {}
+        for c, group in enumerate(groups):
+            parts = tuple(group.split("/")) if self.within == "hierarchy" else (group,)
+            for depth in range(0 if self.within == "hierarchy" else len(parts), len(parts) + 1):
+                members.setdefault(parts[:depth], []).append(c)
+        # A node with a single one below it is the same pool twice.
+        pools = {tuple(pool) for pool in members.values() if len(pool) >= self._ways[0]}
+        if not pools:
+            largest = max(members, key=lambda node: len(members[node]))
+            raise ValueError(
+                f"`ways` must be at most the number of classes of a group{of}. Received: "
+                f"ways={self.ways}; the largest, {'/'.join(largest)!r}, has {len(members[largest])}"
+            )
+        return [np.asarray(pool) for pool in sorted(pools)]
+
+    def _check_sizes(self) -> None:
+        of = f" of {self.source.description!r}" if self.source.description else ""
         sizes = np.diff(self.source.class_offsets)
-        needed = self.shots + self.queries
-        small = np.flatnonzero(sizes < needed)
+        drawn = np.unique(np.concatenate(self._pools))
+        least = self._shots[0]
+        needed = least + self.queries
+        small = drawn[sizes[drawn] < needed]
         if small.size:
             first = small[np.argmin(sizes[small])]
             others = f", and {small.size - 1} more classes are too small" if small.size > 1 else ""
             raise ValueError(
-                f"Every class{of} must have at least `shots` + `queries` = {self.shots} + "
-                f"{self.queries} = {needed} examples. Received: class {names[first]!r} with "
-                f"{sizes[first]}{others}"
-            )
-
-    def _check_rotation(self) -> None:
-        shape = self.source.examples.shape[1:]
-        turned = self.random_rotation or self.source.quarter_turns.any()
-        if turned and not (len(shape) >= 2 and shape[0] == shape[1]):
-            cause = "`random_rotation`" if self.random_rotation else "A dataset with rotations"
-            raise ValueError(
-                f"{cause} needs square images `[n, size, size, ...]`. "
-                f"Received: examples of shape {tuple(shape)}"
+                f"Every class{of} must have at least `shots` + `queries` = {least} + "
+                f"{self.queries} = {needed} examples. Received: class "
+                f"{self.source.class_names[first]!r} with {sizes[first]}{others}"
             )
 
 
-def _integer(name: str, value: Any, least: int, end: int = 2**31) -> int:
-    try:
-        value = operator.index(value)
-    except TypeError:
-        raise TypeError(f"`{name}` must be an integer. Received: {name}={value!r}") from None
-    if not least <= value < end:
-        expected = f"at least {least}" if value < least else f"less than {end}"
-        raise ValueError(f"`{name}` must be {expected}. Received: {name}={value}")
-    return int(value)
+def _range(name: str, value: Any) -> tuple[Any, tuple[int, int]]:
+    """Return a number, or two, as given and as the least and the most."""
+    if not isinstance(value, tuple | list):
+        number = integer(name, value, 1)
+        return number, (number, number)
+    if len(value) != 2:
+        raise ValueError(f"`{name}` must be a number or (least, most). Received: {name}={value}")
+    least, most = (integer(name, part, 1) for part in value)
+    if least > most:
+        raise ValueError(f"`{name}` must be (least, most). Received: {name}={value}")
+    return (least, most), (least, most)
 
 
-def _repeat(row: Array, tasks: int) -> Array:
-    rows = np.empty([tasks, row.size], row.dtype)
-    rows[:] = row
-    return rows
-
-
-def _available_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _is_contiguous(examples: Array) -> bool:
-    """Whether each example lies in one piece, one after the other."""
-    return bool(examples[0].flags.c_contiguous) and examples.strides[0] >= 0
-
-
-def _large_mapped_file(array: Any) -> Any:
-    """The mapping that `array` views, if its pages can be read from the file again."""
-    while isinstance(array, np.ndarray):
-        mapping = getattr(array, "_mmap", None)
-        if mapping is not None:
-            # What was written to a copy-on-write mapping is in no file.
-            shared = getattr(array, "mode", "c") != "c" and hasattr(mmap, "MADV_DONTNEED")
-            return mapping if shared and len(mapping) > _SMALL_FILE else None
-        array = array.base
-    return None
+def _one_of(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
+    if value not in choices:
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(map(repr, choices))}. Received: {name}={value!r}"
+        )
+    return value

@@ -1,0 +1,180 @@
+"""Episodes that are written down: the same for everybody who scores on them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfmeta.data.augmentation import Augmentation
+from tfmeta.data.class_dataset import ClassDataset
+from tfmeta.data.episodes import EpisodeSampler
+from tfmeta.data.gather import Gather, check_squares, integer
+from tfmeta.data.normalization import Numbers
+from tfmeta.data.stream import stream
+from tfmeta.files import replacing
+from tfmeta.types import Array, Episodes
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+_KEYS = ("support", "query", "turns")
+
+
+class EpisodeList:
+    """Reads a fixed list of episodes from a file, in its order, and begins again behind the last.
+
+    The file has one episode a line, in JSON, as `write_episodes` writes it:
+
+        {"support": [[3, 8], [41, 40]], "query": [[5], [44]], "turns": [0, 0]}
+
+    with a list of positions in `dataset.examples` for each class of the episode. `turns` are
+    the counter-clockwise quarter turns of each class, 0 where there are none; it may be left out.
+    Episodes may differ in ways and shots; `batch` then gives masks, as `EpisodeSampler` does.
+
+    Args:
+        dataset: What the positions are of.
+        path: The file.
+        augmentation, mean, std, num_threads: As for `EpisodeSampler`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file has no episodes, or a line is no episode of this dataset: it is named.
+
+    Example:
+
+    ```python
+    tfmeta.data.write_episodes("test.jsonl", sampler, episodes=600)
+    fixed = tfmeta.data.EpisodeList(dataset, "test.jsonl")
+    tfmeta.evaluate(learner, fixed, episodes=len(fixed))
+    ```
+    """
+
+    def __init__(
+        self,
+        dataset: ClassDataset,
+        path: str | os.PathLike[str],
+        *,
+        augmentation: Augmentation | None = None,
+        mean: Numbers | None = None,
+        std: Numbers | None = None,
+        num_threads: int | None = None,
+    ) -> None:
+        self.source = dataset
+        self._gather = Gather(dataset, augmentation, mean, std, num_threads)
+        owner = np.full(len(dataset.examples), -1)
+        for c, begin, end in zip(
+            range(dataset.num_classes),
+            dataset.class_offsets[:-1],
+            dataset.class_offsets[1:],
+            strict=True,
+        ):
+            owner[dataset.class_indices[begin:end]] = c
+        episodes = []
+        for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                episodes.append(_episode(line, owner))
+            except ValueError as error:
+                raise ValueError(f"Line {number} of {os.fspath(path)}: {error}") from error
+        if not episodes:
+            raise ValueError(f"`path` must hold episodes. Received: {os.fspath(path)}, empty")
+        self._support = _filled([support for support, _, _ in episodes])
+        self._query = _filled([query for _, query, _ in episodes])
+        self._turns = _filled([[[t] for t in turns] for _, _, turns in episodes])[..., 0]
+        if self._turns.any():
+            check_squares(dataset, "A list of episodes with turns")
+
+    def __len__(self) -> int:
+        return len(self._turns)
+
+    def batch(self, step: int, meta_batch_size: int = 1) -> Episodes:
+        """Returns episodes `step * meta_batch_size` and on, as `EpisodeSampler.batch` does."""
+        step = integer("step", step, 0, 2**63)
+        tasks = integer("meta_batch_size", meta_batch_size, 1)
+        rows = [(step * tasks + task) % len(self) for task in range(tasks)]
+        padded = bool((self._support < 0).any() or (self._query < 0).any())
+        turns = np.maximum(self._turns[rows], 0).astype(np.uint8)
+        return self._gather(
+            self._support[rows], self._query[rows], turns, seed=0, step=step, padded=padded
+        )
+
+    def dataset(self, meta_batch_size: int = 1, start: int = 0) -> tf.data.Dataset:
+        """Returns the endless `tf.data.Dataset` of the list, as `EpisodeSampler.dataset` does."""
+        return stream(self, meta_batch_size, start)
+
+
+def write_episodes(
+    path: str | os.PathLike[str], sampler: EpisodeSampler, episodes: int, start: int = 0
+) -> None:
+    """Writes down the episodes that `tfmeta.evaluate` would draw, for an `EpisodeList`.
+
+    Args:
+        path: The file to write; it is replaced as a whole, or not at all.
+        sampler: Where the episodes are from: task 0 of its steps.
+        episodes: How many.
+        start: The first step.
+    """
+    with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
+        for step in range(start, start + integer("episodes", episodes, 1)):
+            support, query, turns = (x[0] for x in sampler.draw(step))
+            ways = int((query[:, 0] >= 0).sum())
+            lists = [[[int(i) for i in way if i >= 0] for way in x[:ways]] for x in (support, query)]
+            line = dict(zip(_KEYS, [*lists, turns[:ways].tolist()], strict=True))
+            file.write(json.dumps(line) + "\n")
+
+
+def _episode(line: str, owner: Array) -> tuple[list[list[int]], list[list[int]], list[int]]:
+    """Return support, query and turns of one line; `owner` is each example's class, or -1."""
+    try:
+        content = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"an episode must be written in JSON. Received: {error}") from error
+    if not isinstance(content, dict) or not set(_KEYS[:2]) <= set(content) <= set(_KEYS):
+        received = sorted(content) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"an episode must have {', '.join(_KEYS)}. Received: {received}")
+    support, query = content["support"], content["query"]
+    turns = content.get("turns", [0] * len(support))
+    if not (
+        _are_lists(support) and _are_lists(query) and len(support) == len(query) == len(turns) > 0
+    ):
+        raise ValueError(
+            "`support` and `query` must have a list of positions for each class, none of them "
+            "empty, and `turns` a number"
+        )
+    if any(type(t) is not int or not 0 <= t < 4 for t in turns):
+        raise ValueError(f"`turns` must be 0, 1, 2 or 3. Received: {turns}")
+    drawn = [[*s, *q] for s, q in zip(support, query, strict=True)]
+    flat = [i for way in drawn for i in way]
+    if min(flat) < 0 or max(flat) >= len(owner) or (owner[flat] < 0).any():
+        raise ValueError(
+            f"positions must be of examples of the dataset, 0 to {len(owner) - 1}. Received: "
+            f"{next(i for i in flat if not 0 <= i < len(owner) or owner[i] < 0)}"
+        )
+    classes = [{int(owner[i]) for i in way} for way in drawn]
+    mixed = next((way for way, of in enumerate(classes) if len(of) > 1), None)
+    if mixed is not None:
+        raise ValueError(f"all examples of a class must be of one. Received: several in {mixed}")
+    shown = {(c, t) for (c,), t in zip(classes, turns, strict=True)}
+    if len(shown) < len(drawn) or any(len(set(way)) < len(way) for way in drawn):
+        raise ValueError("no class and no example of a class may come twice")
+    return support, query, turns
+
+
+def _are_lists(ways: Any) -> bool:
+    return isinstance(ways, list) and all(
+        isinstance(way, list) and way and all(type(i) is int for i in way) for way in ways
+    )
+
+
+def _filled(ways: list[list[list[int]]]) -> Array:
+    """Return `[episodes, ways, examples]`, -1 where there is none."""
+    most = max(len(episode) for episode in ways)
+    longest = max(len(way) for episode in ways for way in episode)
+    filled = np.full([len(ways), most, longest], -1)
+    for row, episode in zip(filled, ways, strict=True):
+        for place, way in zip(row, episode, strict=False):
+            place[: len(way)] = way
+    return filled

@@ -1,0 +1,206 @@
+"""From positions of examples to a meta-batch: the copying, and what becomes of each example."""
+
+from __future__ import annotations
+
+import mmap
+import operator
+import os
+from typing import Any
+
+import numpy as np
+
+from tfmeta import _core
+from tfmeta.data.augmentation import Augmentation
+from tfmeta.data.class_dataset import ClassDataset
+from tfmeta.data.normalization import Numbers, scale_and_offset
+from tfmeta.types import Array, Episodes
+
+_SMALL_FILE = 64 << 20  # a memory-mapped file below this size may stay in memory as a whole
+
+
+class Gather:
+    """Makes meta-batches of a dataset's examples, given which.
+
+    Args:
+        dataset: Whose examples.
+        augmentation, mean, std, num_threads: As for `EpisodeSampler`.
+    """
+
+    def __init__(
+        self,
+        dataset: ClassDataset,
+        augmentation: Augmentation | None,
+        mean: Numbers | None,
+        std: Numbers | None,
+        num_threads: int | None,
+    ) -> None:
+        if not isinstance(dataset, ClassDataset):
+            raise TypeError(f"`dataset` must be a ClassDataset. Received: {type(dataset).__name__}")
+        self.examples = examples = dataset.examples
+        self.num_threads = integer(
+            "num_threads", _available_cpus() if num_threads is None else num_threads, 1, 1025
+        )
+        if augmentation is not None:
+            if not isinstance(augmentation, Augmentation):
+                raise TypeError(
+                    "`augmentation` must be a tfmeta.data.Augmentation or None. "
+                    f"Received: augmentation={augmentation!r}"
+                )
+            augmentation.check(examples)
+        self.augmentation = augmentation
+        self.mean, self.std = mean, std
+        self._become_floats = _become_floats(examples)
+        if not self._become_floats and (mean is not None or std is not None):
+            raise ValueError(
+                "`mean` and `std` need images of uint8 or uint16, or floats. "
+                f"Received: examples of type {examples.dtype}, shape {examples.shape}"
+            )
+        self._scale, self._offset = scale_and_offset(examples, mean, std)
+        self._in_core = self._become_floats and _in_core(examples)
+        self._file = _large_mapped_file(examples)
+        if self._file is not None:
+            # Reading ahead of scattered examples would read a multiple of what is wanted.
+            self._file.madvise(mmap.MADV_RANDOM)
+
+    def __call__(
+        self,
+        support: Array,
+        query: Array,
+        turns: Array,
+        *,
+        seed: int,
+        step: int,
+        first_task: int = 0,
+        padded: bool,
+    ) -> Episodes:
+        """Return `(inputs, targets)`.
+
+        Args:
+            support, query: Positions in `examples`, `[tasks, ways, shots]` and
+                `[tasks, ways, queries]`; -1 where there is none.
+            turns: Counter-clockwise quarter turns, uint8 `[tasks, ways]`.
+            seed, step, first_task: What augmentations depend on.
+            padded: Whether there are masks among the inputs.
+        """
+        changes: list[Array | None] = [None, None]
+        if self.augmentation is not None:
+            shots, each = support.shape[2], support.shape[2] + query.shape[2]
+            shape = (*turns.shape, each)
+            drawn = self.augmentation.draw(self.examples, seed, step, first_task, shape)
+            queries = drawn[..., shots:] if self.augmentation.queries else None
+            changes = [drawn[..., :shots], queries]
+        inputs = {
+            "support_x": self._gathered(support, turns, changes[0]),
+            "support_y": _labels(support),
+            "query_x": self._gathered(query, turns, changes[1]),
+        }
+        targets = _labels(query)
+        if padded:
+            inputs |= {"support_mask": inputs["support_y"] >= 0, "query_mask": targets >= 0}
+        return inputs, targets
+
+    def _gathered(self, indices: Array, turns: Array, changes: Array | None) -> Array:
+        """Return examples `[tasks, ways * n, ...]`, for indices and changes `[tasks, ways, n]`."""
+        examples, file = self.examples, self._file
+        turns = np.repeat(turns, indices.shape[2], axis=1)
+        indices = np.ascontiguousarray(indices).reshape(turns.shape)
+        if not self._in_core:
+            examples = self._taken(indices)
+            if file is not None:
+                file.madvise(mmap.MADV_DONTNEED)
+                file = None
+            if not self._become_floats:
+                for place in zip(*np.nonzero(turns), strict=True):
+                    examples[place] = np.rot90(examples[place], turns[place])
+                examples[indices < 0] = "" if examples.dtype.kind in "OU" else 0
+                return examples
+            examples = examples.reshape(-1, *examples.shape[2:])
+            places = np.arange(indices.size).reshape(indices.shape)
+            indices = np.where(indices < 0, -1, places)
+        if changes is not None:
+            changes = np.ascontiguousarray(changes).reshape(turns.shape)
+        return _core.gather(
+            examples,
+            indices,
+            turns,
+            changes,
+            self._scale,
+            self._offset,
+            self.num_threads,
+            file is not None,
+        )
+
+    def _taken(self, indices: Array) -> Array:
+        """Return examples of other types and layouts in one piece, and floats as float32."""
+        drawn = np.ascontiguousarray(self.examples[indices])
+        if drawn.dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                drawn = drawn.astype(np.float32, copy=False)
+            bad = ~np.isfinite(drawn.reshape(*indices.shape, -1)).all(-1) & (indices >= 0)
+            if bad.any():
+                raise ValueError(
+                    "`examples` must be finite as float32 numbers. Received: a NaN or an infinity "
+                    f"in example {indices[bad][0]}"
+                )
+        return drawn
+
+
+def check_squares(dataset: ClassDataset, cause: str) -> None:
+    """Raise a `ValueError` unless the examples are images that can be turned."""
+    shape = dataset.examples.shape[1:]
+    if not (len(shape) >= 2 and shape[0] == shape[1]):
+        raise ValueError(
+            f"{cause} needs square images `[n, size, size, ...]`. "
+            f"Received: examples of shape {tuple(shape)}"
+        )
+
+
+def integer(name: str, value: Any, least: int, end: int = 2**31) -> int:
+    """Return an integer in `[least, end)`, or raise an error that names it."""
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"`{name}` must be an integer. Received: {name}={value!r}") from None
+    if not least <= value < end:
+        expected = f"at least {least}" if value < least else f"less than {end}"
+        raise ValueError(f"`{name}` must be {expected}. Received: {name}={value}")
+    return int(value)
+
+
+def _labels(indices: Array) -> Array:
+    """Return the number of each example's class in its task, `[tasks, ways * n]`, or -1."""
+    ways = np.arange(indices.shape[1], dtype=np.int32)[:, None]
+    return np.where(indices < 0, np.int32(-1), ways).reshape(len(indices), -1)
+
+
+def _available_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _become_floats(examples: Array) -> bool:
+    """Whether examples come as float32: uint16 may be the tokens of a text, unless an image."""
+    image = examples.dtype == np.uint16 and examples.ndim in (3, 4)
+    return image or examples.dtype == np.uint8 or examples.dtype.kind == "f"
+
+
+def _in_core(examples: Array) -> bool:
+    """Whether `_core.gather` takes them: each example in one piece, one after the other."""
+    return (
+        examples.dtype in (np.uint8, np.uint16, np.float16, np.float32)
+        and bool(examples[0].flags.c_contiguous)
+        and examples.strides[0] >= 0
+    )
+
+
+def _large_mapped_file(array: Any) -> Any:
+    """The mapping that `array` views, if its pages can be read from the file again."""
+    while isinstance(array, np.ndarray):
+        mapping = getattr(array, "_mmap", None)
+        if mapping is not None:
+            # What was written to a copy-on-write mapping is in no file.
+            shared = getattr(array, "mode", "c") != "c" and hasattr(mmap, "MADV_DONTNEED")
+            return mapping if shared and len(mapping) > _SMALL_FILE else None
+        array = array.base
+    return None

@@ -1,0 +1,125 @@
+"""What learners are given: checked, and as tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfmeta.padding import MASKS
+
+
+def episode_inputs(inputs: Any) -> dict[str, Any]:
+    """Return the parts of a meta-batch as tensors, or say what is missing or does not fit.
+
+    Each part is a tensor, or for models of several inputs or outputs a nest of tensors. Where tasks
+    differ in size there are masks as well; see `tfmeta.padding`.
+    """
+    names = ("support_x", "support_y", "query_x")
+    if not isinstance(inputs, dict) or any(name not in inputs for name in names):
+        keys = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
+        raise ValueError(
+            "`inputs` must be a dict with the keys 'support_x', 'support_y' and 'query_x'. "
+            f"Received: inputs={keys}"
+        )
+    tensors = {
+        name: keras.tree.map_structure(keras.ops.convert_to_tensor, inputs[name]) for name in names
+    }
+    flat = {name: keras.tree.flatten(part) for name, part in tensors.items()}
+    every = [tuple(x.shape) for part in flat.values() for x in part]
+    support = [tuple(x.shape) for name in names[:2] for x in flat[name]]
+    examples = [[tuple(x.shape[2:]) for x in flat[name]] for name in ("support_x", "query_x")]
+    tasks = {s[:1] for s in every} - {(None,)}
+    lengths = {s[1:2] for s in support} - {(None,)}
+    whole = len(tasks) <= 1 and len(lengths) <= 1 and (0,) not in tasks | lengths
+    if min(map(len, every)) < 2 or examples[0] != examples[1] or not whole:
+        shapes = keras.tree.map_structure(lambda x: tuple(x.shape), tensors)
+        raise ValueError(
+            "`inputs` must be support_x [tasks, ways*shots, ...], support_y [tasks, ways*shots] "
+            "and query_x [tasks, ways*queries, ...], with one number of tasks, not 0, and examples "
+            "of one shape. "
+            f"Received: shapes={shapes}"
+        )
+    return {**tensors, **_masks(inputs, tensors)}
+
+
+def example_of(model: keras.Model, support_shape: Any) -> Any:
+    """Return what the model takes, symbolically: a nest of `[n, ...]`."""
+    # A model that has its shape already knows which of its sizes may vary.
+    if isinstance(model, keras.Sequential):
+        known = model.inputs[0] if model.inputs else None
+    else:
+        known = getattr(model, "input", None) if hasattr(model, "_inputs_struct") else None
+    if known is not None:
+        return keras.tree.map_structure(
+            lambda x: keras.KerasTensor((None, *x.shape[1:]), dtype=x.dtype), known
+        )
+    return keras.tree.map_shape_structure(
+        lambda shape: keras.KerasTensor((None, *shape[2:]), dtype=model.input_dtype), support_shape
+    )
+
+
+def check_support(support_x: Any, support_y: Any) -> None:
+    """Raise a `ValueError` unless a support set has one label for each example, all finite."""
+    parts = {
+        "support_x": keras.tree.flatten(support_x),
+        "support_y": keras.tree.flatten(support_y),
+    }
+    every = [*parts["support_x"], *parts["support_y"]]
+    if any(x.ndim < 1 or len(x) != len(every[0]) or len(x) == 0 for x in every):
+        raise ValueError(
+            "`support_x` and `support_y` must have the same length, at least 1. "
+            f"Received: shapes {' and '.join(str(x.shape) for x in every)}"
+        )
+    for name, values in parts.items():
+        if any(np.issubdtype(v.dtype, np.floating) and not np.isfinite(v).all() for v in values):
+            raise ValueError(f"`{name}` must be finite. Received: NaN or infinite values")
+
+
+def check_examples(support_x: Any, example: Any) -> None:
+    """Raise unless a support set's examples are what the model takes, `example` by its shapes."""
+    try:
+        keras.tree.assert_same_paths(support_x, example)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "`support_x` must be nested as the model's inputs are, "
+            f"{keras.tree.map_structure(lambda x: x.shape[1:], example)}. Received: "
+            f"{keras.tree.map_structure(lambda x: x.shape, support_x)}"
+        ) from error
+    for x, expected in zip(keras.tree.flatten(support_x), keras.tree.flatten(example), strict=True):
+        image = x.dtype == np.uint8 or (np.issubdtype(x.dtype, np.integer) and x.ndim >= 3)
+        if image and not keras.backend.is_int_dtype(expected.dtype):
+            raise TypeError(
+                "`support_x` must be scaled as in training; the samplers give uint8 images as "
+                f"float32 times 1/255. Received: dtype={x.dtype}"
+            )
+        fits = len(expected.shape) == x.ndim and all(
+            e in (None, n) for e, n in zip(expected.shape[1:], x.shape[1:], strict=True)
+        )
+        if not fits:
+            raise ValueError(
+                f"`support_x` must have the shape [n, {', '.join(map(str, expected.shape[1:]))}] "
+                f"that the model takes. Received: shape={x.shape}"
+            )
+
+
+def _masks(inputs: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
+    """Return the masks of a meta-batch, if it has any."""
+    if not any(name in inputs for name in MASKS):
+        return {}
+    missing = [name for name in MASKS if name not in inputs]
+    if missing:
+        raise ValueError(
+            f"`inputs` must have both of {' and '.join(map(repr, MASKS))}, or none. Received: no "
+            f"{missing[0]!r}"
+        )
+    masks = {name: keras.ops.convert_to_tensor(inputs[name]) for name in MASKS}
+    for name, part in zip(MASKS, ("support_x", "query_x"), strict=True):
+        expected = keras.tree.flatten(tensors[part])[0].shape[:2]
+        if masks[name].dtype != bool or not masks[name].shape.is_compatible_with(expected):
+            raise ValueError(
+                f"`{name}` must be bool of shape {tuple(expected)}, true where there is an "
+                f"example. Received: {masks[name].dtype.name}, shape={tuple(masks[name].shape)}"
+            )
+    return masks
