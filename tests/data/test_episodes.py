@@ -92,9 +92,11 @@ def test_batch_equals_twin(dtype: Any, random_rotation: bool, rotations: bool) -
             5, 1, 2, 2**64 - 1, step, 6, random_rotation,
         )  # fmt: skip
         assert turns.any() == (random_rotation or rotations)
-        support_x, query_x = reference.gather(dataset.examples, indices, turns, 1)
-        np.testing.assert_array_equal(inputs["support_x"], support_x)
-        np.testing.assert_array_equal(inputs["query_x"], query_x)
+        turns = np.broadcast_to(turns[..., None], indices.shape)
+        drawn = reference.gather(dataset.examples, indices, turns)
+        shape = (SIDE, SIDE, 1)
+        np.testing.assert_array_equal(inputs["support_x"], drawn[:, :, :1].reshape(6, 5, *shape))
+        np.testing.assert_array_equal(inputs["query_x"], drawn[:, :, 1:].reshape(6, 10, *shape))
 
 
 def test_rotations_as_classes_turn_as_np_rot90() -> None:

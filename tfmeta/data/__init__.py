@@ -1,5 +1,6 @@
 """Data: examples by class, and episodes drawn from them as pure functions of `(seed, step)`."""
 
+from tfmeta.data.augmentation import Augmentation
 from tfmeta.data.benchmarks import BENCHMARKS, load
 from tfmeta.data.class_dataset import ClassDataset
 from tfmeta.data.episodes import EpisodeSampler
@@ -7,6 +8,7 @@ from tfmeta.data.functions import FunctionSampler, Sinusoids
 
 __all__ = [
     "BENCHMARKS",
+    "Augmentation",
     "ClassDataset",
     "EpisodeSampler",
     "FunctionSampler",

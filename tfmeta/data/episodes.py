@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfmeta import _core
+from tfmeta.data.augmentation import Augmentation
 from tfmeta.data.class_dataset import ClassDataset
+from tfmeta.data.normalization import Numbers, scale_and_offset
 from tfmeta.data.stream import stream
 from tfmeta.types import Array, Episodes
 
@@ -39,12 +41,18 @@ class EpisodeSampler:
         seed: Another seed gives other tasks; in `[0, 2**64)`.
         random_rotation: Turns all images of a class by the same random multiple of 90 degrees,
             drawn anew for each class of each task.
+        augmentation: Random changes of the images, or `None`.
+        mean: What is subtracted from examples before they are divided by `std`, in units of the
+            floats they come as ([0, 1] for uint8): one number, or one for each channel of images
+            `[n, height, width, channels]` or vectors `[n, channels]`. 0 when `None`.
+        std: What they are divided by, likewise; 1 when `None`.
         num_threads: Threads that fill large meta-batches; by default the CPUs there are.
 
     Raises:
         TypeError: An argument is of another type.
         ValueError: An argument is out of range; the dataset has fewer classes than `ways`, or a
-            class has fewer examples than `shots + queries`; images to be turned are not square.
+            class has fewer examples than `shots + queries`; images to be turned are not square;
+            there are no images to be augmented, or no floats to be normalised.
 
     Example:
         >>> import numpy as np
@@ -68,6 +76,9 @@ class EpisodeSampler:
         seed: int = 0,
         *,
         random_rotation: bool = False,
+        augmentation: Augmentation | None = None,
+        mean: Numbers | None = None,
+        std: Numbers | None = None,
         num_threads: int | None = None,
     ) -> None:
         if not isinstance(dataset, ClassDataset):
@@ -85,7 +96,23 @@ class EpisodeSampler:
         self._check_rotation()
 
         examples = dataset.examples
-        self._in_core = examples.dtype in (np.uint8, np.float32) and _is_contiguous(examples)
+        if augmentation is not None:
+            if not isinstance(augmentation, Augmentation):
+                raise TypeError(
+                    "`augmentation` must be a tfmeta.data.Augmentation or None. "
+                    f"Received: augmentation={augmentation!r}"
+                )
+            augmentation.check(examples)
+        self.augmentation = augmentation
+        self.mean, self.std = mean, std
+        self._become_floats = _become_floats(examples)
+        if not self._become_floats and (mean is not None or std is not None):
+            raise ValueError(
+                "`mean` and `std` need images of uint8 or uint16, or floats. "
+                f"Received: examples of type {examples.dtype}, shape {examples.shape}"
+            )
+        self._scale, self._offset = scale_and_offset(examples, mean, std)
+        self._in_core = self._become_floats and _in_core(examples)
         self._file = _large_mapped_file(examples)
         if self._file is not None:
             # Reading ahead of scattered examples would read a multiple of what is wanted.
@@ -105,8 +132,9 @@ class EpisodeSampler:
             `inputs["support_y"]` is int32 `[tasks, ways * shots]`, `inputs["query_x"]` is
             `[tasks, ways * queries, ...]`, and `targets` are the labels of the queries, int32
             `[tasks, ways * queries]`. Examples are ordered by label. uint8 examples come as
-            float32, multiplied by `float32(1 / 255)`; other floats as float32; integers and
-            strings as they are.
+            float32, multiplied by `float32(1 / 255)`; uint16 images too, by `float32(1 / 65535)`;
+            other floats as float32; all of them augmented and normalised as the sampler was told.
+            Other integers and strings come as they are.
 
         Raises:
             ValueError: `step` or `meta_batch_size` is out of range, or an example that was drawn
@@ -127,17 +155,13 @@ class EpisodeSampler:
             tasks,
             self.random_rotation,
         )
-        if self._in_core:
-            support_x, query_x = _core.gather(
-                source.examples,
-                indices,
-                turns,
-                self.shots,
-                self.num_threads,
-                self._file is not None,
-            )
-        else:
-            support_x, query_x = self._gather(indices, turns)
+        changes: tuple[Array | None, Array | None] = None, None
+        if self.augmentation is not None:
+            drawn = self.augmentation.draw(source.examples, self.seed, step, indices.shape)
+            queries = drawn[..., self.shots :] if self.augmentation.queries else None
+            changes = drawn[..., : self.shots], queries
+        support_x = self._gather(indices[..., : self.shots], turns, changes[0])
+        query_x = self._gather(indices[..., self.shots :], turns, changes[1])
         inputs = {
             "support_x": support_x,
             "support_y": _repeat(self._support_y, tasks),
@@ -166,30 +190,57 @@ class EpisodeSampler:
     def __repr__(self) -> str:
         return (
             f"EpisodeSampler({self.source!r}, ways={self.ways}, shots={self.shots}, "
-            f"queries={self.queries}, seed={self.seed}, random_rotation={self.random_rotation})"
+            f"queries={self.queries}, seed={self.seed}, random_rotation={self.random_rotation}"
+            + "".join(
+                f", {name}={value!r}"
+                for name in ("augmentation", "mean", "std")
+                if (value := getattr(self, name)) is not None
+            )
+            + ")"
         )
 
-    def _gather(self, indices: Array, turns: Array) -> tuple[Array, Array]:
-        """What `_core.gather` does, for examples of other types and layouts."""
-        drawn = np.asarray(self.source.examples[indices])
-        for task, way in np.argwhere(turns):
-            drawn[task, way] = np.rot90(drawn[task, way], turns[task, way], axes=(1, 2))
-        if drawn.dtype == np.uint8:
-            drawn = drawn * np.float32(1 / 255)
-        elif drawn.dtype.kind == "f":
+    def _gather(self, indices: Array, turns: Array, changes: Array | None) -> Array:
+        """Returns examples `[tasks, ways * n, ...]`, for indices and changes `[tasks, ways, n]`."""
+        examples, file = self.source.examples, self._file
+        turns = np.repeat(turns, indices.shape[2], axis=1)
+        indices = np.ascontiguousarray(indices).reshape(turns.shape)
+        if not self._in_core:
+            examples = self._take(indices)
+            if file is not None:
+                file.madvise(mmap.MADV_DONTNEED)
+                file = None
+            if not self._become_floats:
+                for place in zip(*np.nonzero(turns), strict=True):
+                    examples[place] = np.rot90(examples[place], turns[place])
+                return examples
+            examples = examples.reshape(-1, *examples.shape[2:])
+            indices = np.arange(indices.size).reshape(indices.shape)
+        if changes is not None:
+            changes = np.ascontiguousarray(changes).reshape(turns.shape)
+        return _core.gather(
+            examples,
+            indices,
+            turns,
+            changes,
+            self._scale,
+            self._offset,
+            self.num_threads,
+            file is not None,
+        )
+
+    def _take(self, indices: Array) -> Array:
+        """Returns examples of other types and layouts in one piece, and floats as float32."""
+        drawn = np.ascontiguousarray(self.source.examples[indices])
+        if drawn.dtype.kind == "f":
             with np.errstate(over="ignore"):
-                drawn = drawn.astype(np.float32)
+                drawn = drawn.astype(np.float32, copy=False)
             bad = ~np.isfinite(drawn.reshape(*indices.shape, -1)).all(-1)
             if bad.any():
                 raise ValueError(
                     "`examples` must be finite as float32 numbers. Received: a NaN or an infinity "
                     f"in example {indices[bad][0]}"
                 )
-        if self._file is not None:
-            self._file.madvise(mmap.MADV_DONTNEED)
-        tasks, _, _, *example = drawn.shape
-        support, query = drawn[:, :, : self.shots], drawn[:, :, self.shots :]
-        return support.reshape(tasks, -1, *example), query.reshape(tasks, -1, *example)
+        return drawn
 
     def _check_classes(self) -> None:
         names = self.source.class_names
@@ -245,9 +296,19 @@ def _available_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _is_contiguous(examples: Array) -> bool:
-    """Whether each example lies in one piece, one after the other."""
-    return bool(examples[0].flags.c_contiguous) and examples.strides[0] >= 0
+def _become_floats(examples: Array) -> bool:
+    """Whether examples come as float32: uint16 may be the tokens of a text, unless an image."""
+    image = examples.dtype == np.uint16 and examples.ndim in (3, 4)
+    return image or examples.dtype == np.uint8 or examples.dtype.kind == "f"
+
+
+def _in_core(examples: Array) -> bool:
+    """Whether `_core.gather` takes them: each example in one piece, one after the other."""
+    return (
+        examples.dtype in (np.uint8, np.uint16, np.float16, np.float32)
+        and bool(examples[0].flags.c_contiguous)
+        and examples.strides[0] >= 0
+    )
 
 
 def _large_mapped_file(array: Any) -> Any:
