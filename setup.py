@@ -70,9 +70,13 @@ if sanitizers := os.environ.get("TFMETA_SANITIZE"):
 extensions = [
     Pybind11Extension(
         "tfmeta._core",
-        [f"csrc/{name}.cc" for name in ("bindings", "buffers", "episodes", "gather")],
+        [
+            f"csrc/{name}.cc"
+            for name in ("augmentation", "bindings", "buffers", "episodes", "gather")
+        ],
         depends=[
-            f"csrc/{name}.h" for name in ("buffers", "clones", "episodes", "gather", "parallel")
+            f"csrc/{name}.h"
+            for name in ("augmentation", "buffers", "clones", "episodes", "gather", "parallel")
         ],
         cxx_std=17,
         extra_compile_args=flags,

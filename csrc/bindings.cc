@@ -8,10 +8,12 @@
 #include <limits>
 #include <memory>
 #include <new>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "augmentation.h"
 #include "buffers.h"
 #include "episodes.h"
 #include "gather.h"
@@ -40,13 +42,16 @@ bool HasType(const py::array& array) {
   return py::isinstance<py::array_t<T, 0>>(array);  // the type in native byte order
 }
 
+constexpr py::ssize_t kAnyRank = -1;
+
 // The data of an array, or an error that names the argument.
 template <typename T>
 const T* Data(const char* name, const py::array& array, py::ssize_t rank) {
   constexpr int kNeeded = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-  if (!HasType<T>(array) || (array.flags() & kNeeded) != kNeeded || array.ndim() != rank) {
+  if (!HasType<T>(array) || (array.flags() & kNeeded) != kNeeded ||
+      (rank != kAnyRank && array.ndim() != rank)) {
     Fail("`" + std::string(name) + "` must be a contiguous array of " + Text(py::dtype::of<T>()) +
-             " of rank " + std::to_string(rank),
+             (rank == kAnyRank ? "" : " of rank " + std::to_string(rank)),
          "dtype " + Text(array.dtype()) + ", shape " + Text(array.attr("shape")) + ", strides " +
              Text(array.attr("strides")));
   }
@@ -169,11 +174,57 @@ py::tuple Sample(const py::array& class_offsets, const py::array& class_indices,
   return py::make_tuple(drawn_classes, drawn_indices, drawn_turns);
 }
 
-tfmeta::Examples CheckExamples(const py::array& array, bool mapped_file) {
-  const bool uint8 = HasType<std::uint8_t>(array);
-  if (!uint8 && !HasType<float>(array)) {
-    Fail("`examples` must be of dtype uint8 or float32", "dtype " + Text(array.dtype()));
+py::array_t<tfmeta::Augmentation> Augmentations(std::int64_t places, std::int64_t rows,
+                                                std::int64_t columns, std::uint64_t seed,
+                                                std::uint64_t step, std::int64_t tasks,
+                                                std::int64_t first, bool flip, std::int64_t crop,
+                                                float brightness, float contrast,
+                                                std::int64_t cutout) {
+  CheckAtLeast("places", places, 0);
+  CheckAtLeast("tasks", tasks, 0);
+  CheckAtLeast("first", first, 0);
+  constexpr std::int64_t kMost = 1 << 24;  // so that whatever is drawn is an int32
+  if (rows < 1 || rows > kMost || columns < 1 || columns > kMost) {
+    Fail("`rows` and `columns` must be from 1 to 2**24",
+         "rows=" + std::to_string(rows) + ", columns=" + std::to_string(columns));
   }
+  CheckAtLeast("crop", crop, 0);
+  CheckAtLeast("cutout", cutout, 0);
+  if (crop > kMost || cutout > rows || cutout > columns) {
+    Fail("`crop` must be at most 2**24, and `cutout` at most `rows` and `columns`",
+         "crop=" + std::to_string(crop) + ", cutout=" + std::to_string(cutout) +
+             ", rows=" + std::to_string(rows) + ", columns=" + std::to_string(columns));
+  }
+  if (!(brightness >= 0 && brightness <= 1 && contrast >= 0 && contrast <= 1)) {
+    Fail("`brightness` and `contrast` must be from 0 to 1",
+         "brightness=" + std::to_string(brightness) + ", contrast=" + std::to_string(contrast));
+  }
+  Product({tasks, places, sizeof(tfmeta::Augmentation)});
+  py::array_t<tfmeta::Augmentation> drawn(Shape{tasks, places});
+  tfmeta::Augmentation* to = drawn.mutable_data();
+  const tfmeta::AugmentationRanges ranges{flip,
+                                          static_cast<std::int32_t>(crop),
+                                          brightness,
+                                          contrast,
+                                          static_cast<std::int32_t>(cutout),
+                                          static_cast<std::int32_t>(rows),
+                                          static_cast<std::int32_t>(columns)};
+  py::gil_scoped_release release;
+  tfmeta::DrawAugmentations(ranges, seed, step, first, tasks, places, to);
+  return drawn;
+}
+
+tfmeta::Element CheckElement(const py::array& array) {
+  if (HasType<std::uint8_t>(array)) return tfmeta::Element::kUint8;
+  if (HasType<std::uint16_t>(array)) return tfmeta::Element::kUint16;
+  if (HasType<float>(array)) return tfmeta::Element::kFloat32;
+  if (array.dtype().equal(py::dtype("float16"))) return tfmeta::Element::kFloat16;
+  Fail("`examples` must be of dtype uint8, uint16, float16 or float32",
+       "dtype " + Text(array.dtype()));
+}
+
+tfmeta::Examples CheckExamples(const py::array& array, bool mapped_file) {
+  const tfmeta::Element element = CheckElement(array);
   const py::ssize_t rank = array.ndim();
   if (rank == 0 || array.size() == 0) {
     Fail("`examples` must hold at least one example and at least one element",
@@ -190,72 +241,94 @@ tfmeta::Examples CheckExamples(const py::array& array, bool mapped_file) {
     Fail("`examples` must be in ascending order in memory",
          "strides " + Text(array.attr("strides")));
   }
-  const bool square = rank > 2 && array.shape(1) == array.shape(2);
+  const bool images = rank > 2;
   return {static_cast<const unsigned char*>(array.data()),
           array.strides(0),
-          uint8 ? tfmeta::Element::kUint8 : tfmeta::Element::kFloat32,
+          element,
           array.shape(0),
           size,
-          square ? array.shape(1) : 0,
+          images ? array.shape(1) : 0,
+          images ? array.shape(2) : 0,
           mapped_file};
 }
 
-py::tuple Gather(const py::array& examples, const py::array& indices, const py::array& turns,
-                 std::int64_t shots, int threads, bool mapped_file) {
+// One number for each channel: the last axis of examples, but for grey images `[n, h, w]`.
+tfmeta::Normalization CheckNormalization(const py::array& examples,
+                                         const std::optional<py::array>& scale,
+                                         const std::optional<py::array>& offset) {
+  if (!scale && !offset) return {nullptr, nullptr, 1};
+  if (!scale || !offset) Fail("`scale` and `offset` must be given together", "one of them");
+  const py::ssize_t rank = examples.ndim();
+  const py::ssize_t channels = rank == 1 || rank == 3 ? 1 : examples.shape(rank - 1);
+  const tfmeta::Normalization given{Data<float>("scale", *scale, 1),
+                                    Data<float>("offset", *offset, 1), channels};
+  if (scale->size() != channels || offset->size() != channels) {
+    Fail("`scale` and `offset` must have a number for each channel, " + std::to_string(channels),
+         "lengths " + std::to_string(scale->size()) + " and " + std::to_string(offset->size()));
+  }
+  return given;
+}
+
+py::array_t<float> Gather(const py::array& examples, const py::array& indices,
+                          const py::array& turns, const std::optional<py::array>& augmentations,
+                          const std::optional<py::array>& scale,
+                          const std::optional<py::array>& offset, int threads, bool mapped_file) {
   const tfmeta::Examples source = CheckExamples(examples, mapped_file);
-  const auto* index = Data<std::int64_t>("indices", indices, 3);
-  const auto* turn = Data<std::uint8_t>("turns", turns, 2);
-  const std::int64_t tasks = indices.shape(0);
-  const std::int64_t ways = indices.shape(1);
-  const std::int64_t queries = indices.shape(2) - shots;
-  if (turns.shape(0) != tasks || turns.shape(1) != ways) {
-    Fail("`turns` must have the first two dimensions of `indices`",
-         "shapes " + Text(turns.attr("shape")) + " and " + Text(indices.attr("shape")));
-  }
-  CheckAtLeast("shots", shots, 0);
-  if (queries < 0 || indices.shape(2) == 0) {
-    Fail("`shots` must be at most the last dimension of `indices`, and that at least 1",
-         "shots=" + std::to_string(shots) + ", shape " + Text(indices.attr("shape")));
-  }
+  const tfmeta::Normalization normalization = CheckNormalization(examples, scale, offset);
+  const auto* index = Data<std::int64_t>("indices", indices, kAnyRank);
+  const auto* turn = Data<std::uint8_t>("turns", turns, kAnyRank);
+  const auto* changes = augmentations
+                            ? Data<tfmeta::Augmentation>("augmentations", *augmentations, kAnyRank)
+                            : nullptr;
+  const auto check_shape = [&](const char* name, const py::array& array) {
+    if (array.attr("shape").equal(indices.attr("shape"))) return;
+    Fail("`" + std::string(name) + "` must have the shape of `indices`",
+         "shapes " + Text(array.attr("shape")) + " and " + Text(indices.attr("shape")));
+  };
+  check_shape("turns", turns);
+  if (augmentations) check_shape("augmentations", *augmentations);
   CheckAtLeast("threads", threads, 1);
   for (py::ssize_t i = 0; i < indices.size(); ++i) {
-    if (index[i] < 0 || index[i] >= source.count) {
-      Fail("`indices` must be at least 0 and less than the number of examples, " +
+    if (index[i] < -1 || index[i] >= source.count) {
+      Fail("`indices` must be at least -1 and less than the number of examples, " +
                std::to_string(source.count),
            std::to_string(index[i]));
     }
   }
-  for (py::ssize_t i = 0; source.side == 0 && i < turns.size(); ++i) {
+  for (py::ssize_t i = 0; (source.rows == 0 || source.rows != source.columns) && i < turns.size();
+       ++i) {
     if (turn[i] % 4 != 0) {
       Fail("`examples` must be square images `[n, height, width, ...]` to be turned",
            "shape " + Text(examples.attr("shape")));
     }
   }
+  if (changes && source.rows == 0) {
+    Fail("`examples` must be images `[n, height, width, ...]` to be augmented",
+         "shape " + Text(examples.attr("shape")));
+  }
 
-  Shape shape{tasks, Product({ways, shots})};
-  for (py::ssize_t axis = 1; axis < examples.ndim(); ++axis) shape.push_back(examples.shape(axis));
-  py::array_t<float> support = AlignedArray(shape);
-  shape[1] = Product({ways, queries});
-  py::array_t<float> query = AlignedArray(shape);
+  Shape shape(indices.shape(), indices.shape() + indices.ndim());
+  shape.insert(shape.end(), examples.shape() + 1, examples.shape() + examples.ndim());
+  py::array_t<float> gathered = AlignedArray(shape);
   std::int64_t bad;
   {
-    float* to_support = support.mutable_data();
-    float* to_query = query.mutable_data();
+    float* to = gathered.mutable_data();
     py::gil_scoped_release release;
-    bad = tfmeta::Gather(source, {index, turn, tasks, ways, shots, queries}, to_support, to_query,
-                         threads);
+    bad =
+        tfmeta::Gather(source, {index, turn, changes, indices.size()}, normalization, to, threads);
   }
   if (bad >= 0) {
     Fail("`examples` must be finite numbers",
          "a NaN or an infinity in example " + std::to_string(index[bad]));
   }
-  return py::make_tuple(support, query);
+  return gathered;
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_core, module) {
-  module.doc() = "Draws and gathers episodes; see csrc/episodes.h and csrc/gather.h.";
+  module.doc() =
+      "Draws and gathers episodes; see csrc/episodes.h, csrc/augmentation.h and csrc/gather.h.";
   module.def("sample", &Sample, py::arg("class_offsets"), py::arg("class_indices"),
              py::arg("quarter_turns"), py::arg("pool_offsets"), py::arg("pool_classes"),
              py::arg("ways"), py::arg("shots"), py::arg("queries"), py::arg("seed"),
@@ -263,7 +336,15 @@ PYBIND11_MODULE(_core, module) {
              py::arg("random_rotation") = false, py::arg("balanced") = true,
              py::arg("weighted") = false,
              "Draw which classes and examples make up the tasks of meta-batch `step`.");
+  PYBIND11_NUMPY_DTYPE(tfmeta::Augmentation, flip, top, left, brightness, contrast, cut_top,
+                       cut_left, cut_height, cut_width);
+  module.def("augmentations", &Augmentations, py::arg("places"), py::arg("rows"),
+             py::arg("columns"), py::arg("seed"), py::arg("step"), py::arg("tasks"),
+             py::arg("first") = 0, py::kw_only(), py::arg("flip") = false, py::arg("crop") = 0,
+             py::arg("brightness") = 0.0f, py::arg("contrast") = 0.0f, py::arg("cutout") = 0,
+             "Draw how each image of the tasks of meta-batch `step` is changed.");
   module.def("gather", &Gather, py::arg("examples"), py::arg("indices"), py::arg("turns"),
-             py::arg("shots"), py::arg("threads") = 1, py::arg("mapped_file") = false,
-             "Copy drawn examples into float32 support and query arrays.");
+             py::arg("augmentations") = py::none(), py::arg("scale") = py::none(),
+             py::arg("offset") = py::none(), py::arg("threads") = 1, py::arg("mapped_file") = false,
+             "Copy drawn examples into a float32 array: turned, augmented, normalised.");
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +19,10 @@ def mix(z: int) -> int:
     return z ^ (z >> 31)
 
 
-def words(seed: int, step: int, task: int) -> Iterator[int]:
-    """The 32-bit random words of one task."""
+def words(seed: int, *numbers: int) -> Iterator[int]:
+    """The 32-bit random words of one task: `numbers` are step and task."""
     key = seed
-    for number in (0, step, task):
+    for number in (0, *numbers):
         key = mix(((key ^ number) + _GOLDEN) & _MASK)
     while True:
         key = (key + _GOLDEN) & _MASK
@@ -97,27 +98,122 @@ def sample(
     return classes, indices, turns
 
 
+def augmentations(
+    places: int,
+    rows: int,
+    columns: int,
+    seed: int,
+    step: int,
+    tasks: int,
+    first: int = 0,
+    *,
+    flip: bool = False,
+    crop: int = 0,
+    brightness: float = 0.0,
+    contrast: float = 0.0,
+    cutout: int = 0,
+) -> npt.NDArray[np.void]:
+    """How each image of meta-batch `step` is changed; each of its words has one use."""
+
+    def factor(word: int, half_width: float) -> np.float32:
+        u = np.float32(word >> 8) * np.float32(2**-23) - np.float32(1)
+        return np.float32(1) + np.float32(half_width) * u
+
+    drawn = np.zeros([tasks, places], AUGMENTATION)
+    for task, place in np.ndindex(tasks, places):
+        random = words(seed ^ 0x4155474D454E5431, step, first + task, place)
+        word = [next(random) for _ in range(7)]
+        drawn[task, place] = (
+            flip and word[0] >> 31,
+            (word[1] * (2 * crop + 1) >> 32) - crop,
+            (word[2] * (2 * crop + 1) >> 32) - crop,
+            factor(word[3], brightness),
+            factor(word[4], contrast),
+            cutout and word[5] * (rows - cutout + 1) >> 32,
+            cutout and word[6] * (columns - cutout + 1) >> 32,
+            cutout,
+            cutout,
+        )
+    return drawn
+
+
 def gather(
-    examples: npt.NDArray[np.uint8] | npt.NDArray[np.float32],
+    examples: npt.NDArray[np.uint8 | np.uint16 | np.float16 | np.float32],
     indices: npt.NDArray[np.int64],
     turns: npt.NDArray[np.uint8],
-    shots: int,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """The drawn examples, turned and as float32: `(support, query)`."""
-    tasks, ways, per_class = indices.shape
-    shape = examples.shape[1:]
-    drawn = np.empty([*indices.shape, *shape], np.float32)
-    for task, way in np.ndindex(tasks, ways):
-        for i, index in enumerate(indices[task, way]):
-            example = examples[index]
-            if turns[task, way] % 4:
-                example = np.rot90(example, turns[task, way] % 4)
-            if example.dtype == np.uint8:
-                example = example.astype(np.float32) * np.float32(1 / 255)
-            drawn[task, way, i] = example
-    support = drawn[:, :, :shots].reshape(tasks, ways * shots, *shape)
-    query = drawn[:, :, shots:].reshape(tasks, ways * (per_class - shots), *shape)
-    return support, query
+    augmentations: npt.NDArray[np.void] | None = None,
+    scale: npt.NDArray[np.float32] | None = None,
+    offset: npt.NDArray[np.float32] | None = None,
+) -> npt.NDArray[np.float32]:
+    """The drawn examples as float32: turned, augmented, normalised; zeros for index -1."""
+    gathered = np.zeros([*indices.shape, *examples.shape[1:]], np.float32)
+    for place in np.ndindex(*indices.shape):
+        if indices[place] < 0:
+            continue
+        x = examples[indices[place]]
+        if turns[place] % 4:
+            x = np.rot90(x, turns[place] % 4)
+        if augmentations is not None:
+            if augmentations[place]["flip"]:
+                x = x[:, ::-1]
+            x = crop(x, int(augmentations[place]["top"]), int(augmentations[place]["left"]))
+        x = as_float32(x)
+        if augmentations is not None:
+            x = recolour(x, augmentations[place]["brightness"], augmentations[place]["contrast"])
+            top, left, height, width = (int(augmentations[place][name]) for name in CUT)
+            x[max(0, top) : max(0, top + height), max(0, left) : max(0, left + width)] = 0
+        if scale is not None:
+            # Images without an axis of channels have one.
+            x = x * (scale[0] if x.ndim == 2 else scale)
+            x = x + (offset[0] if x.ndim == 2 else offset)
+        gathered[place] = x
+    return gathered
+
+
+CUT = ("cut_top", "cut_left", "cut_height", "cut_width")
+AUGMENTATION = np.dtype(
+    [
+        *((name, np.int32) for name in ("flip", "top", "left")),
+        *((name, np.float32) for name in ("brightness", "contrast")),
+        *((name, np.int32) for name in CUT),
+    ]
+)
+
+
+def crop(x: npt.NDArray[Any], top: int, left: int) -> npt.NDArray[Any]:
+    """The image of the same size that begins at `(top, left)`, with zeros beyond `x`."""
+    rows, columns = x.shape[:2]
+    cropped = np.zeros_like(x)
+    for i, j in np.ndindex(rows, columns):
+        if 0 <= i + top < rows and 0 <= j + left < columns:
+            cropped[i, j] = x[i + top, j + left]
+    return cropped
+
+
+def as_float32(x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Whole numbers in [0, 1], floats as they are."""
+    if x.dtype == np.uint8:
+        return x.astype(np.float32) * np.float32(1 / 255)
+    if x.dtype == np.uint16:
+        return x.astype(np.float32) * np.float32(1 / 65535)
+    return x.astype(np.float32)
+
+
+def recolour(
+    x: npt.NDArray[np.float32], brightness: np.float32, contrast: np.float32
+) -> npt.NDArray[np.float32]:
+    """Brightness, then contrast about the mean of all numbers, clipped to [0, 1]."""
+    if brightness == 1 and contrast == 1:
+        return x
+    x = x * brightness
+    if contrast != 1:
+        sums = np.zeros(16)
+        for i, number in enumerate(x.ravel()):
+            sums[i % 16] += np.float64(number)
+        mean = np.float32(np.cumsum(sums)[-1] / x.size)  # one after another
+        x = (x - mean) * contrast + mean
+    x = np.where(x < 0, np.float32(0), x)
+    return np.where(x > 1, np.float32(1), x)
 
 
 def batch_norm_second(dy, x, gamma, a, p, q, epsilon):

@@ -125,9 +125,7 @@ def test_an_outer_step_is_the_mean_of_each_tasks_own(name: str) -> None:
 def test_validation_and_evaluation_leave_padding_out() -> None:
     learner = compiled("MAML")
     logs = learner.evaluate(tf.data.Dataset.from_tensors(padded()), verbose=0, return_dict=True)
-    hits = [
-        (learner.predict_on_batch(x).argmax(-1) == y).ravel().tolist() for x, y in tasks()
-    ]
+    hits = [(learner.predict_on_batch(x).argmax(-1) == y).ravel().tolist() for x, y in tasks()]
     assert logs["accuracy"] == pytest.approx(np.mean(sum(hits, [])), abs=1e-6)
 
     class Sampler:

@@ -7,33 +7,68 @@ def sample(
     class_offsets: npt.NDArray[np.int64],
     class_indices: npt.NDArray[np.int64],
     quarter_turns: npt.NDArray[np.uint8],
-    ways: int,
-    shots: int,
+    pool_offsets: npt.NDArray[np.int64],
+    pool_classes: npt.NDArray[np.int64],
+    ways: tuple[int, int],
+    shots: tuple[int, int],
     queries: int,
     seed: int,
     step: int,
     tasks: int,
+    first_task: int = 0,
     random_rotation: bool = False,
+    balanced: bool = True,
+    weighted: bool = False,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
     """Draw which classes and examples make up the tasks of meta-batch `step`.
 
-    `seed` and `step` are in `[0, 2**64)`. Returns classes `[tasks, ways]`, positions of examples
-    `[tasks, ways, shots + queries]`, and the counter-clockwise quarter turns of each class
-    `[tasks, ways]`: those of `quarter_turns` plus, with `random_rotation`, random ones.
+    `seed` and `step` are in `[0, 2**64)`; `ways` and `shots` are the least and the most; the
+    classes of pool p, from which all of a task are, are `pool_classes[pool_offsets[p] :
+    pool_offsets[p + 1]]`. Returns classes `[tasks, ways]`, positions of examples
+    `[tasks, ways, shots + queries]`, the queries behind the most shots, and the counter-clockwise
+    quarter turns of each class `[tasks, ways]`: those of `quarter_turns` plus, with
+    `random_rotation`, random ones. Where a task has fewer ways or shots there is -1.
+    """
+
+def augmentations(
+    places: int,
+    rows: int,
+    columns: int,
+    seed: int,
+    step: int,
+    tasks: int,
+    first: int = 0,
+    *,
+    flip: bool = False,
+    crop: int = 0,
+    brightness: float = 0.0,
+    contrast: float = 0.0,
+    cutout: int = 0,
+) -> npt.NDArray[np.void]:
+    """Draw how each image of the tasks of meta-batch `step` is changed.
+
+    `seed` and `step` are in `[0, 2**64)`, images are `rows` by `columns`. Returns records
+    `[tasks, places]` of the tasks from `first` on: `flip`, `top` and `left` of the crop,
+    `brightness`, `contrast`, and the box of the cut-out, `cut_top`, `cut_left`, `cut_height` and
+    `cut_width`; factors are float32, all others int32.
     """
 
 def gather(
-    examples: npt.NDArray[np.uint8] | npt.NDArray[np.float32],
+    examples: npt.NDArray[np.uint8 | np.uint16 | np.float16 | np.float32],
     indices: npt.NDArray[np.int64],
     turns: npt.NDArray[np.uint8],
-    shots: int,
+    augmentations: npt.NDArray[np.void] | None = None,
+    scale: npt.NDArray[np.float32] | None = None,
+    offset: npt.NDArray[np.float32] | None = None,
     threads: int = 1,
     mapped_file: bool = False,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Copy drawn examples into support `[tasks, ways * shots, ...]` and query arrays.
+) -> npt.NDArray[np.float32]:
+    """Copy drawn examples into a float32 array: turned, augmented, normalised.
 
-    uint8 is multiplied by `float32(1 / 255)`, float32 is checked to be finite. The results begin
-    at a multiple of 64 bytes. `mapped_file` says that `examples` are the pages of a shared
-    memory-mapped file, which are given back to the system after use. Never say so of other memory:
-    its content would be lost.
+    `indices`, of any shape, `turns` and `augmentations` have the same shape; the result has that
+    and an example's. Index -1 gives zeros. uint8 is multiplied by `float32(1 / 255)`, uint16 by
+    `float32(1 / 65535)`; floats are checked to be finite. `scale` and `offset` `[channels]` come
+    last. The result begins at a multiple of 64 bytes. `mapped_file` says that `examples` are the
+    pages of a shared memory-mapped file, which are given back to the system after use. Never say so
+    of other memory: its content would be lost.
     """

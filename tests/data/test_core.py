@@ -124,11 +124,82 @@ def test_sample_skips_words_that_would_favour_some_integers(tmp_path: pathlib.Pa
 
 
 @given(
+    random_seed=st.integers(0, 2**32 - 1),
+    places=st.integers(0, 6),
+    image=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    words=st.tuples(WORD, WORD, st.integers(0, 4), st.integers(0, 2**62)),
+    flip=st.booleans(),
+    crop=st.integers(0, 100),
+    factors=st.tuples(st.floats(0, 0.99), st.floats(0, 0.99)),
+)
+@settings(deadline=None)
+def test_augmentations_equal_twin(
+    random_seed: int,
+    places: int,
+    image: tuple[int, int],
+    words: tuple[int, int, int, int],
+    flip: bool,
+    crop: int,
+    factors: tuple[float, float],
+) -> None:
+    changes = {"flip": flip, "crop": crop, "brightness": factors[0], "contrast": factors[1]}
+    changes["cutout"] = random_seed % (min(image) + 1)
+    arguments = (places, *image, *words)
+    actual = _core.augmentations(*arguments, **changes)
+    expected = reference.augmentations(*arguments, **changes)
+    assert_same([actual[name] for name in actual.dtype.names], [expected[n] for n in CHANGES])
+
+
+CHANGES = reference.AUGMENTATION.names
+
+
+def test_augmentations_are_uniform_and_independent_of_each_other() -> None:
+    everything = {"flip": True, "crop": 3, "brightness": 0.5, "contrast": 0.25, "cutout": 8}
+    drawn = _core.augmentations(100, 20, 15, 1, 2, 200, **everything)
+    for name, least, most in [
+        ("flip", 0, 1), ("top", -3, 3), ("left", -3, 3), ("cut_top", 0, 12), ("cut_left", 0, 7)
+    ]:  # fmt: skip
+        counts = np.bincount(drawn[name].ravel() - least, minlength=most - least + 1)
+        assert len(counts) == most - least + 1
+        expected = drawn.size / len(counts)
+        # 12 degrees of freedom at most, at 1 in 10,000.
+        assert ((counts - expected) ** 2).sum() / expected < 39.2
+    for name, half in [("brightness", 0.5), ("contrast", 0.25)]:
+        assert 1 - half <= drawn[name].min() < 1 - 0.99 * half
+        assert 1 + half > drawn[name].max() > 1 + 0.99 * half
+        assert abs(drawn[name].mean() - 1) < 4 * half / np.sqrt(3 * drawn.size)
+    numbers = np.stack([drawn[name].ravel() for name in CHANGES[:7]]).astype(float)
+    together = np.corrcoef(numbers) - np.eye(7)
+    assert np.abs(together).max() < 5 / np.sqrt(drawn.size)
+    # Each word has one use: what else is asked for changes nothing, nor which tasks are drawn.
+    for name in ("flip", "crop", "brightness", "contrast", "cutout"):
+        alone = _core.augmentations(100, 20, 15, 1, 2, 5, 20, **{name: everything[name]})
+        for field in {"crop": ["top", "left"], "cutout": reference.CUT}.get(name, [name]):
+            np.testing.assert_array_equal(alone[field], drawn[field][20:25])
+
+
+def some_augmentations(
+    random: np.random.Generator, shape: tuple[int, ...], image: tuple[int, int]
+) -> np.ndarray:
+    """Records of which any part may be missing, some of which reaches beyond the image."""
+    drawn = np.zeros(shape, reference.AUGMENTATION)
+    drawn["flip"] = random.integers(0, 2, shape)
+    for name, n in zip(("top", "left"), image, strict=True):
+        drawn[name] = random.integers(-n - 1, n + 2, shape) * random.integers(0, 2, shape)
+    for name in ("brightness", "contrast"):
+        drawn[name] = np.where(random.integers(0, 2, shape), random.uniform(0, 2, shape), 1)
+    for name, n in zip(reference.CUT, (*image, *image), strict=True):
+        drawn[name] = random.integers(-2, n + 2, shape)
+    return drawn
+
+
+@given(
     data=st.data(),
     count=st.integers(1, 20),
-    side=st.integers(1, 37),
+    rows=st.integers(1, 29),
+    columns=st.one_of(st.none(), st.integers(1, 29)),
     channels=st.sampled_from([None, 1, 2, 3, 5]),
-    dtype=st.sampled_from([np.uint8, np.float32]),
+    dtype=st.sampled_from([np.uint8, np.uint16, np.float16, np.float32]),
     threads=st.sampled_from([1, 2, 8]),
     seed=st.integers(0, 2**32 - 1),
 )
@@ -136,48 +207,77 @@ def test_sample_skips_words_that_would_favour_some_integers(tmp_path: pathlib.Pa
 def test_gather_equals_twin(
     data: st.DataObject,
     count: int,
-    side: int,
+    rows: int,
+    columns: int | None,
     channels: int | None,
     dtype: Any,
     threads: int,
     seed: int,
 ) -> None:
     random = np.random.default_rng(seed)
-    shape = [count, side, side] + ([] if channels is None else [channels])
-    examples = random.integers(0, 256, shape).astype(dtype)
-    if dtype == np.float32:
-        examples -= random.random(shape, np.float32)
-    tasks, ways = data.draw(st.integers(0, 4)), data.draw(st.integers(1, 5))
-    per_class = data.draw(st.integers(1, 6))
-    shots = data.draw(st.integers(0, per_class))
-    indices = random.integers(0, count, [tasks, ways, per_class])
-    turns = random.integers(0, 256, [tasks, ways], np.uint8)
-    actual = _core.gather(examples, indices, turns, shots, threads)
-    assert_same(actual, reference.gather(examples, indices, turns, shots))
+    image = (rows, rows if columns is None else columns)
+    shape = [2 * count, *image] + ([] if channels is None else [channels])
+    if np.dtype(dtype).kind == "u":
+        examples = random.integers(0, np.iinfo(dtype).max + 1, shape, dtype)
+    else:
+        examples = random.uniform(-0.5, 1.5, shape).astype(dtype)
+    examples = examples[:: data.draw(st.sampled_from([1, 2]))]
+    drawn = tuple(data.draw(st.lists(st.integers(0, 4), max_size=3)))
+    indices = random.integers(-1, len(examples), drawn)
+    turns = random.integers(0, 256, drawn, np.uint8)
+    if image[0] != image[1]:
+        turns[...] = 0
+    arguments: list[Any] = [examples, indices, turns, None, None, None]
+    if data.draw(st.booleans()):
+        arguments[3] = some_augmentations(random, drawn, image)
+    if data.draw(st.booleans()):
+        arguments[4] = random.uniform(0.1, 5, channels or 1).astype(np.float32)
+        arguments[5] = random.uniform(-2, 2, channels or 1).astype(np.float32)
+    assert_same([_core.gather(*arguments, threads)], [reference.gather(*arguments)])
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-@pytest.mark.parametrize("shape", [(), (7,), (3, 5), (2, 3, 4)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32])
+@pytest.mark.parametrize("shape", [(), (7,), (3, 5), (2, 3, 4), (2, 2, 3, 5)])
 def test_gather_takes_examples_of_any_shape(shape: tuple[int, ...], dtype: Any) -> None:
     random = np.random.default_rng(0)
     examples = random.integers(0, 256, [10, *shape]).astype(dtype)
-    indices = random.integers(0, 10, [2, 3, 4])
-    turns = np.zeros([2, 3], np.uint8)
-    assert_same(
-        _core.gather(examples, indices, turns, 1), reference.gather(examples, indices, turns, 1)
-    )
+    indices = random.integers(-1, 10, [2, 3, 4])
+    turns = np.zeros([2, 3, 4], np.uint8)
+    arguments = [(examples, indices, turns)]
+    if shape:
+        channels = 1 if len(shape) == 2 else shape[-1]
+        numbers = random.random([2, channels], np.float32)
+        arguments.append((examples, indices, turns, None, *numbers))
+    for each in arguments:
+        assert_same([_core.gather(*each)], [reference.gather(*each)])
+
+
+def test_every_half_precision_number_is_converted() -> None:
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = halves[np.isfinite(halves)][:, None]
+    indices, turns = np.arange(len(finite)), np.zeros(len(finite), np.uint8)
+    assert_same([_core.gather(finite, indices, turns)], [finite.astype(np.float32)])
+    assert_same([_core.gather(finite[:, 0], indices, turns)], [finite[:, 0].astype(np.float32)])
+    for number in np.flatnonzero(~np.isfinite(halves)):
+        with pytest.raises(ValueError, match=rf"in example {number}$"):
+            _core.gather(halves, np.array([0, number]), turns[:2])
 
 
 @pytest.mark.parametrize("threads", [1, 2, 8])
 def test_gather_splits_large_work_between_threads(threads: int) -> None:
     random = np.random.default_rng(0)
     examples = random.integers(0, 256, [50, 64, 64, 3], np.uint8)
-    indices = random.integers(0, 50, [16, 5, 6])  # 23 MB: enough for eight threads
-    turns = random.integers(0, 4, [16, 5], np.uint8)
-    assert_same(
-        _core.gather(examples, indices, turns, 2, threads),
-        reference.gather(examples, indices, turns, 2),
+    indices = random.integers(-1, 50, [16, 5, 6])  # 23 MB: enough for eight threads
+    turns = random.integers(0, 4, [16, 5, 6], np.uint8)
+    expected = np.where(
+        (indices >= 0)[..., None, None, None],
+        np.choose(
+            turns[..., None, None, None],
+            [np.rot90(examples[indices], k, (-3, -2)) * np.float32(1 / 255) for k in range(4)],
+        ),
+        np.float32(0),
     )
+    assert_same([_core.gather(examples, indices, turns, threads=threads)], [expected])
 
 
 def test_gather_reads_every_second_example_and_unaligned_floats() -> None:
@@ -186,46 +286,69 @@ def test_gather_reads_every_second_example_and_unaligned_floats() -> None:
     shifted = np.frombuffer(b"?" + examples.tobytes(), np.float32, offset=1).reshape(20, 6, 6)
     assert not shifted.flags.aligned
     indices = random.integers(0, 10, [2, 3, 4])
-    turns = random.integers(0, 4, [2, 3], np.uint8)
-    expected = reference.gather(examples[::2], indices, turns, 1)
-    assert_same(_core.gather(examples[::2], indices, turns, 1), expected)
-    assert_same(_core.gather(shifted[::2], indices, turns, 1), expected)
+    turns = random.integers(0, 4, [2, 3, 4], np.uint8)
+    expected = [reference.gather(examples[::2], indices, turns)]
+    assert_same([_core.gather(examples[::2], indices, turns)], expected)
+    assert_same([_core.gather(shifted[::2], indices, turns)], expected)
 
 
 def test_results_are_aligned_and_their_memory_is_not_shared() -> None:
     examples = np.arange(200, dtype=np.uint8)[:, None, None].repeat(28, 1).repeat(28, 2)
-    turns = np.zeros([8, 5], np.uint8)
+    turns = np.zeros([8, 20], np.uint8)
     kept = []
     for number in range(12):
-        indices = np.full([8, 5, 4], number)
-        kept.append(_core.gather(examples, indices, turns, 2))
+        indices = np.full([8, 20], number)
+        kept.append(_core.gather(examples, indices, turns))
         if number % 3 == 2:
             del kept[0]  # gives its memory back, to be used again by the next
-    for number, (support, query) in zip([4, 5, 6, 7, 8, 9, 10, 11], kept, strict=True):
-        for array in (support, query):
-            assert array.ctypes.data % 64 == 0
-            assert array.flags.writeable
-            np.testing.assert_array_equal(array, np.float32(number) * np.float32(1 / 255))
+    for number, array in zip([4, 5, 6, 7, 8, 9, 10, 11], kept, strict=True):
+        assert array.ctypes.data % 64 == 0
+        assert array.flags.writeable
+        np.testing.assert_array_equal(array, np.float32(number) * np.float32(1 / 255))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("threads", [1, 4])
-def test_gather_names_the_first_example_that_is_not_finite(bad: float, threads: int) -> None:
-    examples = np.ones([300, 32, 32, 3], np.float32)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_gather_names_the_first_example_that_is_not_finite(
+    bad: float, threads: int, dtype: Any
+) -> None:
+    examples = np.ones([300, 32, 32, 3], dtype)
     examples[[7, 123, 250], 31, 31, 2] = bad
     indices = np.arange(300).reshape(10, 5, 6)[::-1].copy()  # 250 is met first
-    turns = np.tile(np.arange(5, dtype=np.uint8), (10, 1))
-    with pytest.raises(ValueError, match=r"finite.*NaN or an infinity in example 250$"):
-        _core.gather(examples, indices, turns, 3, threads)
+    turns = np.tile(np.arange(6, dtype=np.uint8), (10, 5, 1))
+    message = r"finite.*NaN or an infinity in example 250$"
+    with pytest.raises(ValueError, match=message):
+        _core.gather(examples, indices, turns, threads=threads)
+    changes = np.zeros(indices.shape, reference.AUGMENTATION)
+    changes["contrast"] = 0.5
+    with pytest.raises(ValueError, match=message):
+        _core.gather(examples, indices, turns, changes, threads=threads)
 
 
 def test_extreme_but_finite_floats_pass() -> None:
     limits = np.finfo(np.float32)
     examples = np.array([[limits.max, limits.min, limits.tiny, 1e-45, -0.0]], np.float32)
-    support, _ = _core.gather(
-        examples, np.zeros([1, 1, 1], np.int64), np.zeros([1, 1], np.uint8), 1
-    )
-    assert support[0].tobytes() == examples.tobytes()
+    gathered = _core.gather(examples, np.zeros(1, np.int64), np.zeros(1, np.uint8))
+    assert gathered.tobytes() == examples.tobytes()
+
+
+def test_gather_survives_any_augmentation() -> None:
+    examples = np.full([2, 5, 7, 1], 255, np.uint8)
+    random = np.random.default_rng(0)
+    changes = np.zeros(2000, reference.AUGMENTATION)
+    for name in CHANGES:
+        if changes[name].dtype == np.int32:
+            limits = random.choice([-(2**31), -1, 0, 1, 4, 2**31 - 1], 2000)
+            changes[name] = limits
+        else:
+            changes[name] = random.choice([0, 1, 1e30, -1, np.nan], 2000)
+    indices, turns = random.integers(-1, 2, 2000), np.zeros(2000, np.uint8)
+    changes["brightness"][:1000] = changes["contrast"][:1000] = 1
+    arguments = (examples, indices[:1000], turns[:1000], changes[:1000])
+    assert_same([_core.gather(*arguments)], [reference.gather(*arguments)])
+    with pytest.raises(ValueError, match="finite"):
+        _core.gather(examples, indices, turns, changes)
 
 
 GOOD_SAMPLE = {
@@ -309,8 +432,7 @@ def test_sample_refuses(
 GOOD_GATHER = {
     "examples": np.zeros([9, 4, 4, 1], np.uint8),
     "indices": np.zeros([2, 3, 4], np.int64),
-    "turns": np.ones([2, 3], np.uint8),
-    "shots": 1,
+    "turns": np.ones([2, 3, 4], np.uint8),
     "threads": 1,
 }
 
@@ -329,14 +451,37 @@ GOOD_GATHER = {
         ({"examples": np.zeros([9, 16], np.uint8)}, ValueError, "square"),
         ({"examples": [[1]]}, TypeError, "examples"),
         ({"indices": np.full([2, 3, 4], 9)}, ValueError, "`indices` .* 9"),
-        ({"indices": np.full([2, 3, 4], -1)}, ValueError, "`indices` .* -1"),
+        ({"indices": np.full([2, 3, 4], -2)}, ValueError, "`indices` .* -2"),
         ({"indices": np.zeros([2, 3, 4], np.int32)}, ValueError, "`indices` .*int32"),
-        ({"indices": np.zeros([2, 3], np.int64)}, ValueError, "`indices` .*rank 3"),
-        ({"indices": np.zeros([2, 3, 0], np.int64), "shots": 0}, ValueError, "at least 1"),
-        ({"turns": np.zeros([3, 2], np.uint8)}, ValueError, "`turns` "),
-        ({"turns": np.zeros([2, 3], np.int64)}, ValueError, "`turns` .*uint8.*int64"),
-        ({"shots": 5}, ValueError, "`shots` .*shots=5"),
-        ({"shots": -1}, ValueError, "`shots` .*shots=-1"),
+        ({"indices": np.zeros([4, 3, 2], np.int64).T}, ValueError, "`indices` .*contiguous"),
+        ({"turns": np.zeros([2, 3], np.uint8)}, ValueError, "`turns` .*shape of `indices`"),
+        ({"turns": np.zeros([2, 3, 4], np.int64)}, ValueError, "`turns` .*uint8.*int64"),
+        ({"augmentations": np.zeros([2, 3, 4])}, ValueError, "`augmentations` .*float64"),
+        (
+            {"augmentations": np.zeros([2, 3], reference.AUGMENTATION)},
+            ValueError,
+            "`augmentations` .*shape of `indices`",
+        ),
+        (
+            {
+                "examples": np.zeros([9, 16], np.uint8),
+                "turns": np.zeros([2, 3, 4], np.uint8),
+                "augmentations": np.zeros([2, 3, 4], reference.AUGMENTATION),
+            },
+            ValueError,
+            "must be images .*to be augmented",
+        ),
+        ({"scale": np.ones(1, np.float32)}, ValueError, "`scale` and `offset` .*together"),
+        (
+            {"scale": np.ones(1), "offset": np.zeros(1, np.float32)},
+            ValueError,
+            "`scale` .*float32.*float64",
+        ),
+        (
+            {"scale": np.ones(3, np.float32), "offset": np.zeros(3, np.float32)},
+            ValueError,
+            "each channel, 1.*lengths 3 and 3",
+        ),
         ({"threads": 0}, ValueError, "`threads` .*threads=0"),
     ],
 )
@@ -344,3 +489,26 @@ def test_gather_refuses(change: dict[str, Any], error: type[Exception], message:
     _core.gather(**GOOD_GATHER)
     with pytest.raises(error, match=message):
         _core.gather(**{**GOOD_GATHER, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"places": -1}, "`places` .*places=-1"),
+        ({"rows": 0}, "`rows` and `columns` .*rows=0"),
+        ({"columns": 2**40}, "`rows` and `columns` .*columns=1099511627776"),
+        ({"tasks": -1}, "`tasks` .*tasks=-1"),
+        ({"first": -1}, "`first` .*first=-1"),
+        ({"crop": -1}, "`crop` .*crop=-1"),
+        ({"crop": 2**30}, "`crop` .*crop=1073741824"),
+        ({"cutout": -1}, "`cutout` .*cutout=-1"),
+        ({"cutout": 9}, "`cutout` .*cutout=9"),
+        ({"brightness": 1.5}, "`brightness` .*brightness=1.5"),
+        ({"contrast": np.nan}, "`contrast` .*contrast=nan"),
+    ],
+)
+def test_augmentations_refuse(change: dict[str, Any], message: str) -> None:
+    good = {"places": 3, "rows": 8, "columns": 9, "seed": 0, "step": 0, "tasks": 2}
+    _core.augmentations(**good)
+    with pytest.raises(ValueError, match=message):
+        _core.augmentations(**{**good, **change})

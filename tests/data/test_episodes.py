@@ -89,12 +89,15 @@ def test_batch_equals_twin(dtype: Any, random_rotation: bool, rotations: bool) -
             dataset.class_offsets,
             dataset.class_indices,
             dataset.quarter_turns,
-            5, 1, 2, 2**64 - 1, step, 6, random_rotation,
+            [[*range(dataset.num_classes)]],
+            (5, 5), (1, 1), 2, 2**64 - 1, step, 6, random_rotation=random_rotation,
         )  # fmt: skip
         assert turns.any() == (random_rotation or rotations)
-        support_x, query_x = reference.gather(dataset.examples, indices, turns, 1)
-        np.testing.assert_array_equal(inputs["support_x"], support_x)
-        np.testing.assert_array_equal(inputs["query_x"], query_x)
+        turns = np.broadcast_to(turns[..., None], indices.shape)
+        drawn = reference.gather(dataset.examples, indices, turns)
+        shape = (SIDE, SIDE, 1)
+        np.testing.assert_array_equal(inputs["support_x"], drawn[:, :, :1].reshape(6, 5, *shape))
+        np.testing.assert_array_equal(inputs["query_x"], drawn[:, :, 1:].reshape(6, 10, *shape))
 
 
 def test_rotations_as_classes_turn_as_np_rot90() -> None:
@@ -112,10 +115,7 @@ def test_rotations_as_classes_turn_as_np_rot90() -> None:
 def test_random_rotation_is_drawn_for_each_class() -> None:
     dataset = make_dataset()
     sampler = EpisodeSampler(dataset, 6, 1, 1, random_rotation=True)
-    _, _, turns = reference.sample(
-        dataset.class_offsets, dataset.class_indices, dataset.quarter_turns,
-        6, 1, 1, sampler.seed, 0, 50, True,
-    )  # fmt: skip
+    _, _, turns = sampler.draw(0, 50)
     assert all(len(set(task)) > 1 for task in turns.tolist()[:5])
     assert set(turns.ravel().tolist()) == {0, 1, 2, 3}
 
@@ -184,7 +184,8 @@ def test_frequencies_are_uniform() -> None:
     dataset = make_dataset(classes, each)
     drawn, indices, turns = _core.sample(
         dataset.class_offsets, dataset.class_indices, dataset.quarter_turns,
-        ways, 1, 1, 0, 0, tasks, True,
+        np.array([0, classes]), np.arange(classes),
+        (ways, ways), (1, 1), 1, 0, 0, tasks, random_rotation=True,
     )  # fmt: skip
 
     def statistic(values: np.ndarray, kinds: int) -> float:

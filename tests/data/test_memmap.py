@@ -124,9 +124,9 @@ def test_memory_beside_a_mapping_is_left_alone(tmp_path: pathlib.Path) -> None:
     assert at == start
 
     examples = memory[30 * page : 33 * page].reshape(-1, 64)[1:-1]
-    indices = np.arange(len(examples))[None, None]
-    _, query = _core.gather(examples, indices, np.zeros([1, 1], np.uint8), 0, mapped_file=True)
-    assert (query == np.float32(7) * np.float32(1 / 255)).all()
+    indices = np.arange(len(examples))
+    gathered = _core.gather(examples, indices, np.zeros(len(examples), np.uint8), mapped_file=True)
+    assert (gathered == np.float32(7) * np.float32(1 / 255)).all()
     assert (memory[: 30 * page] == 9).all()
     assert (memory[30 * page : 33 * page] == 7).all()
     assert (memory[33 * page :] == 9).all()

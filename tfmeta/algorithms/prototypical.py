@@ -14,9 +14,9 @@ import tensorflow as tf
 from tfmeta.checks import check_positive
 from tfmeta.inputs import episode_inputs
 from tfmeta.meta_learner import MetaLearner, copy_of
-from tfmeta.padding import MASKS, put_back, without_padding
 from tfmeta.ops import cosine_similarity, prototypes, squared_euclidean
 from tfmeta.packed import packed_call, spread_weights, tried
+from tfmeta.padding import MASKS, put_back, without_padding
 from tfmeta.types import Array, Inputs
 
 DISTANCES = ("squared_euclidean", "cosine")

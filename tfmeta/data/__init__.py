@@ -1,15 +1,20 @@
 """Data: examples by class, and episodes drawn from them as pure functions of `(seed, step)`."""
 
+from tfmeta.data.augmentation import Augmentation
 from tfmeta.data.benchmarks import BENCHMARKS, load
 from tfmeta.data.class_dataset import ClassDataset
+from tfmeta.data.episode_list import EpisodeList, write_episodes
 from tfmeta.data.episodes import EpisodeSampler
 from tfmeta.data.functions import FunctionSampler, Sinusoids
 
 __all__ = [
     "BENCHMARKS",
+    "Augmentation",
     "ClassDataset",
+    "EpisodeList",
     "EpisodeSampler",
     "FunctionSampler",
     "Sinusoids",
     "load",
+    "write_episodes",
 ]

@@ -121,7 +121,9 @@ def write_episodes(
         for step in range(start, start + integer("episodes", episodes, 1)):
             support, query, turns = (x[0] for x in sampler.draw(step))
             ways = int((query[:, 0] >= 0).sum())
-            lists = [[[int(i) for i in way if i >= 0] for way in x[:ways]] for x in (support, query)]
+            lists = [
+                [[int(i) for i in way if i >= 0] for way in x[:ways]] for x in (support, query)
+            ]
             line = dict(zip(_KEYS, [*lists, turns[:ways].tolist()], strict=True))
             file.write(json.dumps(line) + "\n")
 

@@ -99,6 +99,8 @@ class EpisodeSampler:
     ) -> None:
         self._gather = Gather(dataset, augmentation, mean, std, num_threads)
         self.source = dataset
+        self.augmentation, self.mean, self.std = augmentation, mean, std
+        self.num_threads = self._gather.num_threads
         self.ways, self._ways = _range("ways", ways)
         self.shots, self._shots = _range("shots", shots)
         self.queries = integer("queries", queries, 1)
@@ -230,9 +232,9 @@ class EpisodeSampler:
             "balanced": (self.balanced, True),
             "within": (self.within, None),
             "class_weights": (self.class_weights, "uniform"),
-            "augmentation": (self._gather.augmentation, None),
-            "mean": (self._gather.mean, None),
-            "std": (self._gather.std, None),
+            "augmentation": (self.augmentation, None),
+            "mean": (self.mean, None),
+            "std": (self.std, None),
         }
         for name, (value, default) in chosen.items():
             text += "" if value is default else f", {name}={value!r}"

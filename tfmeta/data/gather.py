@@ -48,7 +48,6 @@ class Gather:
                 )
             augmentation.check(examples)
         self.augmentation = augmentation
-        self.mean, self.std = mean, std
         self._become_floats = _become_floats(examples)
         if not self._become_floats and (mean is not None or std is not None):
             raise ValueError(
