@@ -57,8 +57,7 @@ def encoder(outputs: int | None, *, normalise: bool = True) -> keras.Model:
     if normalise:
         return model
     layers = [x for x in model.layers if not isinstance(x, keras.layers.BatchNormalization)]
-    clone = keras.Sequential([keras.Input((8, 8, 1)), *layers[1:]])
-    return clone
+    return keras.Sequential([keras.Input((8, 8, 1)), *layers[1:]])
 
 
 LEARNERS: dict[str, Any] = {
@@ -125,8 +124,8 @@ def test_an_outer_step_is_the_mean_of_each_tasks_own(name: str) -> None:
 def test_validation_and_evaluation_leave_padding_out() -> None:
     learner = compiled("MAML")
     logs = learner.evaluate(tf.data.Dataset.from_tensors(padded()), verbose=0, return_dict=True)
-    hits = [(learner.predict_on_batch(x).argmax(-1) == y).ravel().tolist() for x, y in tasks()]
-    assert logs["accuracy"] == pytest.approx(np.mean(sum(hits, [])), abs=1e-6)
+    hits = [(learner.predict_on_batch(x).argmax(-1) == y).ravel() for x, y in tasks()]
+    assert logs["accuracy"] == pytest.approx(np.mean(np.concatenate(hits)), abs=1e-6)
 
     class Sampler:
         def batch(self, step: int, meta_batch_size: int = 1) -> Episodes:

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tfmeta.checks import check_count
 from tfmeta.inputs import check_examples, check_support, episode_inputs, example_of
 from tfmeta.losses import task_losses
-from tfmeta.padding import is_padded, put_back, real_task, without_padding
+from tfmeta.padding import is_padded, most_ways, put_back, real_task, without_padding
 from tfmeta.task_map import (
     TASK_AXES,
     TaskAxis,
@@ -167,9 +167,10 @@ class MetaLearner(keras.Model, abc.ABC):
             (task,) = real_task(padded)
             state = self.adapt_task(task["support_x"], task["support_y"], training=bool(training))
             predictions = self.predict_task(state, task["query_x"], training=bool(training))
-            return put_back(padded.get("query_mask"), predictions)
+            return put_back(padded.get("query_mask"), predictions, columns)
 
         inputs = self.checked(episode_inputs(inputs))
+        columns = most_ways(inputs)
         return map_tasks(one_task, inputs, **self._execution(inputs))
 
     def fit(self, x: Any = None, *args: Any, shuffle: bool = False, **kwargs: Any) -> Any:
@@ -202,11 +203,12 @@ class MetaLearner(keras.Model, abc.ABC):
         if not self.built:
             self.build(tf.nest.map_structure(lambda value: tuple(value.shape), x))
         x = self.checked(x)
+        columns = most_ways(x)
 
         def one_task(task: Any) -> Any:
             padded, *others = keras.utils.unpack_x_y_sample_weight(task)
             loss, gradients, predictions = self.task_gradients(*real_task(padded, *others))
-            return [loss, *gradients], put_back(padded.get("query_mask"), predictions)
+            return [loss, *gradients], put_back(padded.get("query_mask"), predictions, columns)
 
         totals, predictions = sum_over_tasks(
             one_task,

@@ -45,18 +45,31 @@ def real_task(x: Inputs, *others: Any) -> list[Any]:
     return [{"support_x": support_x, "support_y": support_y, "query_x": query_x}, *rest]
 
 
-def put_back(mask: Any, values: Any) -> Any:
+def most_ways(inputs: Inputs) -> Any:
+    """Return how many classes a task of a padded meta-batch has at most, a tensor; or `None`."""
+    labels = inputs["support_y"]
+    if not is_padded(inputs) or tf.nest.is_nested(labels) or labels.dtype.is_floating:
+        return None
+    return tf.cast(tf.reduce_max(labels), tf.int32) + 1
+
+
+def put_back(mask: Any, values: Any, columns: Any = None) -> Any:
     """Return `[*mask.shape, ...]` with the rows of `values` where `mask` is true, zeros elsewhere.
 
     Args:
         mask: What `without_padding` was given, or `None` where there was no padding.
         values: A nest of `[rows, ...]`.
+        columns: How many columns all tasks shall have where each has as many as classes; those of
+            other tasks' classes get a logit that is never the largest.
     """
     if mask is None:
         return values
     places = tf.where(mask)
 
     def put(rows: Any) -> Any:
+        if columns is not None and rows.shape[-1] is None:
+            others = [[0, 0]] * (len(rows.shape) - 1) + [[0, columns - tf.shape(rows)[-1]]]
+            rows = tf.pad(rows, others, constant_values=rows.dtype.min / 2)
         size = tf.concat([tf.shape(mask), tf.shape(rows)[1:]], 0)
         placed = tf.scatter_nd(places, rows, tf.cast(size, places.dtype))
         return tf.ensure_shape(placed, [*mask.shape, *rows.shape[1:]])

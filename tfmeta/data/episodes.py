@@ -135,7 +135,8 @@ class EpisodeSampler:
             `[tasks, ways * queries]`. Examples are ordered by label. uint8 examples come as
             float32, multiplied by `float32(1 / 255)`; uint16 images too, by `float32(1 / 65535)`;
             other floats as float32; all of them augmented and normalised as the sampler was told.
-            Other integers and strings come as they are. Where `ways` or `shots` is a range, there are masks as well.
+            Other integers and strings come as they are. Where `ways` or `shots` is a range, there
+            are masks as well.
 
         Raises:
             ValueError: `step` or `meta_batch_size` is out of range, or an example that was drawn
