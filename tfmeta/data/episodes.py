@@ -202,8 +202,8 @@ class EpisodeSampler:
     def _gather(self, indices: Array, turns: Array, changes: Array | None) -> Array:
         """Returns examples `[tasks, ways * n, ...]`, for indices and changes `[tasks, ways, n]`."""
         examples, file = self.source.examples, self._file
-        turns = np.repeat(turns, indices.shape[2], axis=1)
-        indices = np.ascontiguousarray(indices).reshape(turns.shape)
+        turns = turns.repeat(indices.shape[2], axis=1)
+        indices = indices.copy().reshape(turns.shape)
         if not self._in_core:
             examples = self._take(indices)
             if file is not None:
@@ -216,7 +216,7 @@ class EpisodeSampler:
             examples = examples.reshape(-1, *examples.shape[2:])
             indices = np.arange(indices.size).reshape(indices.shape)
         if changes is not None:
-            changes = np.ascontiguousarray(changes).reshape(turns.shape)
+            changes = changes.copy().reshape(turns.shape)
         return _core.gather(
             examples,
             indices,
