@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <limits>
@@ -281,7 +282,10 @@ py::array_t<float> Gather(const py::array& examples, const py::array& indices,
                             ? Data<tfmeta::Augmentation>("augmentations", *augmentations, kAnyRank)
                             : nullptr;
   const auto check_shape = [&](const char* name, const py::array& array) {
-    if (array.attr("shape").equal(indices.attr("shape"))) return;
+    if (array.ndim() == indices.ndim() &&
+        std::equal(array.shape(), array.shape() + array.ndim(), indices.shape())) {
+      return;
+    }
     Fail("`" + std::string(name) + "` must have the shape of `indices`",
          "shapes " + Text(array.attr("shape")) + " and " + Text(indices.attr("shape")));
   };

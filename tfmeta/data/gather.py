@@ -101,8 +101,8 @@ class Gather:
     def _gathered(self, indices: Array, turns: Array, changes: Array | None) -> Array:
         """Return examples `[tasks, ways * n, ...]`, for indices and changes `[tasks, ways, n]`."""
         examples, file = self.examples, self._file
-        turns = np.repeat(turns, indices.shape[2], axis=1)
-        indices = np.ascontiguousarray(indices).reshape(turns.shape)
+        turns = turns.repeat(indices.shape[2], axis=1)
+        indices = indices.copy().reshape(turns.shape)
         if not self._in_core:
             examples = self._taken(indices)
             if file is not None:
@@ -117,7 +117,7 @@ class Gather:
             places = np.arange(indices.size).reshape(indices.shape)
             indices = np.where(indices < 0, -1, places)
         if changes is not None:
-            changes = np.ascontiguousarray(changes).reshape(turns.shape)
+            changes = changes.copy().reshape(turns.shape)
         return _core.gather(
             examples,
             indices,
