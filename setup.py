@@ -64,9 +64,18 @@ flags = ["/O2"] if sys.platform == "win32" else ["-O3", "-ffp-contract=off", "-p
 extensions = [
     Pybind11Extension(
         "tfmeta._core",
-        [f"csrc/{name}.cc" for name in ("bindings", "buffers", "episodes", "gather")],
+        [f"csrc/{name}.cc" for name in ("bindings", "buffers", "distances", "episodes", "gather")],
         depends=[
-            f"csrc/{name}.h" for name in ("buffers", "clones", "episodes", "gather", "parallel")
+            f"csrc/{name}.h"
+            for name in (
+                "buffers",
+                "clones",
+                "distance_tiles",
+                "distances",
+                "episodes",
+                "gather",
+                "parallel",
+            )
         ],
         cxx_std=17,
         extra_compile_args=flags,
@@ -78,13 +87,18 @@ if sys.platform != "win32":
     extensions.append(
         Extension(
             TENSORFLOW_OPS,
-            [f"csrc/{name}.cc" for name in ("batch_norm", "convolution", "max_pool", "tf_ops")],
+            [
+                f"csrc/{name}.cc"
+                for name in ("batch_norm", "convolution", "distances", "max_pool", "tf_ops")
+            ],
             depends=[
                 f"csrc/{name}.h"
                 for name in (
                     "batch_norm",
                     "clones",
                     "convolution",
+                    "distance_tiles",
+                    "distances",
                     "max_pool",
                     "parallel",
                     "tf_api",

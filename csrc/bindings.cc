@@ -2,15 +2,18 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <limits>
 #include <memory>
 #include <new>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "buffers.h"
+#include "distances.h"
 #include "episodes.h"
 #include "gather.h"
 
@@ -200,10 +203,85 @@ py::tuple Gather(const py::array& examples, const py::array& indices, const py::
   return py::make_tuple(support, query);
 }
 
+int Threads(int threads) {
+  CheckAtLeast("threads", threads, 0);
+  return threads > 0 ? threads : std::max(1u, std::thread::hardware_concurrency());
+}
+
+template <typename T, tfmeta::Measure measure>
+py::array DistancesOf(const py::array& queries, const py::array& prototypes, int threads) {
+  const T* const x = Data<T>("queries", queries, 3);
+  const T* const y = Data<T>("prototypes", prototypes, 3);
+  if (queries.shape(0) != prototypes.shape(0) || queries.shape(2) != prototypes.shape(2)) {
+    Fail("`queries` and `prototypes` must be [tasks, q, d] and [tasks, ways, d]",
+         "shapes " + Text(queries.attr("shape")) + " and " + Text(prototypes.attr("shape")));
+  }
+  threads = Threads(threads);
+  const tfmeta::Distances<T> distances = {measure, queries.shape(0), queries.shape(1),
+                                          prototypes.shape(1), queries.shape(2)};
+  py::array_t<T> out({distances.tasks, distances.queries, distances.ways});
+  T* const to = out.mutable_data();
+  {
+    py::gil_scoped_release release;
+    distances.Forward(x, y, to, threads);
+  }
+  return out;
+}
+
+template <tfmeta::Measure measure>
+py::array Distances(const py::array& queries, const py::array& prototypes, int threads) {
+  const bool doubles = HasType<double>(queries);
+  return doubles ? DistancesOf<double, measure>(queries, prototypes, threads)
+                 : DistancesOf<float, measure>(queries, prototypes, threads);
+}
+
+template <typename T>
+py::array PrototypesOf(const py::array& embeddings, const py::array& labels, std::int64_t ways,
+                       int threads) {
+  const T* const from = Data<T>("embeddings", embeddings, 3);
+  const auto* const label = Data<std::int64_t>("labels", labels, 2);
+  if (labels.shape(0) != embeddings.shape(0) || labels.shape(1) != embeddings.shape(1)) {
+    Fail("`embeddings` and `labels` must be [tasks, n, d] and [tasks, n]",
+         "shapes " + Text(embeddings.attr("shape")) + " and " + Text(labels.attr("shape")));
+  }
+  CheckAtLeast("ways", ways, 1);
+  threads = Threads(threads);
+  const tfmeta::Prototypes prototypes = {embeddings.shape(0), embeddings.shape(1), ways,
+                                         embeddings.shape(2)};
+  py::array_t<T> out(Shape{prototypes.tasks, ways, prototypes.depth});
+  std::vector<std::int64_t> counts(Product({prototypes.tasks, ways}));
+  const std::int64_t bad = prototypes.Count(label, counts.data());
+  if (bad >= 0) {
+    Fail("`labels` must be in 0..ways-1, with ways=" + std::to_string(ways),
+         std::to_string(label[bad]));
+  }
+  for (std::size_t i = 0; i < counts.size(); ++i) {
+    if (counts[i] == 0) {
+      Fail("each task must have an example of each class in 0..ways-1, with ways=" +
+               std::to_string(ways),
+           "`labels` without class " + std::to_string(i % ways) + " in task " +
+               std::to_string(i / ways));
+    }
+  }
+  T* const to = out.mutable_data();
+  {
+    py::gil_scoped_release release;
+    prototypes.Forward(from, label, counts.data(), to, threads);
+  }
+  return out;
+}
+
+py::array Prototypes(const py::array& embeddings, const py::array& labels, std::int64_t ways,
+                     int threads) {
+  return HasType<double>(embeddings) ? PrototypesOf<double>(embeddings, labels, ways, threads)
+                                     : PrototypesOf<float>(embeddings, labels, ways, threads);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, module) {
-  module.doc() = "Draws and gathers episodes; see csrc/episodes.h and csrc/gather.h.";
+  module.doc() =
+      "Draws and gathers episodes, and measures distances; see csrc/{episodes,gather,distances}.h.";
   module.def("sample", &Sample, py::arg("class_offsets"), py::arg("class_indices"),
              py::arg("quarter_turns"), py::arg("ways"), py::arg("shots"), py::arg("queries"),
              py::arg("seed"), py::arg("step"), py::arg("tasks"), py::arg("random_rotation") = false,
@@ -211,4 +289,12 @@ PYBIND11_MODULE(_core, module) {
   module.def("gather", &Gather, py::arg("examples"), py::arg("indices"), py::arg("turns"),
              py::arg("shots"), py::arg("threads") = 1, py::arg("mapped_file") = false,
              "Copy drawn examples into float32 support and query arrays.");
+  module.def("prototypes", &Prototypes, py::arg("embeddings"), py::arg("labels"), py::arg("ways"),
+             py::arg("threads") = 0, "Return the mean embedding of each class.");
+  module.def("squared_euclidean", &Distances<tfmeta::Measure::kSquaredEuclidean>,
+             py::arg("queries"), py::arg("prototypes"), py::arg("threads") = 0,
+             "Return the squared distance of every query to every prototype.");
+  module.def("cosine_similarity", &Distances<tfmeta::Measure::kCosine>, py::arg("queries"),
+             py::arg("prototypes"), py::arg("threads") = 0,
+             "Return the cosine of every query and every prototype.");
 }

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.checks import check_count
+from tfmeta.kernels import avoided
 from tfmeta.losses import task_losses
 from tfmeta.task_map import (
     TASK_AXES,
@@ -335,6 +336,11 @@ class MetaLearner(keras.Model, abc.ABC):
         _check_finite(state)
         return self.adapted_model(state)
 
+    def export(self, *args: Any, **kwargs: Any) -> Any:
+        """Write a SavedModel, which needs nothing of tfmeta; see `keras.Model.export`."""
+        with avoided():
+            return super().export(*args, **kwargs)
+
     def check_inputs(self, inputs: Any) -> None:
         """Raise a `ValueError` if this learner cannot work on such a meta-batch; build it for it.
 
@@ -453,7 +459,8 @@ class TaskModel(keras.Model):
         """Return `[n, outputs]` for `[n, ...]`."""
         values = [tf.convert_to_tensor(v) for v in self._values]
         state = tf.nest.pack_sequence_as(self._structure, values)
-        return self.learner.predict_task(state, inputs, training=False)
+        with avoided():  # it may be exported to where there is no tfmeta
+            return self.learner.predict_task(state, inputs, training=False)
 
     def get_config(self) -> dict[str, Any]:
         """Return the learner and the shapes of its state, for Keras's saving."""
