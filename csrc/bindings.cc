@@ -66,7 +66,8 @@ std::int64_t Product(std::initializer_list<std::int64_t> factors) {
 }
 
 // Uninitialised, on a 64-byte boundary: TensorFlow takes such an array without a copy.
-py::array_t<float> AlignedArray(const Shape& shape) {
+template <typename T = float>
+py::array_t<T> AlignedArray(const Shape& shape) {
   std::int64_t size = 1;
   for (const py::ssize_t n : shape) size = Product({size, n});
   struct Owned {
@@ -75,9 +76,9 @@ py::array_t<float> AlignedArray(const Shape& shape) {
     std::size_t bytes;
     void* data;
   };
-  auto owned = std::make_unique<Owned>(static_cast<std::size_t>(size) * sizeof(float));
+  auto owned = std::make_unique<Owned>(static_cast<std::size_t>(size) * sizeof(T));
   py::capsule owner(owned.get(), [](void* p) { delete static_cast<Owned*>(p); });
-  return py::array_t<float>(shape, static_cast<float*>(owned.release()->data), owner);
+  return py::array_t<T>(shape, static_cast<T*>(owned.release()->data), owner);
 }
 
 py::tuple Sample(const py::array& class_offsets, const py::array& class_indices,
@@ -205,7 +206,8 @@ py::tuple Gather(const py::array& examples, const py::array& indices, const py::
 
 int Threads(int threads) {
   CheckAtLeast("threads", threads, 0);
-  return threads > 0 ? threads : std::max(1u, std::thread::hardware_concurrency());
+  static const int cores = std::max(1u, std::thread::hardware_concurrency());  // asked once: slow
+  return threads > 0 ? threads : cores;
 }
 
 template <typename T, tfmeta::Measure measure>
@@ -219,7 +221,7 @@ py::array DistancesOf(const py::array& queries, const py::array& prototypes, int
   threads = Threads(threads);
   const tfmeta::Distances<T> distances = {measure, queries.shape(0), queries.shape(1),
                                           prototypes.shape(1), queries.shape(2)};
-  py::array_t<T> out({distances.tasks, distances.queries, distances.ways});
+  py::array_t<T> out = AlignedArray<T>({distances.tasks, distances.queries, distances.ways});
   T* const to = out.mutable_data();
   {
     py::gil_scoped_release release;

@@ -2,7 +2,8 @@
 //
 // distances.cc includes this once for each set of instructions, in a namespace that has `kBytes`,
 // the size of a register; `kColumns`, how many columns there are to kRows rows; `kHeight` and
-// `kWidth`, the rows and the registers in a row of a tile of gradients; and `MultiplyAdd`.
+// `kWidth`, the rows and the registers in a row of a tile of gradients; `MultiplyAdd`; and on x86
+// `FourSums`, the sums of the numbers in each of four registers.
 
 template <typename T>
 struct Register {
@@ -12,41 +13,34 @@ struct Register {
 // Only where all loops over a tile are unrolled has each of its parts a register of its own.
 #define TFMETA_EACH(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); ++i)
 
-// Adds to out[r] the sum of the numbers in sums[r].
+// out[r] is the sum of the numbers in sums[r], to which is added what there is if `more`.
 template <typename T>
-void AddSums(const typename Register<T>::Type* sums, T* out) {
-  constexpr int kLanes = kBytes / sizeof(T);
+void Total(const typename Register<T>::Type* sums, bool more, T* out) {
 #if defined(__x86_64__)
   if constexpr (sizeof(T) == sizeof(float)) {
-    __m128 quads[kRows];
-    TFMETA_EACH(r, kRows) {
-      __m128 parts[kLanes / 4];
-      std::memcpy(parts, &sums[r], kBytes);
-      quads[r] = parts[0];
-      TFMETA_EACH(p, kLanes / 4 - 1) quads[r] += parts[p + 1];
-    }
-    _MM_TRANSPOSE4_PS(quads[0], quads[1], quads[2], quads[3]);
-    _mm_storeu_ps(out, _mm_loadu_ps(out) + ((quads[0] + quads[1]) + (quads[2] + quads[3])));
+    const __m128 totals = FourSums(sums[0], sums[1], sums[2], sums[3]);
+    _mm_storeu_ps(out, more ? _mm_loadu_ps(out) + totals : totals);
     return;
   }
 #endif
   TFMETA_EACH(r, kRows) {
-    T total = 0;
-    TFMETA_EACH(lane, kLanes) total += sums[r][lane];
-    out[r] += total;
+    T total = more ? out[r] : 0;
+    TFMETA_EACH(lane, static_cast<int>(kBytes / sizeof(T))) total += sums[r][lane];
+    out[r] = total;
   }
 }
 
-// out[c][r] = Σ (rows[r][k] − columns[c][k])², or Σ rows[r][k] · columns[c][k]. `depth` is a
-// multiple of what a register holds.
+// to[r * stride + c] = Σ (rows[r][k] − columns[c][k])², or Σ rows[r][k] · columns[c][k], for C
+// columns and `height` of the rows. `depth` is a multiple of what a register holds.
 template <typename T, bool kDifferences, int C>
-void Pairs(const T* const* rows, const T* const* columns, std::int64_t depth, T (*out)[kRows]) {
+void Pairs(const T* const* rows, const T* const* columns, std::int64_t depth, std::int64_t height,
+           T* to, std::int64_t stride) {
   using Vector = typename Register<T>::Type;
   constexpr std::int64_t kLanes = kBytes / sizeof(T);
   // So many terms at most go into one sum: of more, the rounding could be seen.
   constexpr std::int64_t kTerms = 128;
-  TFMETA_EACH(c, C) TFMETA_EACH(r, kRows) out[c][r] = 0;
-  for (std::int64_t begin = 0; begin < depth; begin += kTerms * kLanes) {
+  T out[C][kRows];
+  for (std::int64_t begin = 0; begin == 0 || begin < depth; begin += kTerms * kLanes) {
     const std::int64_t end = std::min(depth, begin + kTerms * kLanes);
     Vector sums[C][kRows] = {};
     for (std::int64_t k = begin; k < end; k += kLanes) {
@@ -65,7 +59,12 @@ void Pairs(const T* const* rows, const T* const* columns, std::int64_t depth, T 
         }
       }
     }
-    TFMETA_EACH(c, C) AddSums<T>(sums[c], out[c]);
+    TFMETA_EACH(c, C) Total<T>(sums[c], begin > 0, out[c]);
+  }
+  if (height == kRows) {
+    TFMETA_EACH(r, kRows) TFMETA_EACH(c, C) to[r * stride + c] = out[c][r];
+  } else {
+    for (std::int64_t r = 0; r < height; ++r) TFMETA_EACH(c, C) to[r * stride + c] = out[c][r];
   }
 }
 
@@ -114,8 +113,8 @@ T Square(const T* x, std::int64_t depth) {
       sums[r] = MultiplyAdd(part, part, sums[r]);
     }
   }
-  T totals[kRows] = {};
-  AddSums<T>(sums, totals);
+  T totals[kRows];
+  Total<T>(sums, false, totals);
   T total = 0;
   for (; k < depth; ++k) total += x[k] * x[k];
   return total + ((totals[0] + totals[1]) + (totals[2] + totals[3]));

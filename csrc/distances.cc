@@ -24,7 +24,8 @@ constexpr int kRows = 4, kMostColumns = 5;
 template <typename T>
 struct Kernels {
   std::int64_t lanes, columns, height, width;
-  void (*pairs[kMostColumns])(const T* const*, const T* const*, std::int64_t, T (*)[kRows]);
+  void (*pairs[kMostColumns])(const T* const*, const T* const*, std::int64_t, std::int64_t, T*,
+                              std::int64_t);
   void (*narrow)(const T* const*, const T*, const T* const*, std::int64_t, std::int64_t, bool, T,
                  T* const*);
   void (*wide)(const T* const*, const T*, const T* const*, std::int64_t, std::int64_t, bool, T,
@@ -42,16 +43,34 @@ template <typename Vector>
 inline Vector MultiplyAdd(Vector a, Vector b, Vector c) {
   return a * b + c;
 }
+#if defined(__x86_64__)
+inline __m128 FourSums(__m128 a, __m128 b, __m128 c, __m128 d) {
+  const __m128 ab = _mm_unpacklo_ps(a, b) + _mm_unpackhi_ps(a, b);
+  const __m128 cd = _mm_unpacklo_ps(c, d) + _mm_unpackhi_ps(c, d);
+  return _mm_movelh_ps(ab, cd) + _mm_movehl_ps(cd, ab);
+}
+#endif
 #include "distance_tiles.h"
 }  // namespace portable
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+// GCC 12 and older warn of what its own header leaves undefined on purpose.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 namespace avx2 {
 constexpr int kBytes = 32, kColumns = 2, kHeight = 2, kWidth = 2;
 inline __m256 MultiplyAdd(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
 inline __m256d MultiplyAdd(__m256d a, __m256d b, __m256d c) { return _mm256_fmadd_pd(a, b, c); }
+inline __m128 FourSums(__m256 a, __m256 b, __m256 c, __m256 d) {
+  const __m256d ab = _mm256_castps_pd(_mm256_unpacklo_ps(a, b) + _mm256_unpackhi_ps(a, b));
+  const __m256d cd = _mm256_castps_pd(_mm256_unpacklo_ps(c, d) + _mm256_unpackhi_ps(c, d));
+  const __m256 all =
+      _mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd)) + _mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd));
+  return _mm256_castps256_ps128(all) + _mm256_extractf128_ps(all, 1);
+}
 #include "distance_tiles.h"
 }  // namespace avx2
 #pragma GCC target("avx512f")
@@ -59,6 +78,15 @@ namespace avx512 {
 constexpr int kBytes = 64, kColumns = 5, kHeight = 3, kWidth = 4;
 inline __m512 MultiplyAdd(__m512 a, __m512 b, __m512 c) { return _mm512_fmadd_ps(a, b, c); }
 inline __m512d MultiplyAdd(__m512d a, __m512d b, __m512d c) { return _mm512_fmadd_pd(a, b, c); }
+inline __m128 FourSums(__m512 a, __m512 b, __m512 c, __m512 d) {
+  const __m512d ab = _mm512_castps_pd(_mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b));
+  const __m512d cd = _mm512_castps_pd(_mm512_unpacklo_ps(c, d) + _mm512_unpackhi_ps(c, d));
+  const __m512d all = _mm512_castps_pd(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)) +
+                                       _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
+  const __m256 half = _mm256_castpd_ps(_mm512_castpd512_pd256(all)) +
+                      _mm256_castpd_ps(_mm512_extractf64x4_pd(all, 1));
+  return _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1);
+}
 #include "distance_tiles.h"
 }  // namespace avx512
 #pragma GCC pop_options
@@ -168,12 +196,8 @@ void PairsOf(Measure measure, const T* queries, std::int64_t rows, const T* prot
         const std::int64_t first = t * count / tiles, width = (t + 1) * count / tiles - first;
         const T* at_column[kMostColumns];
         for (std::int64_t c = 0; c < width; ++c) at_column[c] = columns + (first + c) * stride;
-        T sums[kMostColumns][kRows];
-        kernels.pairs[width - 1](at_row, at_column, stride, sums);
-        T* const to = out + i * ways + w + first;
-        for (std::int64_t r = 0; r < height; ++r) {
-          for (std::int64_t c = 0; c < width; ++c) to[r * ways + c] = sums[c][r];
-        }
+        kernels.pairs[width - 1](at_row, at_column, stride, height, out + i * ways + w + first,
+                                 ways);
       }
     }
   }

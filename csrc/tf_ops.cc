@@ -87,7 +87,8 @@ struct Kernel {
   std::int64_t threads;
 
   int Threads() const {
-    return threads > 0 ? threads : std::max(1u, std::thread::hardware_concurrency());
+    static const int cores = std::max(1u, std::thread::hardware_concurrency());  // asked once: slow
+    return threads > 0 ? static_cast<int>(threads) : cores;
   }
 };
 

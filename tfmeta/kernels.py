@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+from tensorflow.python.eager.context import ensure_initialized
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 
@@ -163,8 +164,10 @@ def _(op: Any, dkernel: Any) -> Any:
     return _convolution_to_input(y, dkernel, window), _convolution(x, dkernel, window)
 
 
+@functools.cache
 def threads() -> int:
     """Return on how many threads an operation runs; 0 for as many as there are cores."""
+    ensure_initialized()  # from then on it stays as it is, and to ask takes longer than a kernel
     return int(tf.config.threading.get_intra_op_parallelism_threads())
 
 
