@@ -10,8 +10,9 @@ NumPy       the fastest of three forms: differences, differences by `einsum`, th
 cdist       `scipy.spatial.distance.cdist` for each task, which computes in float64.
 composite   differences, squares and sum by TensorFlow's operations; XLA is the same under
             `jit_compile=True`. Where the differences take more than a gigabyte, only XLA can.
-expanded    the expanded form by TensorFlow's operations, and torch is `torch.cdist` squared, which
-            is that form as well: beside the others, for far from the origin they are wrong.
+expanded    the expanded form by TensorFlow's operations: beside the others, for far from the origin
+            it is wrong.
+call        one addition of the prototypes: what TensorFlow takes to call any function at all.
 
 The errors are the largest relative ones to float64 of the same float32 inputs.
 """
@@ -20,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import importlib.util
 import json
 import os
 import pathlib
@@ -48,7 +48,7 @@ SIZES = [
     (1, 2000, 1000, 640),
 ]
 MOST_BYTES = 2**30
-PACKAGES = ("tfmeta", "numpy", "scipy", "tensorflow", "torch")
+PACKAGES = ("tfmeta", "numpy", "scipy", "tensorflow")
 
 Contestants = dict[str, Callable[[], Any]]
 
@@ -103,11 +103,6 @@ def of_arrays(size: tuple[int, ...]) -> Contestants:
     if small(size):
         contestants["NumPy differences"] = lambda: by_differences(q, c)
         contestants["NumPy einsum"] = lambda: by_einsum(q, c)
-    if importlib.util.find_spec("torch"):
-        import torch
-
-        x, y = torch.from_numpy(q), torch.from_numpy(c)
-        contestants["torch"] = lambda: torch.cdist(x, y).square()
     return contestants
 
 
@@ -140,6 +135,8 @@ def in_graph(size: tuple[int, ...], gradient: bool) -> Contestants:
     }
     if small(size):
         contestants["composite"] = compiled(tf_composite)
+    if not gradient:
+        contestants["call"] = compiled(lambda q, c: c + c)
     return contestants
 
 
@@ -225,11 +222,7 @@ def main() -> None:
         "repeats": arguments.repeats,
         "machine": platform.machine(),
         "python": platform.python_version(),
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in PACKAGES
-            if importlib.util.find_spec(name)
-        },
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "rows": rows,
         "errors": found,
     }
