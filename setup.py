@@ -72,11 +72,20 @@ extensions = [
         "tfmeta._core",
         [
             f"csrc/{name}.cc"
-            for name in ("augmentation", "bindings", "buffers", "episodes", "gather")
+            for name in ("augmentation", "bindings", "buffers", "distances", "episodes", "gather")
         ],
         depends=[
             f"csrc/{name}.h"
-            for name in ("augmentation", "buffers", "clones", "episodes", "gather", "parallel")
+            for name in (
+                "augmentation",
+                "buffers",
+                "clones",
+                "distance_tiles",
+                "distances",
+                "episodes",
+                "gather",
+                "parallel",
+            )
         ],
         cxx_std=17,
         extra_compile_args=flags,
@@ -88,13 +97,18 @@ if sys.platform != "win32":
     extensions.append(
         Extension(
             TENSORFLOW_OPS,
-            [f"csrc/{name}.cc" for name in ("batch_norm", "convolution", "max_pool", "tf_ops")],
+            [
+                f"csrc/{name}.cc"
+                for name in ("batch_norm", "convolution", "distances", "max_pool", "tf_ops")
+            ],
             depends=[
                 f"csrc/{name}.h"
                 for name in (
                     "batch_norm",
                     "clones",
                     "convolution",
+                    "distance_tiles",
+                    "distances",
                     "max_pool",
                     "parallel",
                     "tf_api",

@@ -11,11 +11,13 @@
 #include <new>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "augmentation.h"
 #include "buffers.h"
+#include "distances.h"
 #include "episodes.h"
 #include "gather.h"
 
@@ -71,7 +73,8 @@ std::int64_t Product(std::initializer_list<std::int64_t> factors) {
 }
 
 // Uninitialised, on a 64-byte boundary: TensorFlow takes such an array without a copy.
-py::array_t<float> AlignedArray(const Shape& shape) {
+template <typename T = float>
+py::array_t<T> AlignedArray(const Shape& shape) {
   std::int64_t size = 1;
   for (const py::ssize_t n : shape) size = Product({size, n});
   struct Owned {
@@ -80,9 +83,9 @@ py::array_t<float> AlignedArray(const Shape& shape) {
     std::size_t bytes;
     void* data;
   };
-  auto owned = std::make_unique<Owned>(static_cast<std::size_t>(size) * sizeof(float));
+  auto owned = std::make_unique<Owned>(static_cast<std::size_t>(size) * sizeof(T));
   py::capsule owner(owned.get(), [](void* p) { delete static_cast<Owned*>(p); });
-  return py::array_t<float>(shape, static_cast<float*>(owned.release()->data), owner);
+  return py::array_t<T>(shape, static_cast<T*>(owned.release()->data), owner);
 }
 
 void CheckRange(const char* name, std::pair<std::int64_t, std::int64_t> range, std::int64_t least) {
@@ -313,7 +316,7 @@ py::array_t<float> Gather(const py::array& examples, const py::array& indices,
 
   Shape shape(indices.shape(), indices.shape() + indices.ndim());
   shape.insert(shape.end(), examples.shape() + 1, examples.shape() + examples.ndim());
-  py::array_t<float> gathered = AlignedArray(shape);
+  py::array_t<float> gathered = AlignedArray<float>(shape);
   std::int64_t bad;
   {
     float* to = gathered.mutable_data();
@@ -328,11 +331,88 @@ py::array_t<float> Gather(const py::array& examples, const py::array& indices,
   return gathered;
 }
 
+int Threads(int threads) {
+  CheckAtLeast("threads", threads, 0);
+  static const int cores = std::max(1u, std::thread::hardware_concurrency());  // asked once: slow
+  return threads > 0 ? threads : cores;
+}
+
+template <typename T, tfmeta::Measure measure>
+py::array DistancesOf(const py::array& queries, const py::array& prototypes, int threads) {
+  const T* const x = Data<T>("queries", queries, 3);
+  const T* const y = Data<T>("prototypes", prototypes, 3);
+  if (queries.shape(0) != prototypes.shape(0) || queries.shape(2) != prototypes.shape(2)) {
+    Fail("`queries` and `prototypes` must be [tasks, q, d] and [tasks, ways, d]",
+         "shapes " + Text(queries.attr("shape")) + " and " + Text(prototypes.attr("shape")));
+  }
+  threads = Threads(threads);
+  const tfmeta::Distances<T> distances = {measure, queries.shape(0), queries.shape(1),
+                                          prototypes.shape(1), queries.shape(2)};
+  py::array_t<T> out = AlignedArray<T>({distances.tasks, distances.queries, distances.ways});
+  T* const to = out.mutable_data();
+  {
+    py::gil_scoped_release release;
+    distances.Forward(x, y, to, threads);
+  }
+  return out;
+}
+
+template <tfmeta::Measure measure>
+py::array Distances(const py::array& queries, const py::array& prototypes, int threads) {
+  const bool doubles = HasType<double>(queries);
+  return doubles ? DistancesOf<double, measure>(queries, prototypes, threads)
+                 : DistancesOf<float, measure>(queries, prototypes, threads);
+}
+
+template <typename T>
+py::array PrototypesOf(const py::array& embeddings, const py::array& labels, std::int64_t ways,
+                       int threads) {
+  const T* const from = Data<T>("embeddings", embeddings, 3);
+  const auto* const label = Data<std::int64_t>("labels", labels, 2);
+  if (labels.shape(0) != embeddings.shape(0) || labels.shape(1) != embeddings.shape(1)) {
+    Fail("`embeddings` and `labels` must be [tasks, n, d] and [tasks, n]",
+         "shapes " + Text(embeddings.attr("shape")) + " and " + Text(labels.attr("shape")));
+  }
+  CheckAtLeast("ways", ways, 1);
+  threads = Threads(threads);
+  const tfmeta::Prototypes prototypes = {embeddings.shape(0), embeddings.shape(1), ways,
+                                         embeddings.shape(2)};
+  py::array_t<T> out(Shape{prototypes.tasks, ways, prototypes.depth});
+  std::vector<std::int64_t> counts(Product({prototypes.tasks, ways}));
+  std::int64_t bad = prototypes.Count(label, counts.data());
+  for (std::int64_t i = 0; bad < 0 && i < labels.size(); ++i) bad = label[i] < 0 ? i : -1;
+  if (bad >= 0) {
+    Fail("`labels` must be in 0..ways-1, with ways=" + std::to_string(ways),
+         std::to_string(label[bad]));
+  }
+  for (std::size_t i = 0; i < counts.size(); ++i) {
+    if (counts[i] == 0) {
+      Fail("each task must have an example of each class in 0..ways-1, with ways=" +
+               std::to_string(ways),
+           "`labels` without class " + std::to_string(i % ways) + " in task " +
+               std::to_string(i / ways));
+    }
+  }
+  T* const to = out.mutable_data();
+  {
+    py::gil_scoped_release release;
+    prototypes.Forward(from, label, counts.data(), to, threads);
+  }
+  return out;
+}
+
+py::array Prototypes(const py::array& embeddings, const py::array& labels, std::int64_t ways,
+                     int threads) {
+  return HasType<double>(embeddings) ? PrototypesOf<double>(embeddings, labels, ways, threads)
+                                     : PrototypesOf<float>(embeddings, labels, ways, threads);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, module) {
   module.doc() =
-      "Draws and gathers episodes; see csrc/episodes.h, csrc/augmentation.h and csrc/gather.h.";
+      "Draws and gathers episodes, and measures distances; see csrc/episodes.h, csrc/gather.h and "
+      "csrc/distances.h.";
   module.def("sample", &Sample, py::arg("class_offsets"), py::arg("class_indices"),
              py::arg("quarter_turns"), py::arg("pool_offsets"), py::arg("pool_classes"),
              py::arg("ways"), py::arg("shots"), py::arg("queries"), py::arg("seed"),
@@ -351,4 +431,12 @@ PYBIND11_MODULE(_core, module) {
              py::arg("augmentations") = py::none(), py::arg("scale") = py::none(),
              py::arg("offset") = py::none(), py::arg("threads") = 1, py::arg("mapped_file") = false,
              "Copy drawn examples into a float32 array: turned, augmented, normalised.");
+  module.def("prototypes", &Prototypes, py::arg("embeddings"), py::arg("labels"), py::arg("ways"),
+             py::arg("threads") = 0, "Return the mean embedding of each class.");
+  module.def("squared_euclidean", &Distances<tfmeta::Measure::kSquaredEuclidean>,
+             py::arg("queries"), py::arg("prototypes"), py::arg("threads") = 0,
+             "Return the squared distance of every query to every prototype.");
+  module.def("cosine_similarity", &Distances<tfmeta::Measure::kCosine>, py::arg("queries"),
+             py::arg("prototypes"), py::arg("threads") = 0,
+             "Return the cosine of every query and every prototype.");
 }

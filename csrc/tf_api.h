@@ -18,7 +18,7 @@ struct TF_OpDefinitionBuilder;
 struct TF_ShapeInferenceContext;
 struct TF_ShapeHandle;
 
-enum TF_DataType { TF_FLOAT = 1 };
+enum TF_DataType { TF_FLOAT = 1, TF_DOUBLE = 2 };
 enum TF_Code { TF_OK = 0, TF_INVALID_ARGUMENT = 3 };
 
 TF_Status* TF_NewStatus();
@@ -26,6 +26,7 @@ void TF_DeleteStatus(TF_Status*);
 void TF_SetStatus(TF_Status*, TF_Code, const char* message);
 TF_Code TF_GetCode(const TF_Status*);
 
+TF_DataType TF_TensorType(const TF_Tensor*);
 int TF_NumDims(const TF_Tensor*);
 std::int64_t TF_Dim(const TF_Tensor*, int dimension);
 void* TF_TensorData(const TF_Tensor*);
@@ -45,6 +46,12 @@ void TF_ShapeInferenceContextGetInput(TF_ShapeInferenceContext*, int index, TF_S
                                       TF_Status*);
 void TF_ShapeInferenceContextSetOutput(TF_ShapeInferenceContext*, int index, TF_ShapeHandle*,
                                        TF_Status*);
+void TF_ShapeInferenceContextSubshape(TF_ShapeInferenceContext*, TF_ShapeHandle*,
+                                      std::int64_t start, std::int64_t end, TF_ShapeHandle* result,
+                                      TF_Status*);
+void TF_ShapeInferenceContextConcatenateShapes(TF_ShapeInferenceContext*, TF_ShapeHandle* first,
+                                               TF_ShapeHandle* second, TF_ShapeHandle* result,
+                                               TF_Status*);
 void TF_ShapeInferenceContextSetUnknownShape(TF_ShapeInferenceContext*, TF_Status*);
 
 TF_KernelBuilder* TF_NewKernelBuilder(const char* op, const char* device,

@@ -7,6 +7,7 @@
 
 #include "batch_norm.h"
 #include "convolution.h"
+#include "distances.h"
 #include "max_pool.h"
 #include "tf_api.h"
 
@@ -14,7 +15,10 @@ namespace {
 
 using tfmeta::BatchNormSecond;
 using tfmeta::Convolution;
+using tfmeta::Distances;
 using tfmeta::MaxPool;
+using tfmeta::Measure;
+using tfmeta::Prototypes;
 
 using Dims = std::vector<std::int64_t>;
 
@@ -47,14 +51,16 @@ class Call {
     return tensor;
   }
 
-  float* Output(int index, const Dims& dims) {
-    std::size_t bytes = sizeof(float);
+  template <typename T = float>
+  T* Output(int index, const Dims& dims) {
+    constexpr TF_DataType type = sizeof(T) == sizeof(float) ? TF_FLOAT : TF_DOUBLE;
+    std::size_t bytes = sizeof(T);
     for (const std::int64_t n : dims) bytes *= n;
     const int rank = static_cast<int>(dims.size());
     if (!ok()) return nullptr;
     tensors_.emplace_back(
-        TF_AllocateOutput(context_, index, TF_FLOAT, dims.data(), rank, bytes, status_.get()));
-    return ok() ? static_cast<float*>(TF_TensorData(tensors_.back().get())) : nullptr;
+        TF_AllocateOutput(context_, index, type, dims.data(), rank, bytes, status_.get()));
+    return ok() ? static_cast<T*>(TF_TensorData(tensors_.back().get())) : nullptr;
   }
 
  private:
@@ -63,8 +69,9 @@ class Call {
   std::vector<Owned<TF_Tensor>> tensors_;
 };
 
-const float* Data(const TF_Tensor* tensor) {
-  return static_cast<const float*>(TF_TensorData(tensor));
+template <typename T = float>
+const T* Data(const TF_Tensor* tensor) {
+  return static_cast<const T*>(TF_TensorData(tensor));
 }
 
 Dims Shape(const TF_Tensor* tensor) {
@@ -80,7 +87,8 @@ struct Kernel {
   std::int64_t threads;
 
   int Threads() const {
-    return threads > 0 ? threads : std::max(1u, std::thread::hardware_concurrency());
+    static const int cores = std::max(1u, std::thread::hardware_concurrency());  // asked once: slow
+    return threads > 0 ? static_cast<int>(threads) : cores;
   }
 };
 
@@ -240,6 +248,108 @@ void ComputeConvolutionToKernel(void* kernel, TF_OpKernelContext* context) {
   if (call.ok()) c.ToKernel(Data(x), Data(y), to, KernelOf<Convolution>(kernel).Threads());
 }
 
+// ---- TfmetaSquaredEuclidean(queries, prototypes) -> distances, TfmetaCosineSimilarity likewise,
+// and Tfmeta...Gradient(queries, prototypes, adjoint) -> (to_queries, to_prototypes): float or
+// double.
+
+// Of operations that are told nothing but on how many threads they run.
+struct Nothing {};
+
+void ReadNothing(TF_OpKernelConstruction*, Nothing&, TF_Status*) {}
+
+// Calls body(T{}) with the type of a tensor.
+template <typename Body>
+void OfType(const TF_Tensor* tensor, const Body& body) {
+  if (TF_TensorType(tensor) == TF_FLOAT) {
+    body(float{});
+  } else {
+    body(double{});
+  }
+}
+
+template <Measure measure, bool kGradient>
+void ComputeDistances(void* kernel, TF_OpKernelContext* context) {
+  Call call(context);
+  const TF_Tensor *queries = call.Input(0), *prototypes = call.Input(1);
+  const TF_Tensor* const adjoint = kGradient ? call.Input(2) : nullptr;
+  if (!call.ok()) return;
+  const Dims from = Shape(queries), to = Shape(prototypes);
+  call.Expect(from.size() == 3 && to.size() == 3 && from[0] == to[0] && from[2] == to[2],
+              "queries must be [tasks, q, d], prototypes [tasks, ways, d]");
+  if (!call.ok()) return;
+  const Dims pairs = {from[0], from[1], to[1]};
+  const int threads = KernelOf<Nothing>(kernel).Threads();
+  OfType(queries, [&](auto zero) {
+    using T = decltype(zero);
+    const Distances<T> distances = {measure, from[0], from[1], to[1], from[2]};
+    const T *x = Data<T>(queries), *y = Data<T>(prototypes);
+    if constexpr (kGradient) {
+      call.Expect(Shape(adjoint) == pairs, "adjoint must be [tasks, q, ways]");
+      T *to_x = call.Output<T>(0, from), *to_y = call.Output<T>(1, to);
+      if (call.ok()) distances.Backward(x, y, Data<T>(adjoint), to_x, to_y, threads);
+    } else {
+      T* const out = call.Output<T>(0, pairs);
+      if (call.ok()) distances.Forward(x, y, out, threads);
+    }
+  });
+}
+
+void ShapeOfDistances(TF_ShapeInferenceContext* context, TF_Status* status) {
+  const Owned<TF_ShapeHandle> from(TF_NewShapeHandle()), to(TF_NewShapeHandle());
+  TF_ShapeInferenceContextGetInput(context, 0, from.get(), status);
+  TF_ShapeInferenceContextGetInput(context, 1, to.get(), status);
+  TF_ShapeInferenceContextSubshape(context, from.get(), 0, 2, from.get(), status);
+  if (TF_GetCode(status) != TF_OK) return;
+  TF_ShapeInferenceContextSubshape(context, to.get(), 1, 2, to.get(), status);
+  if (TF_GetCode(status) != TF_OK) return;
+  TF_ShapeInferenceContextConcatenateShapes(context, from.get(), to.get(), from.get(), status);
+  if (TF_GetCode(status) == TF_OK) {
+    TF_ShapeInferenceContextSetOutput(context, 0, from.get(), status);
+  }
+}
+
+void ShapesOfInputs(TF_ShapeInferenceContext* context, TF_Status* status) {
+  for (int i = 0; i < 2; ++i) {
+    const Owned<TF_ShapeHandle> shape(TF_NewShapeHandle());
+    TF_ShapeInferenceContextGetInput(context, i, shape.get(), status);
+    TF_ShapeInferenceContextSetOutput(context, i, shape.get(), status);
+  }
+}
+
+// ---- TfmetaPrototypes(embeddings, labels, ways) -> means, TfmetaPrototypesGradient(to_means,
+// labels) -> to_embeddings: float or double.
+
+template <bool kGradient>
+void ComputePrototypes(void* kernel, TF_OpKernelContext* context) {
+  Call call(context);
+  const TF_Tensor *from = call.Input(0), *labels = call.Input(1);
+  const TF_Tensor* const ways = kGradient ? nullptr : call.Input(2);
+  if (!call.ok()) return;
+  const Dims in = Shape(from), examples = Shape(labels);
+  call.Expect(in.size() == 3 && examples.size() == 2 && in[0] == examples[0] &&
+                  (kGradient || in[1] == examples[1]),
+              "embeddings must be [tasks, n, d], labels [tasks, n]");
+  call.Expect(kGradient || (TF_NumDims(ways) == 0 && *Data<std::int64_t>(ways) >= 0),
+              "ways must be a number of at least 0");
+  if (!call.ok()) return;
+  const std::int64_t classes = kGradient ? in[1] : *Data<std::int64_t>(ways);
+  const Prototypes prototypes = {in[0], examples[1], classes, in[2]};
+  const auto* const label = Data<std::int64_t>(labels);
+  std::vector<std::int64_t> counts(in[0] * classes);
+  call.Expect(prototypes.Count(label, counts.data()) < 0, "labels must be in 0..ways-1, or -1 for no class");
+  const int threads = KernelOf<Nothing>(kernel).Threads();
+  OfType(from, [&](auto zero) {
+    using T = decltype(zero);
+    T* const out = call.Output<T>(0, {in[0], kGradient ? examples[1] : classes, in[2]});
+    if (!call.ok()) return;
+    if constexpr (kGradient) {
+      prototypes.Backward(Data<T>(from), label, counts.data(), out, threads);
+    } else {
+      prototypes.Forward(Data<T>(from), label, counts.data(), out, threads);
+    }
+  });
+}
+
 // ---- Registration
 
 template <typename Work>
@@ -281,6 +391,24 @@ const bool registered = [] {
               {"x: float"}, unknown, &ComputeConvolutionToInput);
   convolution("TfmetaConvolutionToKernel", "window: list(int)", {"x: float", "y: float"},
               {"kernel: float"}, unknown, &ComputeConvolutionToKernel);
+  const auto distances = &Register<Nothing, ReadNothing>;
+  const char *const types = "T: {float, double}", *const q = "queries: T",
+                    *const c = "prototypes: T", *const g = "adjoint: T";
+  constexpr Measure kSquared = Measure::kSquaredEuclidean, kCosine = Measure::kCosine;
+  distances("TfmetaSquaredEuclidean", types, {q, c}, {"distances: T"}, &ShapeOfDistances,
+            &ComputeDistances<kSquared, false>);
+  distances("TfmetaCosineSimilarity", types, {q, c}, {"similarity: T"}, &ShapeOfDistances,
+            &ComputeDistances<kCosine, false>);
+  distances("TfmetaSquaredEuclideanGradient", types, {q, c, g},
+            {"to_queries: T", "to_prototypes: T"}, &ShapesOfInputs,
+            &ComputeDistances<kSquared, true>);
+  distances("TfmetaCosineSimilarityGradient", types, {q, c, g},
+            {"to_queries: T", "to_prototypes: T"}, &ShapesOfInputs,
+            &ComputeDistances<kCosine, true>);
+  distances("TfmetaPrototypes", types, {"embeddings: T", "labels: int64", "ways: int64"},
+            {"means: T"}, unknown, &ComputePrototypes<false>);
+  distances("TfmetaPrototypesGradient", types, {"to_means: T", "labels: int64"},
+            {"to_embeddings: T"}, unknown, &ComputePrototypes<true>);
   return true;
 }();
 

@@ -285,3 +285,45 @@ def _taps(x, size, strides, before, out):
             row, column = i * strides[0] + u - before[0], j * strides[1] + v - before[1]
             if 0 <= row < x.shape[1] and 0 <= column < x.shape[2]:
                 yield e, i, j, (e, row, column), (u, v)
+
+
+def prototypes(z, labels, ways):
+    """Return the mean of each class, zeros for a class without examples."""
+    means = np.zeros((len(z), ways, z.shape[-1]), z.dtype)
+    for task, way in np.ndindex(len(z), ways):
+        members = z[task, labels[task] == way]
+        if len(members):
+            means[task, way] = members.sum(0) / len(members)
+    return means
+
+
+def squared_euclidean(queries, prototypes):
+    """Return the squared distance of each pair."""
+    return ((queries[:, :, None] - prototypes[:, None]) ** 2).sum(-1)
+
+
+def squared_euclidean_gradient(queries, prototypes, adjoint):
+    """Return the adjoints of queries and prototypes, pair by pair."""
+    pairs = 2 * adjoint[..., None] * (queries[:, :, None] - prototypes[:, None])
+    return pairs.sum(2), -pairs.sum(1)
+
+
+def cosine_similarity(queries, prototypes):
+    """Return the cosine of each pair, 0 where one is zero."""
+    out = np.zeros((*queries.shape[:2], prototypes.shape[1]), queries.dtype)
+    for t, i, w in np.ndindex(*out.shape):
+        q, c = queries[t, i], prototypes[t, w]
+        if q.any() and c.any():
+            out[t, i, w] = q @ c / np.sqrt((q @ q) * (c @ c))
+    return out
+
+
+def cosine_similarity_gradient(queries, prototypes, adjoint):
+    """Return the adjoints of queries and prototypes, none of which are zero, pair by pair."""
+    to_queries, to_prototypes = np.zeros_like(queries), np.zeros_like(prototypes)
+    for t, i, w in np.ndindex(*adjoint.shape):
+        q, c = queries[t, i], prototypes[t, w]
+        cosine, norms = q @ c / np.sqrt((q @ q) * (c @ c)), np.sqrt((q @ q) * (c @ c))
+        to_queries[t, i] += adjoint[t, i, w] * (c / norms - cosine * q / (q @ q))
+        to_prototypes[t, w] += adjoint[t, i, w] * (q / norms - cosine * c / (c @ c))
+    return to_queries, to_prototypes

@@ -18,7 +18,7 @@ from tests import reference
 from tfmeta import kernels
 from tfmeta.packed import normalization
 
-pytestmark = pytest.mark.skipif(kernels._library() is None, reason="there is no tfmeta._tf_ops")
+pytestmark = pytest.mark.skipif(kernels.library() is None, reason="there is no tfmeta._tf_ops")
 
 
 @settings(max_examples=30, deadline=None)
@@ -99,7 +99,7 @@ def test_max_pool(case: Any, ties: bool) -> None:
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
-    ops = kernels._library()
+    ops = kernels.library()
     wide, narrow = tf.ones([4, 3]), tf.ones([3])
     good = {"dy": wide, "x": wide, "gamma": narrow, "a": wide, "p": narrow, "q": narrow}
     for name, bad in (("x", tf.ones([4, 2])), ("gamma", tf.ones([2])), ("dy", tf.ones([4]))):
@@ -138,7 +138,7 @@ WINDOW = [3, 3, 1, 1, 0, 0, 4, 4, 2, 2, 2]
 def test_operands_that_do_not_fit_are_refused(
     operation: str, operands: Any, window: list[int], message: str
 ) -> None:
-    convolve = getattr(kernels._library(), f"tfmeta_convolution{operation}")
+    convolve = getattr(kernels.library(), f"tfmeta_convolution{operation}")
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         convolve(**operands, window=window, threads=1)
 
@@ -222,8 +222,9 @@ def test_derivatives_of_convolutions(case: dict[str, Any]) -> None:
 @pytest.mark.parametrize("instructions", ["portable", "avx2"])
 def test_older_processors_compute_the_same(instructions: str) -> None:
     code = (
-        "from tests import test_kernels as t; t.test_convolutions(); "
-        "t.test_derivatives_of_convolutions()"
+        "from tests import test_kernels as t, test_ops as o; t.test_convolutions(); "
+        "t.test_derivatives_of_convolutions(); o.test_squared_euclidean(); "
+        "o.test_cosine_similarity()"
     )
     environment = {**os.environ, "TFMETA_MAX_CPU": instructions}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=300)

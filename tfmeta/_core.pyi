@@ -1,7 +1,11 @@
-"""The C++ core: what makes up a meta-batch, and its copying. Private; see csrc/*.h."""
+"""The C++ core: a meta-batch and its copying, prototypes and distances. Private; see csrc/*.h."""
+
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+_T = TypeVar("_T", np.float32, np.float64)
 
 def sample(
     class_offsets: npt.NDArray[np.int64],
@@ -72,3 +76,22 @@ def gather(
     pages of a shared memory-mapped file, which are given back to the system after use. Never say so
     of other memory: its content would be lost.
     """
+
+def prototypes(
+    embeddings: npt.NDArray[_T], labels: npt.NDArray[np.int64], ways: int, threads: int = 0
+) -> npt.NDArray[_T]:
+    """Return the mean `[tasks, ways, d]` of each class of `[tasks, n, d]`, labelled `[tasks, n]`.
+
+    Refuses labels outside of `0..ways-1` and classes without examples. All arrays are contiguous
+    here and below, and 0 threads are as many as there are cores.
+    """
+
+def squared_euclidean(
+    queries: npt.NDArray[_T], prototypes: npt.NDArray[_T], threads: int = 0
+) -> npt.NDArray[_T]:
+    """Return `[tasks, q, ways]` of `[tasks, q, d]` and `[tasks, ways, d]`, by differences."""
+
+def cosine_similarity(
+    queries: npt.NDArray[_T], prototypes: npt.NDArray[_T], threads: int = 0
+) -> npt.NDArray[_T]:
+    """Return `[tasks, q, ways]` of `[tasks, q, d]` and `[tasks, ways, d]`; 0 with a zero vector."""

@@ -1,17 +1,21 @@
 """The C++ kernels that are TensorFlow operations, where they can be used.
 
-They run on a CPU in single precision. XLA cannot compile them, and on a GPU TensorFlow's own are
-faster than a way to the CPU and back: there, and where the extension cannot be loaded, callers take
-TensorFlow's operations.
+They run on a CPU, most of them in single precision only. XLA cannot compile them, and on a GPU
+TensorFlow's own are faster than a way to the CPU and back: there, and where the extension cannot be
+loaded, callers take TensorFlow's operations.
 """
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+from tensorflow.python.eager.context import ensure_initialized
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 
@@ -31,22 +35,39 @@ class _Window(NamedTuple):
     groups: int
 
 
-def usable(*tensors: Any) -> bool:
+_avoided = contextvars.ContextVar("avoided", default=False)
+
+
+def usable(*tensors: Any, types: Sequence[Any] = (tf.float32,)) -> bool:
     """Return whether the kernels can take these tensors, where the caller is being traced."""
     return (
-        all(x.dtype == tf.float32 for x in tensors)
-        and not GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
-        and not tf.config.list_physical_devices("GPU")
-        and _library() is not None
+        all(x.dtype in types for x in tensors)
+        and not _avoided.get()
+        and library() is not None
+        and (
+            tf.executing_eagerly()
+            or not GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+        )
+        and not _gpus()
     )
+
+
+@contextlib.contextmanager
+def avoided() -> Iterator[None]:
+    """Have all that is traced meanwhile made of TensorFlow's own operations, for other programs."""
+    token = _avoided.set(True)
+    try:
+        yield
+    finally:
+        _avoided.reset(token)
 
 
 def batch_norm_second(
     dy: Any, x: Any, gamma: Any, a: Any, p: Any, q: Any, epsilon: float
 ) -> tuple[Any, Any, Any]:
     """Return the adjoints of `dy`, `x` and `gamma`; see `tfmeta.packed.normalization`."""
-    to_dy, to_x, to_gamma = _library().tfmeta_batch_norm_second(
-        dy=dy, x=x, gamma=gamma, a=a, p=p, q=q, epsilon=epsilon, threads=_threads()
+    to_dy, to_x, to_gamma = library().tfmeta_batch_norm_second(
+        dy=dy, x=x, gamma=gamma, a=a, p=p, q=q, epsilon=epsilon, threads=threads()
     )
     return to_dy, to_x, to_gamma
 
@@ -75,9 +96,7 @@ def max_pool(x: Any, size: Any, strides: Any, padding: str) -> Any:
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def take(a: Any) -> Any:
         """Return what of `a` is where the largest of each window is: the adjoint of `put`."""
-        taken = _library().tfmeta_max_pool_take(
-            x=fixed, values=a, window=window, threads=_threads()
-        )
+        taken = library().tfmeta_max_pool_take(x=fixed, values=a, window=window, threads=threads())
         taken.set_shape(y.shape)
         return taken, put
 
@@ -106,21 +125,19 @@ def convolution(x: Any, kernel: Any, strides: Any, padding: str) -> Any:
 
 
 def _convolution(x: Any, kernel: Any, window: _Window) -> Any:
-    y = _library().tfmeta_convolution(x=x, kernel=kernel, window=window, threads=_threads())
+    y = library().tfmeta_convolution(x=x, kernel=kernel, window=window, threads=threads())
     y.set_shape([x.shape[0], window.out_height, window.out_width, kernel.shape[-1]])
     return y
 
 
 def _convolution_to_input(y: Any, kernel: Any, window: _Window) -> Any:
-    x = _library().tfmeta_convolution_to_input(
-        y=y, kernel=kernel, window=window, threads=_threads()
-    )
+    x = library().tfmeta_convolution_to_input(y=y, kernel=kernel, window=window, threads=threads())
     x.set_shape([y.shape[0], window.height, window.width, window.groups * kernel.shape[2]])
     return x
 
 
 def _convolution_to_kernel(x: Any, y: Any, window: _Window) -> Any:
-    kernel = _library().tfmeta_convolution_to_kernel(x=x, y=y, window=window, threads=_threads())
+    kernel = library().tfmeta_convolution_to_kernel(x=x, y=y, window=window, threads=threads())
     size = [window.kernel_height, window.kernel_width]
     kernel.set_shape([*size, x.shape[-1] // window.groups, y.shape[-1]])
     return kernel
@@ -147,8 +164,10 @@ def _(op: Any, dkernel: Any) -> Any:
     return _convolution_to_input(y, dkernel, window), _convolution(x, dkernel, window)
 
 
-def _threads() -> int:
+@functools.cache
+def threads() -> int:
     """Return on how many threads an operation runs; 0 for as many as there are cores."""
+    ensure_initialized()  # from then on it stays as it is, and to ask takes longer than a kernel
     return int(tf.config.threading.get_intra_op_parallelism_threads())
 
 
@@ -162,7 +181,13 @@ def _window(space: Any, size: Any, strides: Any, padding: str) -> tuple[list[int
 
 
 @functools.cache
-def _library() -> Any:
+def _gpus() -> Any:
+    return tf.config.list_physical_devices("GPU")
+
+
+@functools.cache
+def library() -> Any:
+    """Return the extension's operations, or None where they cannot be loaded."""
     for file in Path(__file__).parent.glob("_tf_ops*.so"):
         try:
             return tf.load_op_library(str(file))

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfmeta.checks import check_count
 from tfmeta.inputs import check_examples, check_support, episode_inputs, example_of
+from tfmeta.kernels import avoided
 from tfmeta.losses import task_losses
 from tfmeta.padding import is_padded, most_ways, put_back, real_task, without_padding
 from tfmeta.task_map import (
@@ -366,6 +367,11 @@ class MetaLearner(keras.Model, abc.ABC):
         _check_finite(state)
         return self.adapted_model(state)
 
+    def export(self, *args: Any, **kwargs: Any) -> Any:
+        """Write a SavedModel, which needs nothing of tfmeta; see `keras.Model.export`."""
+        with avoided():
+            return super().export(*args, **kwargs)
+
     def check_inputs(self, inputs: Any) -> None:
         """Raise a `ValueError` if this learner cannot work on such a meta-batch; build it for it.
 
@@ -497,7 +503,8 @@ class TaskModel(keras.Model):
         """Return `[n, outputs]` for `[n, ...]`."""
         values = [tf.convert_to_tensor(v) for v in self._values]
         state = tf.nest.pack_sequence_as(self._structure, values)
-        return self.learner.predict_task(state, inputs, training=False)
+        with avoided():  # it may be exported to where there is no tfmeta
+            return self.learner.predict_task(state, inputs, training=False)
 
     def get_config(self) -> dict[str, Any]:
         """Return the learner and the shapes of its state, for Keras's saving."""
