@@ -138,14 +138,13 @@ def _episode(line: str, owner: Array) -> tuple[list[list[int]], list[list[int]],
         received = sorted(content) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"an episode must have {', '.join(_KEYS)}. Received: {received}")
     support, query = content["support"], content["query"]
-    turns = content.get("turns", [0] * len(support))
-    if not (
-        _are_lists(support) and _are_lists(query) and len(support) == len(query) == len(turns) > 0
-    ):
+    if not (_are_lists(support) and _are_lists(query) and len(support) == len(query) > 0):
         raise ValueError(
-            "`support` and `query` must have a list of positions for each class, none of them "
-            "empty, and `turns` a number"
+            "`support` and `query` must have a list of positions for each class, none of them empty"
         )
+    turns = content.get("turns", [0] * len(support))
+    if not isinstance(turns, list) or len(turns) != len(support):
+        raise ValueError(f"`turns` must have a number for each class. Received: {turns}")
     if any(type(t) is not int or not 0 <= t < 4 for t in turns):
         raise ValueError(f"`turns` must be 0, 1, 2 or 3. Received: {turns}")
     drawn = [[*s, *q] for s, q in zip(support, query, strict=True)]
