@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 from typing import Any
 
@@ -23,6 +24,11 @@ def class_table(sizes: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     indices = random.permutation(offsets[-1])
     return offsets, indices, random.integers(0, 4, len(sizes), np.uint8)
+
+
+def test_the_build_is_the_one_to_be_tested() -> None:
+    # `make sanitize` would pass with any other.
+    assert os.environ.get("TFMETA_SANITIZED", "") in _core.__file__
 
 
 def assert_same(actual: tuple[np.ndarray, ...], expected: tuple[np.ndarray, ...]) -> None:
