@@ -18,7 +18,6 @@ Install one and try again:
   Debian, Ubuntu   sudo apt-get install g++
   Fedora, RHEL     sudo dnf install gcc-c++
   macOS            xcode-select --install
-  Windows          "Desktop development with C++" of the Visual Studio Build Tools
 A compiler at another place is named by the environment variable CXX."""
 
 
@@ -60,68 +59,42 @@ class BuildExtension(build_ext):
 
 
 TENSORFLOW_OPS = "tfmeta._tf_ops"
-flags = ["/O2"] if sys.platform == "win32" else ["-O3", "-ffp-contract=off", "-pthread"]
-links = [] if sys.platform == "win32" else ["-pthread"]
+flags = ["-O3", "-ffp-contract=off", "-pthread"]
+links = ["-pthread"]
 if sanitizers := os.environ.get("TFMETA_SANITIZE"):
     # `make sanitize`: "address,undefined" or "thread".
     watched = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-g"]
     flags, links = [*flags, *watched], [*links, *watched]
 
+HEADERS = sorted(str(path) for path in Path("csrc").glob("*.h"))
+
+
+def sources(*names: str) -> list[str]:
+    """Return the paths of some of the C++ files."""
+    return [f"csrc/{name}.cc" for name in names]
+
+
 extensions = [
     Pybind11Extension(
         "tfmeta._core",
-        [
-            f"csrc/{name}.cc"
-            for name in ("augmentation", "bindings", "buffers", "distances", "episodes", "gather")
-        ],
-        depends=[
-            f"csrc/{name}.h"
-            for name in (
-                "augmentation",
-                "buffers",
-                "clones",
-                "distance_tiles",
-                "distances",
-                "episodes",
-                "gather",
-                "parallel",
-            )
-        ],
+        sources("augmentation", "bindings", "buffers", "distances", "episodes", "gather"),
+        depends=HEADERS,
         cxx_std=17,
         extra_compile_args=flags,
         extra_link_args=links,
-    )
+    ),
+    # Where nothing finds the library all works, with TensorFlow's own operations.
+    Extension(
+        TENSORFLOW_OPS,
+        sources("batch_norm", "convolution", "distances", "max_pool", "tf_ops"),
+        depends=HEADERS,
+        language="c++",
+        # Unlike drawn episodes, products need not be the same to the last bit everywhere.
+        extra_compile_args=[*flags, "-ffp-contract=fast", "-std=c++17"],
+        # On a Mac, what is missing is looked up in all libraries that are loaded.
+        extra_link_args=links
+        + (["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []),
+    ),
 ]
-if sys.platform != "win32":
-    # Without it all works, with TensorFlow's own operations; nothing on Windows finds the library.
-    extensions.append(
-        Extension(
-            TENSORFLOW_OPS,
-            [
-                f"csrc/{name}.cc"
-                for name in ("batch_norm", "convolution", "distances", "max_pool", "tf_ops")
-            ],
-            depends=[
-                f"csrc/{name}.h"
-                for name in (
-                    "batch_norm",
-                    "clones",
-                    "convolution",
-                    "distance_tiles",
-                    "distances",
-                    "max_pool",
-                    "parallel",
-                    "tf_api",
-                    "tiles",
-                )
-            ],
-            language="c++",
-            # Unlike drawn episodes, products need not be the same to the last bit everywhere.
-            extra_compile_args=[*flags, "-ffp-contract=fast", "-std=c++17"],
-            # On a Mac, what is missing is looked up in all libraries that are loaded.
-            extra_link_args=links
-            + (["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []),
-        )
-    )
 
 setup(ext_modules=extensions, cmdclass={"build_ext": BuildExtension})

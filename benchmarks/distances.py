@@ -2,8 +2,10 @@
 
     python benchmarks/distances.py
 
-Of arrays, of eager tensors and in a `tf.function`, there also with the gradients to both inputs.
-All contestants run in turn, again and again, in one process with all cores; the median is taken.
+Of arrays, of eager tensors and in a `tf.function`, there also with the gradients to both inputs:
+once in a function that is called for it, and within a longer function, as in a training step,
+where the prototypes of each of many distances depend on those before. All contestants run in turn,
+again and again, in one process with all cores; the median is taken.
 
 NumPy       the fastest of three forms: differences, differences by `einsum`, the expanded form by
             a product of matrices.
@@ -12,7 +14,8 @@ composite   differences, squares and sum by TensorFlow's operations; XLA is the 
             `jit_compile=True`. Where the differences take more than a gigabyte, only XLA can.
 expanded    the expanded form by TensorFlow's operations: beside the others, for far from the origin
             it is wrong.
-call        one addition of the prototypes: what TensorFlow takes to call any function at all.
+call        one addition of the prototypes: what TensorFlow takes to call any function at all, and
+            in the longer function for what makes each distance depend on the one before.
 
 The errors are the largest relative ones to float64 of the same float32 inputs.
 """
@@ -48,6 +51,7 @@ SIZES = [
     (1, 2000, 1000, 640),
 ]
 MOST_BYTES = 2**30
+CHAINED = 32
 PACKAGES = ("tfmeta", "numpy", "scipy", "tensorflow")
 
 Contestants = dict[str, Callable[[], Any]]
@@ -140,6 +144,36 @@ def in_graph(size: tuple[int, ...], gradient: bool) -> Contestants:
     return contestants
 
 
+def within_graph(size: tuple[int, ...], gradient: bool) -> Contestants:
+    """Return functions of `CHAINED` distances one after another."""
+    q, c, g = map(tf.constant, made(size))
+
+    def compiled(measure: Any, **options: Any) -> Callable[[], Any]:
+        def compute(q: Any, c: Any, g: Any) -> Any:
+            for _ in range(CHAINED):
+                y = measure(q, c)
+                if gradient:
+                    to_q, to_c = tf.gradients(y, [q, c], g)
+                    c = c + 1e-9 * (to_c + to_q[:, :1])
+                else:
+                    c = c + 1e-9 * y[:, 0, :, None]
+            return c
+
+        function = tf.function(compute, **options).get_concrete_function(q, c, g)
+        return lambda: function(q, c, g)
+
+    contestants = {
+        "ours": compiled(ops.squared_euclidean),
+        "XLA": compiled(tf_composite, jit_compile=True),
+        "expanded": compiled(tf_expanded),
+    }
+    if small(size):
+        contestants["composite"] = compiled(tf_composite)
+    if not gradient:
+        contestants["call"] = compiled(lambda q, c: tf.reduce_sum(c, -1)[:, None])
+    return contestants
+
+
 def measure(contestants: Contestants, repeats: int) -> dict[str, float]:
     """Return the median of seconds a call, the contestants taking turns."""
     calls, seconds = {}, {name: [] for name in contestants}
@@ -188,14 +222,19 @@ def main() -> None:
         "eager": eager,
         "graph": lambda size: in_graph(size, gradient=False),
         "graph, gradient": lambda size: in_graph(size, gradient=True),
+        "within a graph": lambda size: within_graph(size, gradient=False),
+        "within a graph, gradient": lambda size: within_graph(size, gradient=True),
     }
     rivals = {"arrays": ("NumPy", "cdist"), "eager": ("composite",)}
     rows = []
     print(f"{'tasks, queries, ways, depth':>28}  microseconds, and how many times ours")
     for kind, contestants_of in kinds.items():
         print(kind)
-        for size in SIZES:
+        # The largest takes longer than any call, and many of it too long.
+        for size in SIZES[: -1 if kind.startswith("within") else None]:
             times = measure(contestants_of(size), arguments.repeats)
+            if kind.startswith("within"):
+                times = {name: x / CHAINED for name, x in times.items()}
             if kind == "arrays":
                 forms = [name for name in times if name.startswith("NumPy")]
                 best = min(forms, key=times.__getitem__)

@@ -1,16 +1,11 @@
 #include "augmentation.h"
 
+#include "random.h"
+
 namespace tfmeta {
 namespace {
 
-constexpr std::uint64_t kGolden = 0x9E3779B97F4A7C15;
 constexpr std::uint64_t kStream = 0x4155474D454E5431;
-
-std::uint64_t Mix(std::uint64_t z) {
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EB;
-  return z ^ (z >> 31);
-}
 
 // The key of what is number `number` of that which has the key `of`.
 std::uint64_t Key(std::uint64_t of, std::uint64_t number) { return Mix((of ^ number) + kGolden); }

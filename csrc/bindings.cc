@@ -150,6 +150,11 @@ py::tuple Sample(const py::array& class_offsets, const py::array& class_indices,
     for (std::int64_t c = 0; c < num_classes; ++c) {
       if (offsets[c] > offsets[c + 1]) Fail("`class_offsets` must ascend", Text(class_offsets));
     }
+    if (offsets[0] < 0 || offsets[num_classes] > class_indices.size()) {
+      Fail("`class_offsets` must be within `class_indices` of length " +
+               std::to_string(class_indices.size()),
+           Text(class_offsets));
+    }
     if (pool_classes.size() > 0 &&
         class_indices.size() > std::numeric_limits<std::uint32_t>::max()) {
       Fail("`class_indices` must be shorter than 2**32 for `weighted` classes",

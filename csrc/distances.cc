@@ -315,22 +315,28 @@ void Distances<T>::Backward(const T* from, const T* to, const T* adjoint, T* to_
                             int threads) const {
   threads = Worth(2 * tasks * queries * ways * depth, threads);
   const std::int64_t turns = threads > 1 ? threads * kTurnsPerThread : 1;
-  const std::int64_t parts = tasks == 0 ? 1 : (turns + tasks - 1) / tasks;
-  ParallelFor(tasks * parts * 2, threads, [&](std::int64_t turn, std::int64_t) {
-    const std::int64_t task = turn / 2 / parts, part = turn / 2 % parts;
+  // Each part goes through all of the other side, so a side of a few rows is not cut further.
+  const std::int64_t height = KernelsOf<T>(measure).height;
+  const auto parts_of = [&](std::int64_t rows) {
+    return std::min((rows + height - 1) / height, turns / std::max<std::int64_t>(tasks, 1) + 1);
+  };
+  const std::int64_t of_queries = parts_of(queries), of_ways = parts_of(ways);
+  ParallelFor(tasks * (of_queries + of_ways), threads, [&](std::int64_t turn, std::int64_t) {
+    const std::int64_t task = turn / (of_queries + of_ways), part = turn % (of_queries + of_ways);
     const T* const x = from + task * queries * depth;
     const T* const y = to + task * ways * depth;
     const T* const g = adjoint + task * queries * ways;
     const auto side = [&](const T* x, std::int64_t rows, const T* y, std::int64_t others,
-                          std::int64_t down, std::int64_t across, T* out) {
+                          std::int64_t down, std::int64_t across, std::int64_t part,
+                          std::int64_t parts, T* out) {
       const std::int64_t first = rows * part / parts, last = rows * (part + 1) / parts;
       GradientOf(measure, x, first, last, y, others, g, down, across, depth, out);
       if (measure == Measure::kCosine) ProjectRows(x, first, last, depth, out);
     };
-    if (turn % 2 == 0) {
-      side(x, queries, y, ways, ways, 1, to_from + task * queries * depth);
+    if (part < of_queries) {
+      side(x, queries, y, ways, ways, 1, part, of_queries, to_from + task * queries * depth);
     } else {
-      side(y, ways, x, queries, 1, ways, to_to + task * ways * depth);
+      side(y, ways, x, queries, 1, ways, part - of_queries, of_ways, to_to + task * ways * depth);
     }
   });
 }

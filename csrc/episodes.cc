@@ -6,16 +6,10 @@
 #include <string>
 #include <vector>
 
+#include "random.h"
+
 namespace tfmeta {
 namespace {
-
-constexpr std::uint64_t kGolden = 0x9E3779B97F4A7C15;
-
-std::uint64_t Mix(std::uint64_t z) {
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EB;
-  return z ^ (z >> 31);
-}
 
 class Random {
  public:
@@ -186,8 +180,11 @@ class Sampler {
     std::int64_t left = 0;
     for (std::int64_t i = 0; i < size; ++i) left += weights_[i] = Size(members[i]);
     for (std::int64_t way = 0; way < ways; ++way) {
-      if (left <= 0) {
-        throw std::invalid_argument("`ways` must be at most the number of classes with examples");
+      if (left <= 0 || left > UINT32_MAX) {
+        throw std::invalid_argument(
+            "`ways` must be at most the number of classes with examples, of which all together "
+            "must "
+            "have fewer than 2**32");
       }
       auto number = static_cast<std::int64_t>(random.Below(static_cast<std::uint64_t>(left)));
       std::int64_t i = 0;

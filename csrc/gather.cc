@@ -108,7 +108,7 @@ TFMETA_INLINE bool ConvertOne(const Byte* from, float* to, std::int64_t size, co
                : ConvertAll<kElement, false>(from, to, size, scale, offset);
 }
 
-// A template cannot be compiled for several processors, so each of its uses has a name.
+// Each use of the template has a name, for tables of functions are made of these.
 #define TFMETA_CONVERT(ELEMENT)                                                       \
   TFMETA_CLONES bool Convert##ELEMENT(const Byte* from, float* to, std::int64_t size, \
                                       const float* scale, const float* offset) {      \

@@ -333,10 +333,15 @@ void ComputePrototypes(void* kernel, TF_OpKernelContext* context) {
               "ways must be a number of at least 0");
   if (!call.ok()) return;
   const std::int64_t classes = kGradient ? in[1] : *Data<std::int64_t>(ways);
+  // As many as there can be memory for; TensorFlow itself says where there is none.
+  call.Expect(classes <= (std::int64_t{1} << 40) / std::max<std::int64_t>(1, in[0] * in[2]),
+              "ways must be fewer: there is no memory for so many means");
+  if (!call.ok()) return;
   const Prototypes prototypes = {in[0], examples[1], classes, in[2]};
   const auto* const label = Data<std::int64_t>(labels);
   std::vector<std::int64_t> counts(in[0] * classes);
-  call.Expect(prototypes.Count(label, counts.data()) < 0, "labels must be in 0..ways-1, or -1 for no class");
+  call.Expect(prototypes.Count(label, counts.data()) < 0,
+              "labels must be in 0..ways-1, or -1 for no class");
   const int threads = KernelOf<Nothing>(kernel).Threads();
   OfType(from, [&](auto zero) {
     using T = decltype(zero);

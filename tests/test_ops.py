@@ -299,8 +299,10 @@ def test_bad_embeddings_are_refused() -> None:
     for z, y in ((Q.astype(int), labels), (Q, labels + 0.0)):
         with pytest.raises(ValueError, match=r"`embeddings` must be.*Received: embeddings="):
             ops.prototypes(z, y, 2)
-    with pytest.raises(ValueError, match=r"`ways` must be at least 1. Received: ways=0"):
+    with pytest.raises(ValueError, match=r"`ways` must be from 1 to .*Received: ways=0"):
         ops.prototypes(Q, labels, 0)
+    with pytest.raises(TypeError, match=r"`ways` must be an integer. Received: ways=2.7"):
+        ops.prototypes(Q, labels, 2.7)
     with pytest.raises(ValueError, match=r"`labels` must be in 0..ways-1.*Received: 1"):
         ops.prototypes(Q, labels, 1)
     with pytest.raises(ValueError, match="without class 2 in task 0"):
@@ -318,6 +320,8 @@ def test_operations_refuse_what_does_not_fit() -> None:
         distances.prototypes(tf.constant(Q), tf.constant(LABELS)[:1], 2)
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"labels must be in 0..ways-1"):
         distances.prototypes(tf.constant(Q), tf.constant(LABELS) - 2, 2)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="ways must be fewer"):
+        distances.prototypes(tf.constant(Q), tf.constant(LABELS), tf.constant(2**62, tf.int64))
     with pytest.raises(tf.errors.InvalidArgumentError, match="ways must be"):
         distances.prototypes(tf.constant(Q), tf.constant(LABELS), -1)
 

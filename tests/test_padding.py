@@ -52,12 +52,13 @@ def padded() -> Episodes:
 
 
 def encoder(outputs: int | None, *, normalise: bool = True) -> keras.Model:
+    """One block of conv4."""
     keras.utils.set_random_seed(1)
-    model = tfmeta.models.conv4((8, 8, 1), outputs, filters=4, downsample="stride")
-    if normalise:
-        return model
-    layers = [x for x in model.layers if not isinstance(x, keras.layers.BatchNormalization)]
-    return keras.Sequential([keras.Input((8, 8, 1)), *layers[1:]])
+    layers: list[Any] = [keras.layers.Conv2D(4, 3, 2)]
+    layers += [keras.layers.BatchNormalization()] if normalise else []
+    layers += [keras.layers.ReLU(), keras.layers.Flatten()]
+    layers += [] if outputs is None else [keras.layers.Dense(outputs)]
+    return keras.Sequential([keras.Input((8, 8, 1)), *layers])
 
 
 LEARNERS: dict[str, Any] = {
@@ -136,6 +137,14 @@ def test_validation_and_evaluation_leave_padding_out() -> None:
     np.testing.assert_allclose(scores, [np.mean(h) for h in hits])
 
 
+@pytest.mark.parametrize("name", ["MAML", "Prototypical"])
+def test_labels_of_padding_do_not_matter(name: str) -> None:
+    learner = compiled(name)
+    inputs, _ = padded()
+    other = {**inputs, "support_y": np.maximum(inputs["support_y"], 0)}
+    np.testing.assert_array_equal(learner.predict_on_batch(other), learner.predict_on_batch(inputs))
+
+
 def test_xla_cannot_compile_tasks_of_different_sizes() -> None:
     for name in ("MAML", "Prototypical"):
         learner = compiled(name, jit_compile=True)
@@ -148,6 +157,7 @@ def test_xla_cannot_compile_tasks_of_different_sizes() -> None:
     [
         ({"query_mask": None}, r"both of 'support_mask' and 'query_mask'.*no 'query_mask'"),
         ({"query_mask": np.ones([3, 9], np.int32)}, r"`query_mask` must be bool of shape \(3, 9\)"),
+        ({"support_mask": np.arange(18).reshape(3, 6) < 12}, r"`support_mask` .*nowhere in task 2"),
         ({"support_mask": np.ones([3, 5], bool)}, r"`support_mask` .*\(3, 6\).*shape=\(3, 5\)"),
     ],
 )

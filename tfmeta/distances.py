@@ -16,11 +16,12 @@ _TYPES = (tf.float32, tf.float64)
 
 def prototypes(embeddings: Any, labels: Any, ways: Any) -> Any:
     """Return the mean of each class, `[tasks, ways, d]`; zeros for one without examples."""
+    labels = tf.cast(labels, tf.int64)
     if not usable(embeddings, types=_TYPES):
         members = tf.one_hot(labels, ways, axis=-1, dtype=embeddings.dtype)
         totals = tf.matmul(members, embeddings, transpose_a=True)
         return tf.math.divide_no_nan(totals, tf.reduce_sum(members, axis=1)[..., None])
-    labels, number = tf.cast(labels, tf.int64), tf.cast(ways, tf.int64)
+    number = tf.cast(ways, tf.int64)
     means = library().tfmeta_prototypes(
         embeddings=embeddings, labels=labels, ways=number, threads=threads()
     )

@@ -85,7 +85,8 @@ class _Reached(NamedTuple):
     params: Params
     state: Params
     slots: Params
-    # `[steps]`, for tasks side by side `[steps, tasks]`; infinite where no step was yet.
+    # `[1 + steps]`, for tasks side by side `[1 + steps, tasks]`; the first one, and those of steps
+    # that are to come, are infinite.
     losses: Any
     used: Any
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfmeta.padding import MASKS
 
@@ -41,7 +42,13 @@ def episode_inputs(inputs: Any) -> dict[str, Any]:
             "of one shape. "
             f"Received: shapes={shapes}"
         )
-    return {**tensors, **_masks(inputs, tensors)}
+    masks = _masks(inputs, tensors)
+    labels = tensors["support_y"]
+    if masks and not keras.tree.is_nested(labels) and labels.dtype.is_integer:
+        # Whatever fills up a meta-batch is of no class.
+        labels = tf.cast(labels, tf.int32) if labels.dtype.is_unsigned else labels
+        tensors["support_y"] = tf.where(masks["support_mask"], labels, -1)
+    return {**tensors, **masks}
 
 
 def example_of(model: keras.Model, support_shape: Any) -> Any:
@@ -104,11 +111,21 @@ def check_examples(support_x: Any, example: Any) -> None:
             )
 
 
+def check_masks(inputs: dict[str, Any]) -> None:
+    """Raise a `ValueError` unless each task of a padded meta-batch has support and queries."""
+    for name in MASKS:
+        if name in inputs and not np.asarray(inputs[name]).any(axis=1).all():
+            empty = int(np.argmin(np.asarray(inputs[name]).any(axis=1)))
+            raise ValueError(
+                f"`{name}` must be true somewhere in each task. Received: nowhere in task {empty}"
+            )
+
+
 def _masks(inputs: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
     """Return the masks of a meta-batch, if it has any."""
     if not any(name in inputs for name in MASKS):
         return {}
-    missing = [name for name in MASKS if name not in inputs]
+    missing = [name for name in MASKS if inputs.get(name) is None]
     if missing:
         raise ValueError(
             f"`inputs` must have both of {' and '.join(map(repr, MASKS))}, or none. Received: no "

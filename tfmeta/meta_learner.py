@@ -11,7 +11,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.checks import check_count
-from tfmeta.inputs import check_examples, check_support, episode_inputs, example_of
+from tfmeta.inputs import (
+    check_examples,
+    check_masks,
+    check_support,
+    episode_inputs,
+    example_of,
+)
 from tfmeta.kernels import avoided
 from tfmeta.losses import task_losses
 from tfmeta.padding import is_padded, most_ways, put_back, real_task, without_padding
@@ -157,7 +163,9 @@ class MetaLearner(keras.Model, abc.ABC):
 
         Args:
             inputs: `support_x` `[tasks, ways*shots, ...]`, `support_y` `[tasks, ways*shots]`,
-                `query_x` `[tasks, ways*queries, ...]`.
+                `query_x` `[tasks, ways*queries, ...]`; where tasks differ in size, `support_mask`
+                `[tasks, ways*shots]` and `query_mask` `[tasks, ways*queries]` as well, true where
+                there is an example. Predictions are zeros where there is none.
             training: The Keras flag.
 
         Returns:
@@ -203,7 +211,7 @@ class MetaLearner(keras.Model, abc.ABC):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if not self.built:
             self.build(tf.nest.map_structure(lambda value: tuple(value.shape), x))
-        x = self.checked(x)
+        x = self.checked(episode_inputs(x))
         columns = most_ways(x)
 
         def one_task(task: Any) -> Any:
@@ -379,6 +387,7 @@ class MetaLearner(keras.Model, abc.ABC):
             inputs: As for `call`.
         """
         tensors = episode_inputs(inputs)
+        check_masks(tensors)
         if not self.built:
             self.build(keras.tree.map_structure(lambda tensor: tuple(tensor.shape), tensors))
         if not keras.tree.is_nested(tensors["support_y"]):

@@ -7,6 +7,7 @@ Half-precision numbers are computed in float32, and the result is rounded.
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import tensorflow as tf
 
 from tfmeta import _core, distances
 
+_NATIVE = (np.dtype(np.float32).str, np.dtype(np.float64).str)
 _HALVES = (tf.float16, tf.bfloat16)
 _FLOATS = (tf.float32, tf.float64, *_HALVES)
 
@@ -43,9 +45,16 @@ def prototypes(embeddings: Any, labels: Any, ways: Any) -> Any:
     Reference:
         Snell, Swersky and Zemel, *Prototypical Networks for Few-shot Learning*, NeurIPS 2017.
     """
+    if not isinstance(ways, tf.Tensor):
+        try:
+            ways = operator.index(ways)
+        except TypeError:
+            raise TypeError(f"`ways` must be an integer. Received: ways={ways!r}") from None
+        if not 0 < ways < 2**31:
+            raise ValueError(f"`ways` must be from 1 to 2**31 - 1. Received: ways={ways}")
     if _plain(embeddings) and isinstance(labels, np.ndarray) and labels.dtype.kind in "iu":
         labels = np.ascontiguousarray(labels, np.int64)
-        return _core.prototypes(embeddings, labels, int(ways))
+        return _core.prototypes(embeddings, labels, ways)
     embeddings, labels = tf.convert_to_tensor(embeddings), tf.convert_to_tensor(labels)
     if (
         embeddings.dtype not in _FLOATS
@@ -92,7 +101,7 @@ def cosine_similarity(queries: Any, prototypes: Any) -> Any:
         prototypes: `[tasks, ways, d]`.
 
     Returns:
-        `[tasks, q, ways]` in `[-1, 1]`.
+        `[tasks, q, ways]` in `[-1, 1]`, up to rounding. Norms are taken to be 1e-6 at least.
 
     Raises:
         ValueError: If types or shapes are others.
@@ -104,7 +113,7 @@ def cosine_similarity(queries: Any, prototypes: Any) -> Any:
 
 def _plain(x: Any) -> bool:
     """Return whether the core can take `x` as it is."""
-    return isinstance(x, np.ndarray) and x.dtype.char in "fd" and x.flags.c_contiguous
+    return isinstance(x, np.ndarray) and x.dtype.str in _NATIVE and x.flags.carray
 
 
 def _measured(measure: Any, queries: Any, prototypes: Any) -> Any:

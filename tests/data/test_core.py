@@ -418,6 +418,11 @@ GOOD_SAMPLE = {
             ValueError,
             "`ways` must be at most the number of classes with examples",
         ),
+        (
+            {"weighted": True, "class_offsets": np.array([0, 4, 8, 2**33])},
+            ValueError,
+            "`class_offsets` must be within `class_indices` of length 12",
+        ),
         ({"first_task": -1}, ValueError, "`first_task` .*first_task=-1"),
         ({"queries": -1}, ValueError, "`queries` .*queries=-1"),
         ({"seed": -1}, TypeError, "seed"),

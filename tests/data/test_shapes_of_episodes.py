@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmeta.data import ClassDataset, EpisodeList, EpisodeSampler, write_episodes
+from tfmeta.data import Augmentation, ClassDataset, EpisodeList, EpisodeSampler, write_episodes
 
 SIZES = [3, 4, 5, 6, 7, 8, 9, 10, 40]
 GROUPS = ["cat/big", "cat/big", "cat/big", "cat/small", "cat/small", "dog", "dog", "dog", "eel"]
@@ -213,6 +213,28 @@ def test_names_a_line_that_is_no_episode(tmp_path: Path, lines: list[Any], messa
         EpisodeList(DATASET, path)
 
 
+def test_what_cannot_be_written_down(tmp_path: Path) -> None:
+    turned = ClassDataset(np.ones([40, 4, 4], np.uint8), np.arange(40) // 4).with_rotations()
+    with pytest.raises(ValueError, match=r"`sampler` must not have `random_rotation`"):
+        write_episodes(tmp_path / "x", EpisodeSampler(turned, 5, 1, 1, random_rotation=True), 3)
+    with pytest.raises(TypeError, match=r"`sampler` must be an EpisodeSampler. Received: 'x'"):
+        write_episodes(tmp_path / "x", "x", 3)  # type: ignore[arg-type]
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"`path` must be a text in UTF-8.*binary"):
+        EpisodeList(DATASET, tmp_path / "binary")
+
+
+def test_augmentations_of_a_list_depend_on_the_place_in_it(tmp_path: Path) -> None:
+    images = ClassDataset(
+        np.random.default_rng(0).integers(0, 256, [40, 6, 6], np.uint8), np.arange(40) // 4
+    )
+    write_episodes(tmp_path / "list", EpisodeSampler(images, 5, 1, 1), 6)
+    fixed = EpisodeList(images, tmp_path / "list", augmentation=Augmentation(flip=True, crop=2))
+    whole = fixed.batch(0, 6)[0]["query_x"]
+    np.testing.assert_array_equal(fixed.batch(4)[0]["query_x"][0], whole[4])
+    np.testing.assert_array_equal(fixed.batch(1, 3)[0]["query_x"], whole[3:])
+
+
 def test_a_list_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         EpisodeList(DATASET, tmp_path / "none.jsonl")
@@ -231,6 +253,11 @@ def test_a_list_that_is_not_there(tmp_path: Path) -> None:
         ({"shots": (3, 5)}, r"`shots` \+ `queries` = 3 \+ 2 = 5.*class '0' with 3, and 1"),
         ({"within": "groups"}, r"`within` must be one of None, 'group', 'hierarchy'"),
         ({"within": "group", "ways": 4}, r"of a group.*ways=4; the largest, 'cat/big', has 3"),
+        ({"within": np.array(["group"])}, r"`within` must be one of"),
+        ({"balanced": "no"}, r"`balanced` must be one of True, False. Received: balanced='no'"),
+        ({"mean": 1e30, "std": 1e-30}, r"mean/std are float32 numbers"),
+        ({"std": 1e-46}, r"1/std and mean/std are float32"),
+        ({"within": "hierarchy", "ways": 10}, r"the largest, 'all', has 9"),
         ({"class_weights": "size"}, r"`class_weights` must be one of 'uniform', 'examples'"),
     ],
 )

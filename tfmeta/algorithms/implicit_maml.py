@@ -73,7 +73,15 @@ class ImplicitMAML(MAML):
         self.cg_damping = cg_damping
         self.residual = keras.metrics.Mean(name="cg_residual")
 
-    def path(self, support_x: Any, support_y: Any, *, training: bool, **options: Any) -> Path:
+    def path(
+        self,
+        support_x: Any,
+        support_y: Any,
+        *,
+        training: bool,
+        first_order: bool | None = None,
+        every: bool = False,
+    ) -> Path:
         """Run the inner loop to φ*, to which the implicit gradient is attached."""
         params, state = self.start(support_x, support_y, training=training)
         chosen = self._chosen(params)

@@ -400,7 +400,7 @@ class MAML(MetaLearner):
     def checked(self, inputs: Inputs) -> Inputs:
         """Return a meta-batch in which no label is beyond the model's outputs."""
         width = self._classes()
-        if width is None or tf.executing_eagerly():
+        if width is None:
             return inputs
         labels = inputs["support_y"]
         fit = tf.debugging.assert_less(
@@ -408,7 +408,7 @@ class MAML(MetaLearner):
             tf.cast(width, labels.dtype),
             message=f"`ways` must be at most the number of outputs of the model, which is {width}",
         )
-        with tf.control_dependencies([fit]):
+        with tf.control_dependencies([] if fit is None else [fit]):
             return tf.nest.map_structure(tf.identity, inputs)  # type: ignore[no-any-return]
 
     def adapted_model(self, state: Any) -> keras.Model:

@@ -110,7 +110,15 @@ class Reptile(MAML):
             for i, slot in enumerate(start)
         ]
 
-    def path(self, support_x: Any, support_y: Any, *, training: bool, **options: Any) -> Path:
+    def path(
+        self,
+        support_x: Any,
+        support_y: Any,
+        *,
+        training: bool,
+        first_order: bool | None = None,
+        every: bool = False,
+    ) -> Path:
         """Run the inner loop, without an outer gradient."""
         params, state = self.start(support_x, support_y, training=training)
         chosen = self._chosen(params)

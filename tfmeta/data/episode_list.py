@@ -38,7 +38,9 @@ class EpisodeList:
     Args:
         dataset: What the positions are of.
         path: The file.
-        augmentation, mean, std, num_threads: As for `EpisodeSampler`.
+        augmentation: Random changes of the images, or `None`; those of an episode depend on its
+            place in the list, and come anew each time the list begins again.
+        mean, std, num_threads: As for `EpisodeSampler`.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -74,7 +76,11 @@ class EpisodeList:
         ):
             owner[dataset.class_indices[begin:end]] = c
         episodes = []
-        for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"`path` must be a text in UTF-8. Received: {path}: {error}") from None
+        for number, line in enumerate(lines, 1):
             try:
                 episodes.append(_episode(line, owner))
             except ValueError as error:
@@ -84,6 +90,7 @@ class EpisodeList:
         self._support = _filled([support for support, _, _ in episodes])
         self._query = _filled([query for _, query, _ in episodes])
         self._turns = _filled([[[t] for t in turns] for _, _, turns in episodes])[..., 0]
+        self._padded = bool((self._support < 0).any() or (self._query < 0).any())
         if self._turns.any():
             check_squares(dataset, "A list of episodes with turns")
 
@@ -95,10 +102,15 @@ class EpisodeList:
         step = integer("step", step, 0, 2**63)
         tasks = integer("meta_batch_size", meta_batch_size, 1)
         rows = [(step * tasks + task) % len(self) for task in range(tasks)]
-        padded = bool((self._support < 0).any() or (self._query < 0).any())
         turns = np.maximum(self._turns[rows], 0).astype(np.uint8)
         return self._gather(
-            self._support[rows], self._query[rows], turns, seed=0, step=step, padded=padded
+            self._support[rows],
+            self._query[rows],
+            turns,
+            seed=0,
+            step=0,
+            first_task=step * tasks,
+            padded=self._padded,
         )
 
     def dataset(self, meta_batch_size: int = 1, start: int = 0) -> tf.data.Dataset:
@@ -116,7 +128,20 @@ def write_episodes(
         sampler: Where the episodes are from: task 0 of its steps.
         episodes: How many.
         start: The first step.
+
+    Raises:
+        TypeError: `sampler` is no `EpisodeSampler`.
+        ValueError: The sampler turns classes at random that are rotations of each other: the same
+            class could come twice.
     """
+    if not isinstance(sampler, EpisodeSampler):
+        raise TypeError(f"`sampler` must be an EpisodeSampler. Received: {sampler!r}")
+    if sampler.random_rotation and sampler.source.quarter_turns.any():
+        raise ValueError(
+            "`sampler` must not have `random_rotation` for a dataset with rotations, or a class "
+            f"may come twice in an episode. Received: {sampler!r}"
+        )
+    start = integer("start", start, 0, 2**63)
     with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
         for step in range(start, start + integer("episodes", episodes, 1)):
             support, query, turns = (x[0] for x in sampler.draw(step))

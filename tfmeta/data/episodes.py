@@ -106,7 +106,7 @@ class EpisodeSampler:
         self.queries = integer("queries", queries, 1)
         self.seed = integer("seed", seed, 0, 2**64)
         self.random_rotation = bool(random_rotation)
-        self.balanced = bool(balanced)
+        self.balanced = _one_of("balanced", balanced, (True, False))
         self.within = _one_of("within", within, (None, "group", "hierarchy"))
         self.class_weights = _one_of("class_weights", class_weights, ("uniform", "examples"))
         self._shard = (0, 1)
@@ -230,6 +230,7 @@ class EpisodeSampler:
             f"queries={self.queries}, seed={self.seed}, random_rotation={self.random_rotation}"
         )
         chosen = {
+            "shard": (self._shard, (0, 1)),
             "balanced": (self.balanced, True),
             "within": (self.within, None),
             "class_weights": (self.class_weights, "uniform"),
@@ -238,7 +239,7 @@ class EpisodeSampler:
             "std": (self.std, None),
         }
         for name, (value, default) in chosen.items():
-            text += "" if value is default else f", {name}={value!r}"
+            text += "" if value is default or value == (0, 1) else f", {name}={value!r}"
         return text + ")"
 
     def _pools_of_classes(self) -> list[Array]:
@@ -266,9 +267,10 @@ class EpisodeSampler:
         pools = {tuple(pool) for pool in members.values() if len(pool) >= self._ways[0]}
         if not pools:
             largest = max(members, key=lambda node: len(members[node]))
+            name = "/".join(largest) or "all"
             raise ValueError(
                 f"`ways` must be at most the number of classes of a group{of}. Received: "
-                f"ways={self.ways}; the largest, {'/'.join(largest)!r}, has {len(members[largest])}"
+                f"ways={self.ways}; the largest, {name!r}, has {len(members[largest])}"
             )
         return [np.asarray(pool) for pool in sorted(pools)]
 
@@ -303,7 +305,7 @@ def _range(name: str, value: Any) -> tuple[Any, tuple[int, int]]:
 
 
 def _one_of(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
-    if value not in choices:
+    if not isinstance(value, (str, bool, type(None))) or value not in choices:
         raise ValueError(
             f"`{name}` must be one of {', '.join(map(repr, choices))}. Received: {name}={value!r}"
         )

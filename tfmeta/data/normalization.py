@@ -29,8 +29,8 @@ def scale_and_offset(
 
     Raises:
         TypeError: There is something else than numbers.
-        ValueError: A number is not finite, a standard deviation is not positive, there are not as
-            many as channels, or the examples do not come as floats.
+        ValueError: A number is not finite, a standard deviation is not positive or too small, or
+            there are not as many as channels.
     """
     if mean is None and std is None:
         return None, None
@@ -39,7 +39,14 @@ def scale_and_offset(
     sigma = _channels("std", 1.0 if std is None else std, channels)
     if not (sigma > 0).all():
         raise ValueError(f"`std` must be positive. Received: std={std!r}")
-    return (1 / sigma).astype(np.float32), (-mu / sigma).astype(np.float32)
+    with np.errstate(over="ignore"):
+        scale, offset = (1 / sigma).astype(np.float32), (-mu / sigma).astype(np.float32)
+    if not (np.isfinite(scale).all() and np.isfinite(offset).all()):
+        raise ValueError(
+            "`mean` and `std` must be such that 1/std and mean/std are float32 numbers. Received: "
+            f"mean={mean!r}, std={std!r}"
+        )
+    return scale, offset
 
 
 def _channels(name: str, value: Numbers, channels: int) -> npt.NDArray[np.float64]:
