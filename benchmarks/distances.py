@@ -151,6 +151,8 @@ def within_graph(size: tuple[int, ...], gradient: bool) -> Contestants:
     def compiled(measure: Any, **options: Any) -> Callable[[], Any]:
         def compute(q: Any, c: Any, g: Any) -> Any:
             for _ in range(CHAINED):
+                # The prototypes depend on the queries, which is not to be differentiated too.
+                q, c = tf.stop_gradient(q), tf.stop_gradient(c)
                 y = measure(q, c)
                 if gradient:
                     to_q, to_c = tf.gradients(y, [q, c], g)

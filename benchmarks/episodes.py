@@ -16,6 +16,8 @@ NumPy*   the same, but told which examples to take: gathering and normalising al
 learn2learn's rates are not measured here: they were measured on another day, with two CPU cores,
 without rotation.
 
+Last, meta-batches from `dataset()`, as tensors, beside those from `batch()`.
+
 For the images of 84x84x3, memcpy reads and writes as many bytes in all as are read and written for
 the batch, and NumPy is told which examples to take and how to change them.
 """
@@ -239,6 +241,38 @@ def photos(threads: int, repeats: int, pool: concurrent.futures.Executor) -> lis
     return rows
 
 
+def streams(threads: int, repeats: int) -> list[dict[str, Any]]:
+    """Meta-batches a second from `dataset()`, where they are tensors, and from `batch()`."""
+    random = np.random.default_rng(0)
+    large = ClassDataset(
+        random.integers(0, 256, [6_000, 84, 84, 3], np.uint8), np.arange(6_000) // 60
+    )
+    small = ClassDataset(
+        random.integers(0, 256, [32_460, 28, 28, 1], np.uint8), np.repeat(np.arange(1_623), 20)
+    )
+    rows = []
+    for name, dataset, ways, shots, queries, tasks, options in (
+        ("84x84x3, 5 x 16, 8 tasks", large, 5, 1, 15, 8, {"mean": MEAN, "std": STD}),
+        ("28x28, 20 x 6, 32 tasks", small, 20, 1, 5, 32, {}),
+        ("28x28, 5 x 2, 32 tasks", small, 5, 1, 1, 32, {}),
+    ):
+        sampler = EpisodeSampler(dataset, ways, shots, queries, num_threads=threads, **options)
+        tensors = iter(sampler.dataset(tasks))
+        times = measure(
+            [
+                lambda step, sampler=sampler, tasks=tasks: sampler.batch(step, tasks),
+                lambda step, tensors=tensors: next(tensors),
+            ],
+            repeats,
+            batches=60,  # many more than are fetched before the clock starts
+        )
+        row = {"batches": name, "batch": 1 / times[0], "dataset": 1 / times[1]}
+        row["share"] = row["dataset"] / row["batch"]
+        rows.append(row)
+        print(f"{name:>30}{row['batch']:12,.0f}{row['dataset']:12,.0f}{row['share']:9.2f}")
+    return rows
+
+
 def measure(contenders: list[Contender], repeats: int, batches: int = 30) -> list[float]:
     """Median seconds a batch, the contenders taking turns."""
     seconds: list[list[float]] = [[] for _ in contenders]
@@ -319,6 +353,8 @@ def main() -> None:
         print("\nimages of 84x84x3 a second: ours, with one thread, memcpy, NumPy; ours / memcpy,")
         print("ours / NumPy, ours with one thread / NumPy")
         of_photos = photos(arguments.threads, arguments.repeats, pool)
+    print("\nmeta-batches a second from batch(), and as tensors from dataset(); their ratio")
+    of_streams = streams(arguments.threads, arguments.repeats)
 
     result = {
         "question": "episodes a second in meta-batches of 32",
@@ -329,6 +365,7 @@ def main() -> None:
         "numpy": np.__version__,
         "rows": rows,
         "images_a_second_84x84x3": of_photos,
+        "meta_batches_a_second": of_streams,
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     beside = arguments.output.with_suffix(".tmp")
