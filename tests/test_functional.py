@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmeta.functional import batch_norm_layers, batch_norm_uses, exact_moments, functional_call
+from tfmeta.functional import (
+    batch_norm_layers,
+    batch_norm_uses,
+    exact_moments,
+    exact_pooling,
+    functional_call,
+)
 
 
 def values(variables):
@@ -105,3 +111,36 @@ def test_an_error_inside_restores_the_layers():
     with pytest.raises(RuntimeError), batch_norm_uses(model, "batch"):
         raise RuntimeError
     assert "call" not in vars(model.get_layer("outer"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("space", "size", "strides", "padding"),
+    [
+        ((7, 9), 2, 2, "valid"),
+        ((7, 9), (3, 2), (2, 3), "same"),
+        ((6, 6), 3, 1, "same"),
+        ((2, 3), 1, 2, "same"),
+        ((8,), 3, 2, "same"),
+    ],
+)
+def test_max_pooling_under_xla(space, size, strides, padding, dtype):
+    """Of numbers so close that half precision cannot tell them apart, and of equal ones."""
+    random = np.random.default_rng(0)
+    x = 1 + random.integers(0, 40, (2, *space, 3)) / 4096
+    a = random.normal(size=x.shape)
+
+    def second(x, a):
+        with tf.GradientTape() as outer, exact_pooling():
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = keras.ops.max_pool(x, size, strides, padding)
+                loss = tf.reduce_sum(tf.sin(4 * y))
+            product = tf.reduce_sum(inner.gradient(loss, x) * a)
+        return y, product, outer.gradient(product, x)
+
+    x, a = tf.constant(x, dtype), tf.constant(a, dtype)
+    plain, compiled = tf.function(second)(x, a), tf.function(second, jit_compile=True)(x, a)
+    for expected, value in zip(plain, compiled, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)

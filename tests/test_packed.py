@@ -554,7 +554,7 @@ def test_sample_weights():
     assert_all_close(packed, loop)
 
 
-@pytest.mark.parametrize("name", ["MAML", "MAML++"])
+@pytest.mark.parametrize("name", ["MAML", "MAML-pooled", "MAML++"])
 def test_xla(name):
     plain, _, _ = outer_step(name, "packed")
     compiled, _, _ = outer_step(name, "packed", jit_compile=True)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from tfmeta.functional import TRACING, Called, Statistics, exact_resizing
+from tfmeta.functional import TRACING, Called, Statistics, exact_pooling, exact_resizing
 from tfmeta.packed.layout import pack, spread, task_axes, unpack
 from tfmeta.packed.rules import RULES, NoRule, Trace
 from tfmeta.types import Params
@@ -54,7 +54,12 @@ def packed_call(
         made=[] if made is None else made,
     )
     seeds = [(v, x) for v, x in pairs if not _is_packed(v)]
-    with TRACING, exact_resizing(), keras.StatelessScope(state_mapping=seeds) as scope:
+    with (
+        TRACING,
+        exact_resizing(),
+        exact_pooling(),
+        keras.StatelessScope(state_mapping=seeds) as scope,
+    ):
         inputs = tf.nest.map_structure(_as_declared, inputs, _declared(model, inputs))
         outputs = _run(model, tf.nest.map_structure(pack, inputs), trace)
         new_state = [
