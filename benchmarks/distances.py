@@ -23,6 +23,7 @@ The errors are the largest relative ones to float64 of the same float32 inputs.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.metadata
 import json
 import os
@@ -122,57 +123,49 @@ def eager(size: tuple[int, ...]) -> Contestants:
 
 
 def in_graph(size: tuple[int, ...], gradient: bool) -> Contestants:
-    q, c, g = map(tf.constant, made(size))
+    def compute(measure: Any, q: Any, c: Any, g: Any) -> Any:
+        y = measure(q, c)
+        return [y, *tf.gradients(y, [q, c], g)] if gradient else y
 
-    def compiled(measure: Any, **options: Any) -> Callable[[], Any]:
-        def compute(q: Any, c: Any, g: Any) -> Any:
-            y = measure(q, c)
-            return [y, *tf.gradients(y, [q, c], g)] if gradient else y
-
-        function = tf.function(compute, **options).get_concrete_function(q, c, g)
-        return lambda: function(q, c, g)
-
-    contestants = {
-        "ours": compiled(ops.squared_euclidean),
-        "XLA": compiled(tf_composite, jit_compile=True),
-        "expanded": compiled(tf_expanded),
-    }
-    if small(size):
-        contestants["composite"] = compiled(tf_composite)
-    if not gradient:
-        contestants["call"] = compiled(lambda q, c: c + c)
-    return contestants
+    return compiled(size, compute, None if gradient else lambda q, c: c + c)
 
 
 def within_graph(size: tuple[int, ...], gradient: bool) -> Contestants:
     """Return functions of `CHAINED` distances one after another."""
-    q, c, g = map(tf.constant, made(size))
 
-    def compiled(measure: Any, **options: Any) -> Callable[[], Any]:
-        def compute(q: Any, c: Any, g: Any) -> Any:
-            for _ in range(CHAINED):
-                # The prototypes depend on the queries, which is not to be differentiated too.
-                q, c = tf.stop_gradient(q), tf.stop_gradient(c)
-                y = measure(q, c)
-                if gradient:
-                    to_q, to_c = tf.gradients(y, [q, c], g)
-                    c = c + 1e-9 * (to_c + to_q[:, :1])
-                else:
-                    c = c + 1e-9 * y[:, 0, :, None]
-            return c
+    def compute(measure: Any, q: Any, c: Any, g: Any) -> Any:
+        for _ in range(CHAINED):
+            # The prototypes depend on the queries, which is not to be differentiated too.
+            q, c = tf.stop_gradient(q), tf.stop_gradient(c)
+            y = measure(q, c)
+            if gradient:
+                to_q, to_c = tf.gradients(y, [q, c], g)
+                c = c + 1e-9 * (to_c + to_q[:, :1])
+            else:
+                c = c + 1e-9 * y[:, 0, :, None]
+        return c
 
-        function = tf.function(compute, **options).get_concrete_function(q, c, g)
-        return lambda: function(q, c, g)
+    return compiled(size, compute, None if gradient else lambda q, c: tf.reduce_sum(c, -1)[:, None])
+
+
+def compiled(size: tuple[int, ...], compute: Any, call: Any) -> Contestants:
+    """Return a `tf.function` of `compute` for each way to measure; `call` is next to nothing."""
+    inputs = [tf.constant(x) for x in made(size)]
+
+    def function(measure: Any, **options: Any) -> Callable[[], Any]:
+        traced = tf.function(functools.partial(compute, measure), **options)
+        concrete = traced.get_concrete_function(*inputs)
+        return lambda: concrete(*inputs)
 
     contestants = {
-        "ours": compiled(ops.squared_euclidean),
-        "XLA": compiled(tf_composite, jit_compile=True),
-        "expanded": compiled(tf_expanded),
+        "ours": function(ops.squared_euclidean),
+        "XLA": function(tf_composite, jit_compile=True),
+        "expanded": function(tf_expanded),
     }
     if small(size):
-        contestants["composite"] = compiled(tf_composite)
-    if not gradient:
-        contestants["call"] = compiled(lambda q, c: tf.reduce_sum(c, -1)[:, None])
+        contestants["composite"] = function(tf_composite)
+    if call is not None:
+        contestants["call"] = function(call)
     return contestants
 
 

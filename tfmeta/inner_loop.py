@@ -98,7 +98,7 @@ def inner_path(
     state: Params,
     steps: int,
     *,
-    every: bool = True,
+    every: bool,
     tolerance: float | None = None,
     recompute: bool = False,
 ) -> Path:

@@ -230,6 +230,21 @@ def test_names_a_line_that_is_no_episode(tmp_path: Path, lines: list[Any], messa
         EpisodeList(DATASET, path)
 
 
+def test_a_list_of_vectors_with_different_ways(tmp_path: Path) -> None:
+    sampler = EpisodeSampler(DATASET, (2, 4), 1, 1)
+    write_episodes(tmp_path / "list", sampler, 9)
+    masks = [EpisodeList(DATASET, tmp_path / "list").batch(i)[0]["query_mask"] for i in range(9)]
+    assert {int(mask.sum()) for mask in masks} == {2, 3, 4}
+
+
+def test_representation() -> None:
+    sampler = EpisodeSampler(DATASET, 2, 1, 1, mean=np.array([0.0]), std=[2.0], balanced=False)
+    text = repr(sampler.shard(1, 2).shard(0, 3))
+    assert text.endswith("balanced=False, mean=array([0.]), std=[2.0]).shard(3, 6)")
+    pairs = ClassDataset(np.ones([8, 2], np.float32), np.arange(8) // 2)
+    assert "mean=(0, 1)" in repr(EpisodeSampler(pairs, 2, 1, 1, mean=(0, 1)))
+
+
 def test_what_cannot_be_written_down(tmp_path: Path) -> None:
     turned = ClassDataset(np.ones([40, 4, 4], np.uint8), np.arange(40) // 4).with_rotations()
     with pytest.raises(ValueError, match=r"`sampler` must not have `random_rotation`"):

@@ -89,7 +89,8 @@ class EpisodeList:
             raise ValueError(f"`path` must hold episodes. Received: {os.fspath(path)}, empty")
         self._support = _filled([support for support, _, _ in episodes])
         self._query = _filled([query for _, query, _ in episodes])
-        self._turns = _filled([[[t] for t in turns] for _, _, turns in episodes])[..., 0]
+        turns = _filled([[[t] for t in turns] for _, _, turns in episodes])[..., 0]
+        self._turns = np.maximum(turns, 0).astype(np.uint8)
         self._padded = bool((self._support < 0).any() or (self._query < 0).any())
         if self._turns.any():
             check_squares(dataset, "A list of episodes with turns")
@@ -102,11 +103,10 @@ class EpisodeList:
         step = integer("step", step, 0, 2**63)
         tasks = integer("meta_batch_size", meta_batch_size, 1)
         rows = [(step * tasks + task) % len(self) for task in range(tasks)]
-        turns = np.maximum(self._turns[rows], 0).astype(np.uint8)
         return self._gather(
             self._support[rows],
             self._query[rows],
-            turns,
+            self._turns[rows],
             seed=0,
             step=0,
             first_task=step * tasks,

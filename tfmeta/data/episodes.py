@@ -113,11 +113,13 @@ class EpisodeSampler:
         if self.random_rotation or dataset.quarter_turns.any():
             cause = "`random_rotation`" if self.random_rotation else "A dataset with rotations"
             check_squares(dataset, cause)
-        self._pools = self._pools_of_classes()
+        pools = self._pools_of_classes()
+        self._pool_offsets = np.cumsum([0, *map(len, pools)])
+        self._pool_classes = np.concatenate(pools)
         self._check_sizes()
         # No larger than any task can be.
         sizes = np.diff(dataset.class_offsets)
-        self._ways = (self._ways[0], min(self._ways[1], max(map(len, self._pools))))
+        self._ways = (self._ways[0], min(self._ways[1], max(map(len, pools))))
         self._shots = (self._shots[0], min(self._shots[1], int(sizes.max()) - self.queries))
         self._padded = self._ways[0] < self._ways[1] or self._shots[0] < self._shots[1]
 
@@ -166,8 +168,8 @@ class EpisodeSampler:
             source.class_offsets,
             source.class_indices,
             source.quarter_turns,
-            np.cumsum([0, *map(len, self._pools)]),
-            np.concatenate(self._pools),
+            self._pool_offsets,
+            self._pool_classes,
             self._ways,
             self._shots,
             self.queries,
@@ -230,7 +232,6 @@ class EpisodeSampler:
             f"queries={self.queries}, seed={self.seed}, random_rotation={self.random_rotation}"
         )
         chosen = {
-            "shard": (self._shard, (0, 1)),
             "balanced": (self.balanced, True),
             "within": (self.within, None),
             "class_weights": (self.class_weights, "uniform"),
@@ -239,8 +240,9 @@ class EpisodeSampler:
             "std": (self.std, None),
         }
         for name, (value, default) in chosen.items():
-            text += "" if value is default or value == (0, 1) else f", {name}={value!r}"
-        return text + ")"
+            text += "" if value is default else f", {name}={value!r}"
+        index, count = self._shard
+        return text + ")" + (f".shard({index}, {count})" if count > 1 else "")
 
     def _pools_of_classes(self) -> list[Array]:
         """Return the classes of each pool that tasks are drawn from."""
@@ -277,7 +279,7 @@ class EpisodeSampler:
     def _check_sizes(self) -> None:
         of = f" of {self.source.description!r}" if self.source.description else ""
         sizes = np.diff(self.source.class_offsets)
-        drawn = np.unique(np.concatenate(self._pools))
+        drawn = np.unique(self._pool_classes)
         least = self._shots[0]
         needed = least + self.queries
         small = drawn[sizes[drawn] < needed]
