@@ -222,12 +222,19 @@ def exact_pooling() -> Iterator[None]:
 
 
 def _max_pool(
-    original: Any, x: Any, size: Any, strides: Any, padding: Any, *args: Any, **kwargs: Any
+    original: Any,
+    x: Any,
+    size: Any,
+    strides: Any,
+    padding: Any,
+    data_format: str | None = None,
+    **kwargs: Any,
 ) -> Any:
     space = x.shape[1:-1]
     in_xla = GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
-    if not in_xla or None in space or padding not in ("SAME", "VALID") or "NC" in str(args):
-        return original(x, size, strides, padding, *args, **kwargs)
+    channels_last = data_format is None or data_format.endswith("C")
+    if not (in_xla and channels_last and None not in space and padding in ("SAME", "VALID")):
+        return original(x, size, strides, padding, data_format, **kwargs)
     sizes, steps = (
         [n] * len(space) if isinstance(n, int) else list(n)[-len(space) :] for n in (size, strides)
     )

@@ -35,6 +35,7 @@ def prototypes(embeddings: Any, labels: Any, ways: Any) -> Any:
         `[tasks, ways, d]`.
 
     Raises:
+        TypeError: If `ways` is no integer.
         ValueError: If types or shapes are others; with arrays also if a label is out of range or
             a class has no example.
 
