@@ -19,8 +19,8 @@ constexpr std::int64_t kRows = 6;
 // Products with `columns` columns and 1 to kRows rows.
 struct Tiles {
   std::int64_t columns;
-  void (*inner[kRows])(const float* const*, const float*, std::int64_t, std::int64_t, std::int64_t,
-                       float* const*);
+  void (*inner[kRows])(const float* const*, const float* const*, std::int64_t, std::int64_t,
+                       std::int64_t, float* const*);
   void (*outer[kRows])(const float* const*, std::int64_t, const float* const*, std::int64_t,
                        std::int64_t, bool, float*, std::int64_t);
 };
@@ -116,6 +116,82 @@ std::unique_ptr<float[]> Room(std::int64_t numbers) {
   return std::unique_ptr<float[]>(new float[numbers]);
 }
 
+// Positions of one axis that some taps compute from the other side: the source of position i by tap
+// t is from + i * step + t * direction, of `size` that there are.
+struct Axis {
+  std::int64_t count, taps, from, step, direction, size;
+
+  // Positions `first` to `last` that the same taps `low` to `high` reach: for the others, what lies
+  // outside would be multiplied by zeros.
+  struct Span {
+    std::int64_t first, last, low, high;
+  };
+
+  std::int64_t Source(std::int64_t i, std::int64_t t) const {
+    return from + i * step + t * direction;
+  }
+
+  std::vector<Span> Spans() const {
+    std::vector<Span> spans;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const auto outside = [&](std::int64_t t) { return Source(i, t) < 0 || Source(i, t) >= size; };
+      std::int64_t low = 0, high = taps;
+      while (low < high && outside(low)) ++low;
+      while (low < high && outside(high - 1)) --high;
+      if (spans.empty() || spans.back().low != low || spans.back().high != high) {
+        spans.push_back({i, i, low, high});
+      }
+      spans.back().last = i + 1;
+    }
+    return spans;
+  }
+};
+
+// Images in which a pixel's numbers lie together, `pixel` numbers after the last one's.
+struct Images {
+  std::int64_t height, width, pixel;
+
+  std::int64_t At(std::int64_t example, std::int64_t row, std::int64_t column) const {
+    return ((example * height + row) * width + column) * pixel;
+  }
+};
+
+// Computes each pixel of `to` that the axes have, of its sources in `from` and of the taps, `depth`
+// rows of columns each: `panel(u, v)` is where those of a tap begin, `row` and `column` the place
+// in `to` of a position of the axes.
+template <typename Panel, typename Row, typename Column>
+void Pixels(const Axis& down, const Axis& across, std::int64_t examples, const Images& source,
+            const float* from, const Images& target, float* to, std::int64_t depth,
+            std::int64_t stride, const Tiles& tiles, std::int64_t part, std::int64_t parts,
+            const Panel& panel, const Row& row, const Column& column) {
+  std::vector<const float*> rows(down.taps * across.taps * kRows);
+  std::vector<const float*> panels(down.taps * across.taps);
+  for (const Axis::Span& m : down.Spans()) {
+    for (const Axis::Span& n : across.Spans()) {
+      std::int64_t taps = 0;
+      for (std::int64_t u = m.low; u < m.high; ++u) {
+        for (std::int64_t v = n.low; v < n.high; ++v) panels[taps++] = panel(u, v);
+      }
+      const std::int64_t height = m.last - m.first, width = n.last - n.first;
+      ForRows(examples * height * width, part, parts, [&](std::int64_t first, std::int64_t last) {
+        std::array<float*, kRows> out;
+        for (std::int64_t p = first; p < last; ++p) {
+          const std::int64_t example = p / (height * width);
+          const std::int64_t i = m.first + p / width % height, j = n.first + p % width;
+          const float** tap = &rows[p - first];
+          for (std::int64_t u = m.low; u < m.high; ++u) {
+            for (std::int64_t v = n.low; v < n.high; ++v, tap += kRows) {
+              *tap = from + source.At(example, down.Source(i, u), across.Source(j, v));
+            }
+          }
+          out[p - first] = to + target.At(example, row(i), column(j));
+        }
+        tiles.inner[last - first - 1](rows.data(), panels.data(), stride, taps, depth, out.data());
+      });
+    }
+  }
+}
+
 // The rows or columns of an image with the same rest by the stride, and the taps that reach them.
 struct Residue {
   Residue(std::int64_t rest, std::int64_t stride, std::int64_t before, std::int64_t size,
@@ -142,14 +218,15 @@ int Convolution::Worth(int threads) const {
 
 void Convolution::Forward(const float* x, const float* kernel, float* y, int threads) const {
   const std::int64_t pixels = examples * out_height * out_width;
-  const std::int64_t taps = kernel_height * kernel_width, depth = taps * channels;
+  const std::int64_t depth = kernel_height * kernel_width * channels;
   threads = Worth(threads);
   const std::int64_t in = groups * channels, out = groups * filters;
   const std::int64_t parts = (threads + groups - 1) / groups;
-  const std::vector<float> zeros(channels);
+  const Axis down{out_height, kernel_height, -top, row_stride, 1, height};
+  const Axis across{out_width, kernel_width, -left, column_stride, 1, width};
+  const Images images{height, width, in}, results{out_height, out_width, out};
   ParallelFor(groups * parts, threads, [&](std::int64_t turn, std::int64_t) {
     const std::int64_t g = turn / parts;
-    std::vector<const float*> rows(taps * kRows);
     const auto copy = Room(pixels < kRowsPerCopy ? 0 : depth * Widest()->columns);
     ForColumns(filters, [&](const Tiles& tiles, std::int64_t column) {
       const float* columns = kernel + g * filters + column;
@@ -160,24 +237,12 @@ void Convolution::Forward(const float* x, const float* kernel, float* y, int thr
         }
         columns = copy.get(), stride = tiles.columns;
       }
-      ForRows(pixels, turn % parts, parts, [&](std::int64_t first, std::int64_t last) {
-        std::array<float*, kRows> to;
-        for (std::int64_t p = first; p < last; ++p) {
-          const std::int64_t example = p / (out_height * out_width);
-          const std::int64_t i = p / out_width % out_height * row_stride - top;
-          const std::int64_t j = p % out_width * column_stride - left;
-          const float* image = x + example * height * width * in + g * channels;
-          const float** row = &rows[p - first];
-          for (std::int64_t u = i; u < i + kernel_height; ++u) {
-            for (std::int64_t v = j; v < j + kernel_width; ++v, row += kRows) {
-              const bool inside = u >= 0 && u < height && v >= 0 && v < width;
-              *row = inside ? image + (u * width + v) * in : zeros.data();
-            }
-          }
-          to[p - first] = y + p * out + g * filters + column;
-        }
-        tiles.inner[last - first - 1](rows.data(), columns, stride, taps, channels, to.data());
-      });
+      const auto panel = [&](std::int64_t u, std::int64_t v) {
+        return columns + (u * kernel_width + v) * channels * stride;
+      };
+      const auto same = [](std::int64_t i) { return i; };
+      Pixels(down, across, examples, images, x + g * channels, results, y + g * filters + column,
+             channels, stride, tiles, turn % parts, parts, panel, same, same);
     });
   });
 }
@@ -186,50 +251,32 @@ void Convolution::ToInput(const float* y, const float* kernel, float* x, int thr
   const std::int64_t in = groups * channels, out = groups * filters;
   threads = Worth(threads);
   const std::int64_t parts = (threads + groups - 1) / groups;
-  const std::vector<float> zeros(filters);
+  const Images images{height, width, in}, results{out_height, out_width, out};
   ParallelFor(groups * parts, threads, [&](std::int64_t turn, std::int64_t) {
     const std::int64_t g = turn / parts;
-    std::vector<const float*> rows;
     const auto copy = Room(kernel_height * kernel_width * filters * Widest()->columns);
     for (std::int64_t rest = 0; rest < row_stride * column_stride; ++rest) {
-      const Residue down(rest / column_stride, row_stride, top, height, kernel_height);
-      const Residue across(rest % column_stride, column_stride, left, width, kernel_width);
-      const std::int64_t pixels = examples * down.count * across.count;
-      const std::int64_t taps = down.reach.size() * across.reach.size();
-      rows.resize(taps * kRows);
+      const Residue m(rest / column_stride, row_stride, top, height, kernel_height);
+      const Residue n(rest % column_stride, column_stride, left, width, kernel_width);
+      const std::int64_t high = m.reach.size(), wide = n.reach.size();
+      const Axis down{m.count, high, m.from, 1, -1, out_height};
+      const Axis across{n.count, wide, n.from, 1, -1, out_width};
       ForColumns(channels, [&](const Tiles& tiles, std::int64_t column) {
+        const auto panel = [&](std::int64_t u, std::int64_t v) {
+          return copy.get() + (u * wide + v) * filters * tiles.columns;
+        };
         // Filters and channels change places.
-        float* put = copy.get();
-        for (const std::int64_t u : down.reach) {
-          for (const std::int64_t v : across.reach) {
-            const float* from =
-                kernel + ((u * kernel_width + v) * channels + column) * out + g * filters;
-            Transpose(from, out, tiles.columns, filters, put);
-            put += filters * tiles.columns;
+        for (std::int64_t u = 0; u < high; ++u) {
+          for (std::int64_t v = 0; v < wide; ++v) {
+            const std::int64_t tap = m.reach[u] * kernel_width + n.reach[v];
+            Transpose(kernel + (tap * channels + column) * out + g * filters, out, tiles.columns,
+                      filters, panel(u, v));
           }
         }
-        ForRows(pixels, turn % parts, parts, [&](std::int64_t first, std::int64_t last) {
-          std::array<float*, kRows> to;
-          for (std::int64_t p = first; p < last; ++p) {
-            const std::int64_t example = p / (down.count * across.count);
-            const std::int64_t i = p / across.count % down.count, j = p % across.count;
-            const float* image = y + example * out_height * out_width * out + g * filters;
-            const float** row = &rows[p - first];
-            for (std::size_t m = 0; m < down.reach.size(); ++m) {
-              const std::int64_t u = down.from + i - static_cast<std::int64_t>(m);
-              for (std::size_t n = 0; n < across.reach.size(); ++n, row += kRows) {
-                const std::int64_t v = across.from + j - static_cast<std::int64_t>(n);
-                const bool inside = u >= 0 && u < out_height && v >= 0 && v < out_width;
-                *row = inside ? image + (u * out_width + v) * out : zeros.data();
-              }
-            }
-            const std::int64_t pixel = (example * height + down.first + i * row_stride) * width +
-                                       across.first + j * column_stride;
-            to[p - first] = x + pixel * in + g * channels + column;
-          }
-          tiles.inner[last - first - 1](rows.data(), copy.get(), tiles.columns, taps, filters,
-                                        to.data());
-        });
+        const auto row = [&](std::int64_t i) { return m.first + i * row_stride; };
+        const auto place = [&](std::int64_t j) { return n.first + j * column_stride; };
+        Pixels(down, across, examples, results, y + g * filters, images, x + g * channels + column,
+               filters, tiles.columns, tiles, turn % parts, parts, panel, row, place);
       });
     }
   });

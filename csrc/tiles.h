@@ -9,18 +9,20 @@ typedef float Vector __attribute__((vector_size(kFloats * sizeof(float))));
 #define TFMETA_EACH_ROW _Pragma("GCC unroll 6") for (int r = 0; r < R; ++r)
 #define TFMETA_EACH_PART _Pragma("GCC unroll 4") for (int v = 0; v < V; ++v)
 
-// out[r] = Σ a[t][r][c] · b[t][c], over t < taps and c < depth; b's rows are `stride` apart.
+// out[r] = Σ a[t][r][c] · b[t][c], over t < taps and c < depth; the rows of b[t] are `stride`
+// apart.
 template <int R, int V, typename Part>
-void Inner(const float* const* a, const float* b, std::int64_t stride, std::int64_t taps,
+void Inner(const float* const* a, const float* const* b, std::int64_t stride, std::int64_t taps,
            std::int64_t depth, float* const* out) {
   constexpr int kPart = sizeof(Part) / sizeof(float);
   Part sums[R][V] = {};
   for (std::int64_t t = 0; t < taps; ++t, a += kRows) {
     const float* rows[R];
     TFMETA_EACH_ROW rows[r] = a[r];
-    for (std::int64_t c = 0; c < depth; ++c, b += stride) {
+    const float* from = b[t];
+    for (std::int64_t c = 0; c < depth; ++c, from += stride) {
       Part columns[V];
-      TFMETA_EACH_PART std::memcpy(&columns[v], b + v * kPart, sizeof(Part));
+      TFMETA_EACH_PART std::memcpy(&columns[v], from + v * kPart, sizeof(Part));
       TFMETA_EACH_ROW TFMETA_EACH_PART sums[r][v] += rows[r][c] * columns[v];
     }
   }

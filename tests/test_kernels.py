@@ -178,12 +178,9 @@ def test_convolutions(case: dict[str, Any]) -> None:
     x, kernel, y = made(case)
     size, strides, space = case["size"], case["strides"], case["space"]
     out, before = kernels._window(space, size, strides, case["padding"])
-    window = kernels._Window(*[*size, *strides, *before, *space, *out, case["groups"]])
-    got = (
-        kernels.convolution(merged(x), merged(kernel), strides, case["padding"]),
-        kernels._convolution_to_input(merged(y), merged(kernel), window),
-        kernels._convolution_to_kernel(merged(x), merged(y), window),
-    )
+    a, k, b = (merged(z) for z in (x, kernel, y))
+    products = kernels.convolution_products(a.shape, k.shape, strides, case["padding"])
+    got = products.forward(a, k), products.to_input(b, k), products.to_kernel(a, b)
     x, kernel, y = (z.astype("float64") for z in (x, kernel, y))
     twins = (
         reference.convolution(x, kernel, strides, before, out),
@@ -212,7 +209,7 @@ def test_derivatives_of_convolutions(case: dict[str, Any]) -> None:
             loss = tf.reduce_sum(dx**2) + tf.reduce_sum(dkernel**2)
         return outer.gradient(loss, values)
 
-    ours = thrice(lambda x, k: kernels.convolution(x, k, **how), x, kernel, y)
+    ours = thrice(kernels.convolution_products(x.shape, kernel.shape, **how).forward, x, kernel, y)
     doubles = [tf.cast(z, tf.float64) for z in (x, kernel, y)]
     theirs = thrice(lambda x, k: tf.nn.convolution(x, k, data_format="NHWC", **how), *doubles)
     for one, other in zip(ours, theirs, strict=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,20 +108,38 @@ def max_pool(x: Any, size: Any, strides: Any, padding: str) -> Any:
     return pooled(x)
 
 
-def convolution(x: Any, kernel: Any, strides: Any, padding: str) -> Any:
-    """Convolve groups of channels, as many as `channels / kernel.shape[2]`.
+class Products(NamedTuple):
+    """A convolution y = x * kernel and its adjoints, each linear in both of its arguments.
+
+    Attributes:
+        forward: `(x, kernel)` → y.
+        to_input: `(y, kernel)` → x.
+        to_kernel: `(x, y)` → kernel.
+    """
+
+    forward: Callable[[Any, Any], Any]
+    to_input: Callable[[Any, Any], Any]
+    to_kernel: Callable[[Any, Any], Any]
+
+
+def convolution_products(x: Any, kernel: Any, strides: Any, padding: str) -> Products:
+    """Return the products that convolve groups of channels, as many as `channels / kernel[2]`.
 
     Args:
-        x: `[n, height, width, channels]`, the last three known.
-        kernel: `[*size, channels of a group, filters of all groups]`.
+        x: The shape `[n, height, width, channels]`, the last three known.
+        kernel: The shape `[*size, channels of a group, filters of all groups]`.
         strides: For height and width.
         padding: `"SAME"` or `"VALID"`.
     """
-    size, space = kernel.shape[:2], x.shape[1:3]
+    size, space = kernel[:2], x[1:3]
     out, before = _window(space, size, strides, padding)
-    groups = x.shape[-1] // kernel.shape[2]
-    window = _Window(*[*size, *strides, *before, *space, *out, groups])
-    return _convolution(x, kernel, window)
+    window = _Window(*[*size, *strides, *before, *space, *out, x[-1] // kernel[2]])
+    return Products(
+        *(
+            functools.partial(product, window=window)
+            for product in (_convolution, _convolution_to_input, _convolution_to_kernel)
+        )
+    )
 
 
 def _convolution(x: Any, kernel: Any, window: _Window) -> Any:

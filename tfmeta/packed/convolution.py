@@ -8,9 +8,12 @@ from typing import Any
 import tensorflow as tf
 
 from tfmeta import kernels
+from tfmeta.packed.layout import sizes
 
 
-def convolution(x: Any, kernel: Any, strides: Any, padding: str, dilations: Any) -> Any:
+def convolution(
+    x: Any, kernel: Any, strides: Any, padding: str, dilations: Any, bias: Any = None
+) -> Any:
     """Convolve groups of channels, as many as `channels / kernel.shape[2]`.
 
     Args:
@@ -19,17 +22,56 @@ def convolution(x: Any, kernel: Any, strides: Any, padding: str, dilations: Any)
         strides: For height and width.
         padding: `"SAME"` or `"VALID"`.
         dilations: For height and width.
+        bias: `[filters of all groups]`, or `None`.
     """
     groups = x.shape[-1] // kernel.shape[2]
-    if _pays(x, kernel, groups, strides, dilations):
-        return kernels.convolution(x, kernel, strides, padding)
-    if groups == 1 or has_grouped_gradients(x.dtype):
-        # Not Keras's convolution, which compiles one with groups by XLA on a CPU, the slow way.
-        return tf.nn.conv2d(x, kernel, strides, padding, dilations=dilations)
     # Without the format, second derivatives fail in eager mode.
     how = {"strides": strides, "padding": padding, "data_format": "NHWC", "dilations": dilations}
-    parts = zip(tf.split(x, groups, -1), tf.split(kernel, groups, -1), strict=True)
-    return tf.concat([tf.nn.convolution(a, k, **how) for a, k in parts], -1)
+    if _pays(x, kernel, groups, strides, dilations):
+        products = kernels.convolution_products(x.shape, kernel.shape, strides, padding)
+    elif groups == 1 or has_grouped_gradients(x.dtype):
+        # Not Keras's convolution, which compiles one with groups by XLA on a CPU, the slow way.
+        products = _tensorflow_products(x, kernel, how)
+    else:
+        parts = zip(tf.split(x, groups, -1), tf.split(kernel, groups, -1), strict=True)
+        y = tf.concat([tf.nn.convolution(a, k, **how) for a, k in parts], -1)
+        return y if bias is None else tf.nn.bias_add(y, bias)
+    return products.forward(x, kernel) if bias is None else _biased(products, x, kernel, bias)
+
+
+def _tensorflow_products(x: Any, kernel: Any, how: dict[str, Any]) -> kernels.Products:
+    how = {**how, "strides": [1, *how["strides"], 1], "dilations": [1, *how["dilations"], 1]}
+    ops, size = tf.raw_ops, sizes(x)
+    return kernels.Products(
+        lambda x, kernel: ops.Conv2D(input=x, filter=kernel, **how),
+        lambda y, kernel: ops.Conv2DBackpropInput(
+            input_sizes=size, filter=kernel, out_backprop=y, **how
+        ),
+        lambda x, y: ops.Conv2DBackpropFilter(
+            input=x, filter_sizes=kernel.shape, out_backprop=y, **how
+        ),
+    )
+
+
+def _biased(products: kernels.Products, x: Any, kernel: Any, bias: Any) -> Any:
+    """Convolve and add a bias, whose second derivative takes no pass of its own.
+
+    With adjoints v and p of the gradients to kernel and bias, that of the gradient to y is
+    `x * v + p`, a biased convolution again. TensorFlow would write p into an array as large as y
+    before it adds the two.
+    """
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def forward(x: Any, kernel: Any, bias: Any) -> Any:
+        y = tf.nn.bias_add(products.forward(x, kernel), bias)
+        return y, lambda dy: (products.to_input(dy, kernel), *to_weights(x, dy))
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def to_weights(x: Any, dy: Any) -> Any:
+        first = products.to_kernel(x, dy), tf.raw_ops.BiasAddGrad(out_backprop=dy)
+        return first, lambda v, p: (products.to_input(dy, v), forward(x, v, p))
+
+    return forward(x, kernel, bias)
 
 
 def _pays(x: Any, kernel: Any, groups: int, strides: Any, dilations: Any) -> bool:

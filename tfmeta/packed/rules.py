@@ -6,6 +6,7 @@ A rule is `(layer, inputs, trace) -> outputs` on the layouts of `tfmeta.packed.l
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -77,23 +78,34 @@ def _dense(layer: Any, x: Any, trace: Trace) -> Any:
 
 def _conv(layer: Any, x: Any, trace: Trace) -> Any:
     kernel = merge(trace.weight(layer.kernel, x.dtype))
-    return _finished(layer, _convolved(layer, merge(x), kernel, convolution), trace)
+    convolve = functools.partial(convolution, bias=_bias(layer, x, trace))
+    return _activated(layer, _convolved(layer, merge(x), kernel, convolve), trace)
 
 
 def _depthwise(layer: Any, x: Any, trace: Trace) -> Any:
     kernel = _by_channel_of_all(trace.weight(layer.kernel, x.dtype))
-    return _finished(layer, _convolved(layer, merge(x), kernel, depthwise_convolution), trace)
+    y = _convolved(layer, merge(x), kernel, depthwise_convolution)
+    if layer.use_bias:
+        # The gradient of a plain sum would be a slow reduction.
+        y = tf.nn.bias_add(y, _bias(layer, x, trace))
+    return _activated(layer, y, trace)
 
 
 def _separable(layer: Any, x: Any, trace: Trace) -> Any:
     depthwise = _by_channel_of_all(trace.weight(layer.depthwise_kernel, x.dtype))
     pointwise = merge(trace.weight(layer.pointwise_kernel, x.dtype))
     y = _convolved(layer, merge(x), depthwise, depthwise_convolution)
+    bias = _bias(layer, x, trace)
     if layer.rank == 1:
-        y = convolution(y[:, None], pointwise[None], (1, 1), "VALID", (1, 1))[:, 0]
+        y = convolution(y[:, None], pointwise[None], (1, 1), "VALID", (1, 1), bias)[:, 0]
     else:
-        y = convolution(y, pointwise, (1, 1), "VALID", (1, 1))
-    return _finished(layer, y, trace)
+        y = convolution(y, pointwise, (1, 1), "VALID", (1, 1), bias)
+    return _activated(layer, y, trace)
+
+
+def _bias(layer: Any, x: Any, trace: Trace) -> Any:
+    """Return the bias of all tasks' channels, or `None`."""
+    return tf.reshape(trace.weight(layer.bias, x.dtype), [-1]) if layer.use_bias else None
 
 
 def _by_channel_of_all(kernel: Any) -> Any:
@@ -117,11 +129,7 @@ def _convolved(layer: Any, x: Any, kernel: Any, convolve: Callable[..., Any]) ->
     return y[:, 0]
 
 
-def _finished(layer: Any, y: Any, trace: Trace) -> Any:
-    """Add the bias to what was convolved, and activate."""
-    if layer.use_bias:
-        # The gradient of a plain sum would be a slow reduction.
-        y = tf.nn.bias_add(y, tf.reshape(trace.weight(layer.bias, y.dtype), [-1]))
+def _activated(layer: Any, y: Any, trace: Trace) -> Any:
     return layer_activation(layer)(part(y, trace.tasks))
 
 
