@@ -2,20 +2,19 @@
 
     python benchmarks/distances.py
 
-Of arrays, of eager tensors and in a `tf.function`, there also with the gradients to both inputs:
-once in a function that is called for it, and within a longer function, as in a training step,
-where the prototypes of each of many distances depend on those before. All contestants run in turn,
+Of arrays, of eager tensors and in a `tf.function`, of tensors also with the gradients to both
+inputs: once in a function that is called for it, and within a longer function, as in a training
+step, where each of many distances depends on all of the one before. All contestants run in turn,
 again and again, in one process with all cores; the median is taken.
 
 NumPy       the fastest of three forms: differences, differences by `einsum`, the expanded form by
             a product of matrices.
 cdist       `scipy.spatial.distance.cdist` for each task, which computes in float64.
 composite   differences, squares and sum by TensorFlow's operations; XLA is the same under
-            `jit_compile=True`. Where the differences take more than a gigabyte, only XLA can.
+            `jit_compile=True`, beside the eager ones as a function of its own. Where the
+            differences take more than a gigabyte, only XLA can.
 expanded    the expanded form by TensorFlow's operations: beside the others, for far from the origin
             it is wrong.
-call        one addition of the prototypes: what TensorFlow takes to call any function at all, and
-            in the longer function for what makes each distance depend on the one before.
 
 The errors are the largest relative ones to float64 of the same float32 inputs.
 """
@@ -111,14 +110,23 @@ def of_arrays(size: tuple[int, ...]) -> Contestants:
     return contestants
 
 
-def eager(size: tuple[int, ...]) -> Contestants:
-    q, c, _ = map(tf.constant, made(size))
+def eager(size: tuple[int, ...], gradient: bool) -> Contestants:
+    q, c, g = map(tf.constant, made(size))
+
+    def with_gradient(measure: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch((q, c))
+            y = measure(q, c)
+        return y, tape.gradient(y, (q, c), g)
+
+    compute = with_gradient if gradient else lambda measure: measure(q, c)
     contestants: Contestants = {
-        "ours": lambda: ops.squared_euclidean(q, c),
-        "expanded": lambda: tf_expanded(q, c),
+        "ours": lambda: compute(ops.squared_euclidean),
+        "expanded": lambda: compute(tf_expanded),
+        "XLA": in_graph(size, gradient)["XLA"],
     }
     if small(size):
-        contestants["composite"] = lambda: tf_composite(q, c)
+        contestants["composite"] = lambda: compute(tf_composite)
     return contestants
 
 
@@ -127,7 +135,7 @@ def in_graph(size: tuple[int, ...], gradient: bool) -> Contestants:
         y = measure(q, c)
         return [y, *tf.gradients(y, [q, c], g)] if gradient else y
 
-    return compiled(size, compute, None if gradient else lambda q, c: c + c)
+    return compiled(size, compute)
 
 
 def within_graph(size: tuple[int, ...], gradient: bool) -> Contestants:
@@ -135,27 +143,27 @@ def within_graph(size: tuple[int, ...], gradient: bool) -> Contestants:
 
     def compute(measure: Any, q: Any, c: Any, g: Any) -> Any:
         for _ in range(CHAINED):
-            # The prototypes depend on the queries, which is not to be differentiated too.
+            # What lies before is not to be differentiated too.
             q, c = tf.stop_gradient(q), tf.stop_gradient(c)
             y = measure(q, c)
             if gradient:
                 to_q, to_c = tf.gradients(y, [q, c], g)
-                c = c + 1e-9 * (to_c + to_q[:, :1])
+                q, c = q + 1e-9 * to_q, c + 1e-9 * to_c
             else:
-                c = c + 1e-9 * y[:, 0, :, None]
-        return c
+                # Of all distances: XLA would leave out those that nobody asks for.
+                c = c + 1e-9 * tf.reduce_sum(y, 1)[..., None]
+        return q, c
 
-    return compiled(size, compute, None if gradient else lambda q, c: tf.reduce_sum(c, -1)[:, None])
+    return compiled(size, compute)
 
 
-def compiled(size: tuple[int, ...], compute: Any, call: Any) -> Contestants:
-    """Return a `tf.function` of `compute` for each way to measure; `call` is next to nothing."""
+def compiled(size: tuple[int, ...], compute: Any) -> Contestants:
+    """Return a `tf.function` of `compute` for each way to measure."""
     inputs = [tf.constant(x) for x in made(size)]
 
     def function(measure: Any, **options: Any) -> Callable[[], Any]:
         traced = tf.function(functools.partial(compute, measure), **options)
-        concrete = traced.get_concrete_function(*inputs)
-        return lambda: concrete(*inputs)
+        return lambda: traced(*inputs)
 
     contestants = {
         "ours": function(ops.squared_euclidean),
@@ -164,8 +172,6 @@ def compiled(size: tuple[int, ...], compute: Any, call: Any) -> Contestants:
     }
     if small(size):
         contestants["composite"] = function(tf_composite)
-    if call is not None:
-        contestants["call"] = function(call)
     return contestants
 
 
@@ -205,6 +211,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--kinds", nargs="+", metavar="KIND", help="default: all")
     parser.add_argument(
         "--output",
         type=pathlib.Path,
@@ -214,16 +221,19 @@ def main() -> None:
 
     kinds: dict[str, Callable[[tuple[int, ...]], Contestants]] = {
         "arrays": of_arrays,
-        "eager": eager,
+        "eager": lambda size: eager(size, gradient=False),
+        "eager, gradient": lambda size: eager(size, gradient=True),
         "graph": lambda size: in_graph(size, gradient=False),
         "graph, gradient": lambda size: in_graph(size, gradient=True),
         "within a graph": lambda size: within_graph(size, gradient=False),
         "within a graph, gradient": lambda size: within_graph(size, gradient=True),
     }
-    rivals = {"arrays": ("NumPy", "cdist"), "eager": ("composite",)}
+    rivals = {"arrays": ("NumPy", "cdist")}
     rows = []
     print(f"{'tasks, queries, ways, depth':>28}  microseconds, and how many times ours")
     for kind, contestants_of in kinds.items():
+        if arguments.kinds and kind not in arguments.kinds:
+            continue
         print(kind)
         # The largest takes longer than any call, and many of it too long.
         for size in SIZES[: -1 if kind.startswith("within") else None]:
