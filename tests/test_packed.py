@@ -5,6 +5,7 @@ reference.
 """
 
 import contextlib
+import functools
 import logging
 
 import keras
@@ -477,6 +478,11 @@ def wide():
     return keras.Model(inputs, layers.Dense(3)(layers.Flatten()(x)))
 
 
+def slow(*values):
+    """Return a case that says little that another does not."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 LEARNERS = {
     "MAML-wide": lambda **kw: tfmeta.MAML(wide(), 0.1, 2, **kw),
     "MAML": lambda **kw: tfmeta.MAML(network(), 0.1, 2, **kw),
@@ -515,10 +521,16 @@ def outer_step(
     return [a - b for a, b in zip(before, after, strict=True)], history, learner
 
 
+@functools.cache
+def step_to_compare(name, axis, tasks=5):
+    """Return change of weights and history of a step that several tests compare with."""
+    return outer_step(name, axis, tasks)[:2]
+
+
 @pytest.mark.parametrize("name", [name for name in LEARNERS if name != "MAML-probabilities"])
 def test_each_learner_takes_the_same_outer_step_packed(name):
     # Five tasks in chunks of two: the last chunk is filled up with a task that does not count.
-    loop, loop_history, _ = outer_step(name, "loop")
+    loop, loop_history = step_to_compare(name, "loop")
     packed, packed_history, learner = outer_step(name, "packed")
     assert_all_close(packed, loop)
     for key, values in loop_history.items():
@@ -556,23 +568,36 @@ def test_sample_weights():
 
 @pytest.mark.parametrize("name", ["MAML", "MAML-pooled", "MAML++"])
 def test_xla(name):
-    plain, _, _ = outer_step(name, "packed")
+    plain, _ = step_to_compare(name, "packed")
     compiled, _, _ = outer_step(name, "packed", jit_compile=True)
     assert_all_close(plain, compiled, 1e-4)
 
 
 @pytest.mark.parametrize(
-    "name", ["MAML-pooled", "MAML-momentum", "ANIL", "MAML-rates", "MAML++", "ProtoMAML"]
+    ("name", "axis"),
+    [
+        ("MAML-pooled", "loop"),
+        ("ANIL", "loop"),
+        ("MAML-momentum", "packed"),
+        ("MAML-rates", "packed"),
+        ("MAML++", "packed"),
+        ("ProtoMAML", "packed"),
+        slow("MAML-pooled", "packed"),
+        slow("ANIL", "packed"),
+        slow("MAML-momentum", "loop"),
+        slow("MAML-rates", "loop"),
+        slow("MAML++", "loop"),
+        slow("ProtoMAML", "loop"),
+    ],
 )
-@pytest.mark.parametrize("axis", ["loop", "packed"])
 def test_recomputing_changes_nothing(name, axis):
-    kept, _, _ = outer_step(name, axis)
+    kept, _ = step_to_compare(name, axis)
     again, _, learner = outer_step(name, axis, recompute=True)
     assert learner.recompute
     assert_all_close(again, kept)
 
 
-@pytest.mark.parametrize("axis", ["loop", "packed"])
+@pytest.mark.parametrize("axis", ["packed", slow("loop")])
 def test_recomputing_stops_where_the_support_loss_no_longer_falls(axis):
     options = {"tolerance": 0.4, "multi_step_loss": None}
     kept, before, _ = outer_step("MAML++", axis, **options)
@@ -583,21 +608,21 @@ def test_recomputing_stops_where_the_support_loss_no_longer_falls(axis):
 
 
 def test_recomputing_under_xla():
-    kept, _, _ = outer_step("MAML-pooled", "packed")
+    kept, _ = step_to_compare("MAML-pooled", "packed")
     again, _, _ = outer_step("MAML-pooled", "packed", jit_compile=True, recompute=True)
     assert_all_close(again, kept, 1e-4)
 
 
-@pytest.mark.parametrize(("tasks", "chunk"), [(1, 8), (4, 4), (7, 3), (3, 1)])
+@pytest.mark.parametrize(("tasks", "chunk"), [(1, 8), slow(4, 4), (7, 3), slow(3, 1)])
 def test_any_number_of_tasks_and_chunk(tasks, chunk):
-    loop, _, _ = outer_step("MAML", "loop", tasks=tasks)
+    loop, _ = step_to_compare("MAML", "loop", tasks)
     packed, _, _ = outer_step("MAML", "packed", tasks=tasks, chunk=chunk)
     assert_all_close(packed, loop)
 
 
-@pytest.mark.parametrize(("tasks", "in_flight"), [(1, 8), (5, 4), (7, 3), (6, 8)])
+@pytest.mark.parametrize(("tasks", "in_flight"), [(1, 8), slow(5, 4), (7, 3), slow(6, 8)])
 def test_several_chunks_at_once(tasks, in_flight, monkeypatch):
-    loop, _, _ = outer_step("MAML", "loop", tasks=tasks)
+    loop, _ = step_to_compare("MAML", "loop", tasks)
     monkeypatch.setattr(task_map, "chunks_at_once", lambda: 2)
     packed, _, _ = outer_step("MAML", "packed", tasks=tasks, chunk=in_flight)
     assert_all_close(packed, loop)
