@@ -31,6 +31,8 @@ class InnerStep(NamedTuple):
         loss_scale: A factor on the loss, taken off the gradient, that keeps half precision from
             losing small gradients.
         task_axes: Which axis of each tensor is that of the tasks, where there are several.
+        direction: `(gradients, params) -> gradients`: which way the rule goes down, if not along
+            the gradients themselves.
     """
 
     support_loss: Callable[[Params, Params, Any], tuple[Any, Params]]
@@ -41,6 +43,7 @@ class InnerStep(NamedTuple):
     clip_norm: float | None = None
     loss_scale: float = 1.0
     task_axes: Sequence[int] | None = None
+    direction: Callable[[Params, Params], Params] | None = None
 
     def __call__(
         self, k: Any, params: Params, state: Params, slots: Params
@@ -58,6 +61,8 @@ class InnerStep(NamedTuple):
         ]
         if self.clip_norm is not None:
             gradients = _clipped(gradients, self.clip_norm, self.task_axes)
+        if self.direction is not None:
+            gradients = self.direction(gradients, params)
         if self.first_order:
             gradients = [tf.stop_gradient(g) for g in gradients]
         params, slots = self.rule.update(gradients, slots, params, self.rates(k))
@@ -139,8 +144,8 @@ def inner_path(
         )
 
     step = step_at(fixed)
-    axes = step.task_axes
-    tasks = [] if axes is None else [params[0].shape[axes[0]]]
+    at_once = current_tasks()
+    tasks = [] if at_once is None or at_once.weights is None else at_once.weights.shape
     losses = tf.fill([steps + 1, *tasks], tf.constant(float("inf"), params[0].dtype))
     at = _Reached(params, state, step.rule.init(params), losses, tf.zeros(tasks, losses.dtype))
     if recompute:

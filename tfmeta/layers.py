@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -37,6 +38,46 @@ class BatchAtHandNormalization(keras.layers.BatchNormalization):
             epsilon=self.epsilon,
         )
         return keras.ops.cast(outputs, self.compute_dtype)
+
+
+def particle_mean(predictions: Any, from_logits: bool) -> Any:
+    """Return the mean over axis 1, of the class probabilities as their logarithm if `from_logits`.
+
+    Of a single particle that is its own predictions.
+    """
+    if predictions.shape[1] == 1:
+        return predictions[:, 0]
+    if not from_logits:
+        return keras.ops.mean(predictions, axis=1)
+    logarithms = keras.ops.log_softmax(predictions)
+    return keras.ops.logsumexp(logarithms, axis=1) - math.log(predictions.shape[1])
+
+
+@keras.saving.register_keras_serializable(package="tfmeta")
+class ParticleMean(keras.layers.Layer):
+    """The mean over particles of their predictions: `[n, M, ...]` → `[n, ...]`.
+
+    Args:
+        from_logits: Predictions are logits of classes: then the mean is that of the probabilities,
+            and its logarithm is returned.
+        **kwargs: As for `keras.layers.Layer`.
+
+    Example:
+        >>> tfmeta.layers.ParticleMean()([[[1.0], [3.0]]])
+        [[2.0]]
+    """
+
+    def __init__(self, from_logits: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.from_logits = from_logits
+
+    def call(self, inputs: Any) -> Any:
+        """Return the mean of `inputs` over axis 1."""
+        return particle_mean(inputs, self.from_logits)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments, for Keras's saving."""
+        return {**super().get_config(), "from_logits": self.from_logits}
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")

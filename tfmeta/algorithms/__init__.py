@@ -1,5 +1,6 @@
 """One file a method."""
 
+from tfmeta.algorithms.bayesian_maml import BayesianMAML
 from tfmeta.algorithms.implicit_maml import ImplicitMAML
 from tfmeta.algorithms.maml import FOMAML, MAML
 from tfmeta.algorithms.maml_plus_plus import MAMLPlusPlus
@@ -14,6 +15,7 @@ __all__ = [
     "BOIL",
     "FOMAML",
     "MAML",
+    "BayesianMAML",
     "ImplicitMAML",
     "MAMLPlusPlus",
     "MetaSGD",
