@@ -6,6 +6,7 @@ NeurIPS 2016.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,37 +41,50 @@ def descent_direction(
     """
     if number == 1:
         return gradients
-    shapes = [p.shape for p in particles]
-    g, x = (
-        [_split(t, axis, number) for t, axis in zip(tensors, axes, strict=True)]
-        for tensors in (gradients, particles)
-    )
+    g, x = (_vectors(tensors, axes, number) for tensors in (gradients, particles))
     # Far from the origin the squares below would cancel.
-    x = [t - tf.reduce_mean(t, axis=2, keepdims=True) for t in x]
+    x -= tf.reduce_mean(x, axis=1, keepdims=True)
     kernel, width = _kernel(x, number)
     push = (2 * repulsion / number / width)[:, None, None]
     total = tf.reduce_sum(kernel, axis=1)[:, :, None]
-    new = [
-        tf.einsum("cjm,acjb->acmb", kernel, a / number + push * b) - push * total * b
-        for a, b in zip(g, x, strict=True)
-    ]
-    return [tf.reshape(t, shape) for t, shape in zip(new, shapes, strict=True)]
+    down = tf.matmul(kernel, g / number + push * x) - push * total * x
+    return _tensors(down, particles, axes)
 
 
-def _split(x: Any, axis: int, number: int) -> Any:
-    """Return `[before, tasks, M, behind]` of a tensor with `tasks*M` in an axis."""
-    before, behind = (int(np.prod(x.shape[a])) for a in (slice(axis), slice(axis + 1, None)))
-    return tf.reshape(x, [before, x.shape[axis] // number, number, behind])
+def _vectors(tensors: Params, axes: Sequence[int], number: int) -> Any:
+    """Return `[tasks, M, d]` of tensors with `tasks*M` in an axis each."""
+    rows = []
+    for x, axis in zip(tensors, axes, strict=True):
+        first = x if axis == 0 else tf.transpose(x, _front(axis, len(x.shape)))
+        rows.append(tf.reshape(first, [-1, number, math.prod(x.shape) // x.shape[axis]]))
+    return tf.concat(rows, -1)
 
 
-def _kernel(x: Params, number: int) -> tuple[Any, Any]:
-    """Return the kernel `[tasks, M, M]` and its width `[tasks]`."""
-    products = tf.add_n([tf.einsum("acmb,acjb->cmj", t, t) for t in x])
+def _tensors(vectors: Any, like: Params, axes: Sequence[int]) -> Params:
+    """Return the tensors of which `_vectors` made `[tasks, M, d]`."""
+    sizes = [math.prod(x.shape) // x.shape[axis] for x, axis in zip(like, axes, strict=True)]
+    tensors = []
+    for part, x, axis in zip(tf.split(vectors, sizes, -1), like, axes, strict=True):
+        order = _front(axis, len(x.shape))
+        first = tf.reshape(part, [x.shape[i] for i in order])
+        tensors.append(first if axis == 0 else tf.transpose(first, np.argsort(order)))
+    return tensors
+
+
+def _front(axis: int, rank: int) -> list[int]:
+    return [axis, *(i for i in range(rank) if i != axis)]
+
+
+def _kernel(x: Any, number: int) -> tuple[Any, Any]:
+    """Return the kernel `[tasks, M, M]`, symmetric, and its width `[tasks]`."""
+    products = tf.matmul(x, x, transpose_b=True)
     square = tf.linalg.diag_part(products)
     distances = tf.maximum(square[:, :, None] + square[:, None] - 2 * products, 0)
     pairs = np.ravel_multi_index(np.triu_indices(number, 1), (number, number))
-    ranked = tf.sort(tf.gather(tf.reshape(distances, [-1, number**2]), pairs, axis=1))
+    ranked = tf.sort(
+        tf.gather(tf.reshape(tf.stop_gradient(distances), [-1, number**2]), pairs, axis=1)
+    )
     middle = (ranked[:, (len(pairs) - 1) // 2] + ranked[:, len(pairs) // 2]) / 2
-    width = tf.stop_gradient(middle / np.log(number))
+    width = middle / np.log(number)
     width = tf.where(width > 0, width, tf.ones_like(width))
     return tf.exp(-distances / width[:, None, None]), width
