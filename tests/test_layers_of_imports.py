@@ -41,8 +41,9 @@ MAY_IMPORT = {
     "plots": ["types", "files"],
     "runs": ["files", "data.", "meta_learner"],
     "training": [*PUBLIC, "files", "plots", "runs"],
-    "classifier": [*PUBLIC, "files"],
-    "cli": [*PUBLIC, "runs", "training", "classifier", "__init__"],
+    "formats": ["types", "files", "export."],
+    "classifier": [*PUBLIC, "files", "formats"],
+    "cli": [*PUBLIC, "runs", "training", "formats", "classifier", "__init__"],
 }
 
 

@@ -68,9 +68,7 @@ def saved_model(
             f"`adapted` must be built: call it once. Received: a model {adapted.name!r} that is not"
         )
     check_free(path, overwrite)
-    shape = adapted.get_build_config()["input_shape"]
-    nested = keras.tree.map_shape_structure(lambda sizes: (None, *sizes), shape)
-    signatures = model_signatures(adapted, example_of(adapted, nested), class_names, preprocessing)
+    signatures = model_signatures(adapted, _example(adapted), class_names, preprocessing)
     if any(isinstance(x, BatchAtHandNormalization) for x in adapted._flatten_layers()):
         _say_transductive(path)
     _write(path, signatures, {"predict": signatures["serving_default"]})
@@ -120,6 +118,20 @@ def check_free(path: str | os.PathLike[str], overwrite: bool) -> None:
             f"`path` must be free; overwrite=True replaces the SavedModel there. Received: "
             f"path='{path}'"
         )
+
+
+def _example(model: keras.Model) -> Any:
+    """Return what a built model takes, symbolically."""
+    if getattr(model, "inputs", None):
+        return example_of(model, None)
+    # A subclassed model remembers no more than a shape.
+    shape = (model.get_build_config() or {}).get("input_shape")
+    if shape is None:
+        raise ValueError(
+            "`adapted` must be a model of one input. Received: a model "
+            f"{model.name!r} of which no shape of one is known"
+        )
+    return example_of(model, keras.tree.map_shape_structure(lambda sizes: (None, *sizes), shape))
 
 
 def _write(

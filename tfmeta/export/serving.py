@@ -52,37 +52,34 @@ def learner_signatures(
     """
     names, example = check_names(class_names), learner.example
     given, labels = _given(example, preprocessing), learner.label_spec()
-    made: list[Any] = []
+    structure: list[Any] = []
 
-    def state_of_task(support_x: Any, support_y: Any) -> Any:
+    def adapt(support_x: Any, support_y: Any) -> Any:
         x = _examples("support_x", support_x, example, preprocessing)
         with tf.control_dependencies(_support_checks(learner, x, support_y, names)):
             x, y = tf.identity(x), tf.identity(support_y)
         state = learner.adapt_task(x, y, training=False)
-        made[:] = [tf.nest.map_structure(lambda _: None, state)]
-        return state
-
-    def answer(state: Any, query_x: Any) -> Any:
-        x = _examples("query_x", query_x, example, preprocessing)
-        return _answer(learner.predict_task(state, x, training=False), names)
-
-    def adapt(support_x: Any, support_y: Any) -> Any:
-        return learner.named_state(state_of_task(support_x, support_y))
-
-    def predict(query_x: Any, **tensors: Any) -> Any:
-        return answer(learner.state_of(tensors, made[0]), query_x)
-
-    def adapt_and_predict(support_x: Any, support_y: Any, query_x: Any) -> Any:
-        return answer(state_of_task(support_x, support_y), query_x)
+        structure[:] = [tf.nest.map_structure(lambda _: None, state)]
+        return learner.named_state(state)
 
     adapting = _traced(adapt, support_x=given, support_y=labels)
-    tensors = {k: tf.TensorSpec(x.shape, x.dtype) for k, x in adapting.structured_outputs.items()}
+
+    def predict(query_x: Any, **tensors: Any) -> Any:
+        x = _examples("query_x", query_x, example, preprocessing)
+        state = learner.state_of(tensors, structure[0])
+        return _answer(learner.predict_task(state, x, training=False), names)
+
+    predicting = _traced(predict, query_x=given, **adapting.structured_outputs)
+
+    def adapt_and_predict(support_x: Any, support_y: Any, query_x: Any) -> Any:
+        return predicting(query_x=query_x, **adapting(support_x=support_x, support_y=support_y))
+
     both = _traced(adapt_and_predict, support_x=given, support_y=labels, query_x=given)
     return {
         "serving_default": both,
         "adapt_and_predict": both,
         "adapt": adapting,
-        "predict": _traced(predict, query_x=given, **tensors),
+        "predict": predicting,
     }
 
 
