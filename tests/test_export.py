@@ -313,6 +313,20 @@ def test_regression_has_float_labels(tmp_path: Path) -> None:
     np.testing.assert_allclose(answer["predictions"], expected, atol=1e-5)
 
 
+def test_texts_of_any_length_stay_integers(tmp_path: Path) -> None:
+    """The encoder's own type and its free sizes are those of the signatures."""
+    layers = [keras.layers.Embedding(9, 4), keras.layers.GlobalAveragePooling1D()]
+    learner = tfmeta.PrototypicalNetwork(
+        keras.Sequential([keras.Input((None,), dtype="int32"), *layers, keras.layers.Dense(3)])
+    )
+    x, y = np.random.default_rng(0).integers(0, 9, (4, 7), np.int32), np.array([0, 1, 0, 1])
+    adapted = learner.adapt(x, y)
+    learner.export(tmp_path / "learner")
+    loaded = tf.saved_model.load(tmp_path / "learner")
+    answer = loaded.predict(query_x=x[:, :5], **loaded.adapt(support_x=x, support_y=y))
+    np.testing.assert_allclose(answer["predictions"], adapted(x[:, :5]), atol=1e-6)
+
+
 def test_reptile_takes_all_of_a_support_set_that_is_smaller_than_its_batch(tmp_path: Path) -> None:
     x, q = np.random.default_rng(0).random((2, 1, 4, 3)).astype(np.float32)
     y = np.array([[0, 1, 0, 1]])
@@ -448,6 +462,27 @@ def test_models_of_several_inputs_are_adapted_first(tmp_path: Path) -> None:
     np.testing.assert_allclose(loaded.serve(x), adapted(x), atol=1e-6)
 
 
+class Subclassed(keras.Model):
+    """A model whose copy Keras does not call built."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.head = keras.layers.Dense(2)
+
+    def call(self, x: Any) -> Any:
+        return self.head(x)
+
+
+def test_a_subclassed_model(tmp_path: Path) -> None:
+    learner = tfmeta.MAML(Subclassed(), 0.1)
+    learner.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x = np.eye(3, dtype=np.float32)
+    adapted = learner.adapt(x, np.array([0, 1, 1]))
+    saved_model(adapted, tmp_path / "model")
+    loaded = tf.saved_model.load(tmp_path / "model")
+    np.testing.assert_allclose(loaded.predict(query_x=x)["predictions"], adapted(x), atol=1e-6)
+
+
 def small() -> keras.Model:
     return keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
 
@@ -556,6 +591,8 @@ Y = tf.range(WAYS, dtype=tf.int64)
             {"support_y": 2 * Y},
             r"0..ways-1, with at least one example of each",
         ),
+        ("ANIL", {"support_x": X[..., 0]}, r"shape \[n, 28, 28, 1\].*\[5 28 28\]"),
+        ("ANIL", {"support_y": Y[:, None]}, r"`support_y` must have the shape \[n\].*\[5 1\]"),
         ("PrototypicalNetwork", {"support_y": Y + 1}, r"0..ways-1.*from\] \[1\] \[to\] \[5\]"),
         ("NearestMean", {"support_y": Y - 1}, r"0..ways-1.*from\] \[-1\]"),
         ("NearestMean", {"support_y": Y + 1}, r"less than 5, the number of `class_names`.*\[5\]"),
