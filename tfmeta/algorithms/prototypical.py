@@ -123,6 +123,24 @@ class PrototypicalNetwork(MetaLearner):
         """Check that the labels are the integers `0..ways-1`, none of them missing."""
         check_class_labels(labels)
 
+    def label_spec(self) -> Any:
+        """Return shape and type of an export's `support_y`, which are class numbers always."""
+        return tf.TensorSpec([None], tf.int64)
+
+    def labels_fit(self, labels: Any) -> tuple[Any, str]:
+        """Return whether the labels are 0..ways-1, none of them missing."""
+        return class_labels_fit(labels)
+
+    def named_state(self, state: tuple[Any, Any]) -> dict[str, Any]:
+        """Return the prototypes `[ways, d]`."""
+        return {"prototypes": state[0]}
+
+    def state_of(self, tensors: dict[str, Any], structure: Any) -> tuple[Any, Any]:
+        """Return prototypes, and that each class has one: an export refuses other support sets."""
+        del structure
+        means = tensors["prototypes"]
+        return means, tf.ones(tf.shape(means)[:1], tf.bool)
+
     def adapted_model(self, state: tuple[Any, Any]) -> keras.Model:
         """Return encoder and head as one model of Keras's own layers, with the same logits.
 
@@ -242,13 +260,21 @@ def check_class_labels(labels: Array) -> None:
         )
 
 
+def class_labels_fit(labels: Any) -> tuple[Any, str]:
+    """Return whether labels `[n]` are 0..ways-1, none of them missing, and that in words."""
+    there = tf.sort(tf.unique(labels).y)
+    fit = tf.reduce_all(there == tf.range(tf.size(there, labels.dtype)))
+    return fit, "the class numbers 0..ways-1, with at least one example of each class"
+
+
 def present_classes(labels: Any, static: bool) -> tuple[Any, Any]:
     """Return the number of ways of `labels` `[tasks, n]`, and which are there, `[tasks, ways]`.
 
     XLA needs a number that is `static`; that is then the most that a support set can have.
     """
     labels = tf.cast(labels, tf.int32)
-    ways = labels.shape[1] if static else tf.reduce_max(labels) + 1
+    most = labels.shape[1] if static else None
+    ways = tf.reduce_max(labels) + 1 if most is None else most
     return ways, tf.reduce_any(tf.one_hot(labels, ways, on_value=True, off_value=False), axis=1)
 
 

@@ -1,0 +1,6 @@
+"""Adapted models and learners as files that need nothing of tfmeta."""
+
+from tfmeta.export.preprocessing import Preprocessing
+from tfmeta.export.saved_model import saved_model
+
+__all__ = ["Preprocessing", "saved_model"]
