@@ -74,6 +74,8 @@ LEARNERS: dict[str, Callable[[], tfmeta.MetaLearner]] = {
     "MetaSGD": lambda: tfmeta.MetaSGD(network(), 0.1),
     "ANIL": lambda: tfmeta.ANIL(network(), 0.1),
     "BOIL": lambda: tfmeta.BOIL(network(), 0.1),
+    "BayesianMAML": lambda: tfmeta.BayesianMAML(network(), 0.1, particles=2),
+    "AmortizedBayesianMAML": lambda: tfmeta.AmortizedBayesianMAML(network(), 0.1, samples=2),
     "ProtoMAML": lambda: tfmeta.ProtoMAML(network(None), 0.01),
     "ImplicitMAML": lambda: tfmeta.ImplicitMAML(network(), 0.1, 4),
     "Reptile": lambda: tfmeta.Reptile(network(), 0.1, 3, inner_batch_size=4),

@@ -60,6 +60,11 @@ LEARNERS = {
         annealing_steps=100,
     ),
     "ImplicitMAML": lambda: tfmeta.ImplicitMAML(network(), 0.1, 4, cg_steps=3),
+    "BayesianMAML": lambda: tfmeta.BayesianMAML(network(), 0.1, 1, particles=2),
+    # Draws of training are new ones each time: these are too small to be seen.
+    "AmortizedBayesianMAML": lambda: tfmeta.AmortizedBayesianMAML(
+        network(), 0.1, 1, samples=2, initial_std=1e-8, kl_weight=0.0
+    ),
     "ProtoMAML": lambda: tfmeta.ProtoMAML(network(None), 0.01, 2),
     "ANIL": lambda: tfmeta.ANIL(network(), 0.1, 2),
     "PrototypicalNetwork": lambda: tfmeta.PrototypicalNetwork(network(None)),
@@ -183,8 +188,10 @@ def test_keras_file_round_trip(learner, tmp_path):
     np.testing.assert_array_equal(loaded.predict_on_batch(inputs), learner.predict_on_batch(inputs))
     learner.train_on_batch(inputs, targets)
     loaded.train_on_batch(inputs, targets)
+    # Draws of training are new ones, of which Adam sees a little in gradients that are zero.
+    atol = 1e-4 if isinstance(learner, tfmeta.AmortizedBayesianMAML) else 1e-6
     for a, b in zip(weights(learner), weights(loaded), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-6)
+        np.testing.assert_allclose(a, b, atol=atol)
 
 
 @pytest.mark.parametrize("options", [{"jit_compile": True}, {"run_eagerly": True}])

@@ -1,5 +1,6 @@
 """One file a method."""
 
+from tfmeta.algorithms.amortized_bayesian_maml import AmortizedBayesianMAML
 from tfmeta.algorithms.bayesian_maml import BayesianMAML
 from tfmeta.algorithms.implicit_maml import ImplicitMAML
 from tfmeta.algorithms.maml import FOMAML, MAML
@@ -15,6 +16,7 @@ __all__ = [
     "BOIL",
     "FOMAML",
     "MAML",
+    "AmortizedBayesianMAML",
     "BayesianMAML",
     "ImplicitMAML",
     "MAMLPlusPlus",

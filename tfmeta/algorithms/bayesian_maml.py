@@ -53,6 +53,7 @@ class BayesianMAML(MAML):
         jitter: How the other particles start. `None`: at new draws of the model's initialisers.
             A number: at the model's weights plus normal noise of this standard deviation, for
             models that come with trained weights.
+        from_logits: Whether outputs are logits of classes; by default as the loss has it.
         **kwargs: `evaluation_steps`, `inner_optimizer`, `adapt`, `batch_norm` (`"transductive"` or
             `"support"`), `recompute`, `task_axis`, `task_chunk`, `name` and `dtype`, as in `MAML`.
 
@@ -81,6 +82,7 @@ class BayesianMAML(MAML):
         leader_steps: int = 1,
         repulsion: float = 1.0,
         jitter: float | None = None,
+        from_logits: bool | None = None,
         **kwargs: Any,
     ) -> None:
         refuse(self, model, kwargs, "inner_clip_norm", "learned_rates", "joint_weight")
@@ -105,6 +107,7 @@ class BayesianMAML(MAML):
         self.leader_steps = leader_steps
         self.repulsion = repulsion
         self.jitter = jitter
+        self.from_logits = from_logits
 
     def build(self, input_shape: Any) -> None:
         """Build the wrapped model, and make the other particles."""
@@ -230,10 +233,7 @@ class BayesianMAML(MAML):
 
         def one_task(task: Inputs) -> Any:
             state = self.adapt_task(task["support_x"], task["support_y"], training=False)
-            outputs = self._by_task(self.query(state, task["query_x"], training=False).outputs)
-            if self._takes_logits():
-                outputs = tf.nn.softmax(outputs)
-            return self._of_tasks(tf.nn.moments(outputs, axes=1))
+            return self.moments_of_task(state, task["query_x"])
 
         self.check_inputs(inputs)
         mapped = tf.function(
@@ -242,9 +242,27 @@ class BayesianMAML(MAML):
         mean, variance = mapped(tf.nest.map_structure(tf.convert_to_tensor, inputs))
         return mean, variance
 
+    def moments_of_task(self, state: Any, query_x: Any) -> Any:
+        """Return mean and variance over particles of the predictions of one task, or of several."""
+        outputs = self._by_task(self.query(state, query_x, training=False).outputs)
+        if self._takes_logits():
+            outputs = tf.nn.softmax(outputs)
+        return self._of_tasks(tf.nn.moments(outputs, axes=1))
+
     def tasks_in_flight(self, inputs: Inputs) -> int:
         """Return how many tasks' particles have room in a fixed amount of memory."""
         return max(1, super().tasks_in_flight(inputs) // self.particles)
+
+    def named_state(self, state: Any) -> dict[str, Any]:
+        """Return all weights and the state of each particle, by name."""
+        params, model_state = state
+        return dict(zip(self._names(params), [*params, *model_state], strict=True))
+
+    def state_of(self, tensors: dict[str, Any], structure: Any) -> Any:
+        """Return the state for `predict_task`: the reverse of `named_state`."""
+        params, _ = structure
+        every = [tensors[name] for name in self._names(params)]
+        return every[: len(params)], every[len(params) :]
 
     def adapted_model(self, state: Any) -> keras.Model:
         """Return the particles as one model, an ensemble with the mean of their predictions.
@@ -284,6 +302,7 @@ class BayesianMAML(MAML):
             "leader_steps": self.leader_steps,
             "repulsion": self.repulsion,
             "jitter": self.jitter,
+            "from_logits": self.from_logits,
         }
 
     def _another(self) -> list[Any]:
@@ -350,5 +369,7 @@ class BayesianMAML(MAML):
 
     def _takes_logits(self) -> bool:
         """Return whether predictions are logits of classes, whose probabilities are averaged."""
+        if self.from_logits is not None:
+            return self.from_logits
         kinds = (keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy)
         return isinstance(self.loss, kinds) and bool(self.loss.get_config()["from_logits"])
