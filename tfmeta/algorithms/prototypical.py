@@ -5,6 +5,9 @@ Snell, Swersky and Zemel, *Prototypical Networks for Few-shot Learning*, NeurIPS
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -20,6 +23,7 @@ from tfmeta.padding import MASKS, put_back, without_padding
 from tfmeta.types import Array, Inputs
 
 DISTANCES = ("squared_euclidean", "cosine")
+_ways: contextvars.ContextVar[int | None] = contextvars.ContextVar("ways", default=None)
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
@@ -242,13 +246,23 @@ def check_class_labels(labels: Array) -> None:
         )
 
 
+@contextlib.contextmanager
+def fixed_ways(ways: int | None) -> Iterator[None]:
+    """Have all that is traced meanwhile made for this number of ways, for programs that need it."""
+    token = _ways.set(ways)
+    try:
+        yield
+    finally:
+        _ways.reset(token)
+
+
 def present_classes(labels: Any, static: bool) -> tuple[Any, Any]:
     """Return the number of ways of `labels` `[tasks, n]`, and which are there, `[tasks, ways]`.
 
     XLA needs a number that is `static`; that is then the most that a support set can have.
     """
     labels = tf.cast(labels, tf.int32)
-    ways = labels.shape[1] if static else tf.reduce_max(labels) + 1
+    ways = _ways.get() or (labels.shape[1] if static else tf.reduce_max(labels) + 1)
     return ways, tf.reduce_any(tf.one_hot(labels, ways, on_value=True, off_value=False), axis=1)
 
 

@@ -1,0 +1,181 @@
+"""Files for LiteRT (TensorFlow Lite): adapted models, and learners that adapt on the device."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfmeta.export.device import learner_functions, model_function
+from tfmeta.files import replacing
+from tfmeta.inputs import example_of
+from tfmeta.meta_learner import MetaLearner, TaskModel
+from tfmeta.types import Array
+
+# How many representative images are computed at once.
+_TOGETHER = 32
+
+
+def lite(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    *,
+    representative: Array | None = None,
+    ways: int | None = None,
+    shots: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a LiteRT file of an adapted model, or of a learner, which then adapts on the device.
+
+    All operations are LiteRT's built-in ones, so that its plain interpreter runs the file; it has
+    been loaded and run once before it is put in place.
+
+    An adapted model has the signature `serving_default(query_x)` with the output `predictions`, for
+    any number of queries. A learner has `adapt(support_x, support_y)`, for class numbers of type
+    int32, with the outputs `state_0`, `state_1`, ..., and `predict(query_x, state_0, ...)` with the
+    output `predictions`. A device has no checks of labels or of a support loss: give labels that
+    fit, and expect NaN where an inner loop diverges.
+
+    Args:
+        model: An adapted model, or a built learner; learners with an inner loop must be compiled.
+        path: The file to write, as a rule with the suffix `.tflite`.
+        representative: Inputs as those of later queries, `[n, ...]`, some hundred of several tasks.
+            With them an adapted model's weights and activations become 8-bit integers (LiteRT's
+            full-integer quantisation; inputs and outputs stay float32). Needs a model of one input.
+        ways: Classes of a task, for a learner. Shapes must be static where gradients are computed;
+            a learner without an inner loop may go without `ways` and `shots` and take any task.
+        shots: Examples of each class in a support set.
+        overwrite: Whether a file at `path` may be replaced.
+
+    Raises:
+        ImportError: If LiteRT is not installed.
+        TypeError: If an argument is of another type.
+        ValueError: If the model is not built, an argument does not fit it, or it has an operation
+            that LiteRT has not built in; the error names it.
+        FileExistsError: If there is something at `path`, unless `overwrite`.
+        OSError: If `path` cannot be written.
+
+    Example:
+        ```python
+        tfmeta.export.lite(learner, "learner.tflite", ways=5, shots=1)
+        interpreter = ai_edge_litert.interpreter.Interpreter("learner.tflite")
+        state = interpreter.get_signature_runner("adapt")(support_x=x, support_y=y)
+        interpreter.get_signature_runner("predict")(query_x=images, **state)["predictions"]
+        ```
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`model` must be a keras.Model. Received: model={model!r}")
+    if not model.built:
+        raise ValueError(
+            "`model` must be built: call it once, or for a learner `fit` or `adapt`. "
+            f"Received: a {type(model).__name__} {model.name!r} that is not"
+        )
+    interpreter = _interpreter()
+    if os.path.lexists(path) and not (overwrite and Path(path).is_file()):
+        raise FileExistsError(
+            f"`path` must be free; overwrite=True replaces a file. Received: path='{path}'"
+        )
+    if isinstance(model, MetaLearner):
+        if representative is not None:
+            raise ValueError(
+                "`representative` must be None for a learner: gradients are computed in floating "
+                "point. Adapted models can be quantised."
+            )
+        functions, batches = learner_functions(model, ways, shots), []
+    else:
+        if ways is not None or shots is not None:
+            raise ValueError(
+                "`ways` and `shots` must be None for an adapted model. "
+                f"Received: ways={ways}, shots={shots}"
+            )
+        example = _example(model)
+        batches = [] if representative is None else _batches(representative, example)
+        functions = [model_function(model, example)]
+    content = _converted(functions, batches)
+    _check_runs(interpreter, content)
+    try:
+        with replacing(path) as beside:
+            beside.write_bytes(content)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"`path` must be writable ({error.strerror}). Received: path='{path}'"
+        ) from error
+
+
+def _interpreter() -> Any:
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise ImportError(
+            "tfmeta.export.lite needs LiteRT, which is not installed: pip install 'tfmeta[lite]'"
+        ) from error
+    return Interpreter
+
+
+def _example(model: keras.Model) -> Any:
+    """Return what an adapted model takes, symbolically."""
+    if isinstance(model, TaskModel):
+        return model.learner.example
+    shape = (model.get_build_config() or {}).get("input_shape")
+    # Of a Functional model Keras knows it otherwise.
+    nested = shape and keras.tree.map_shape_structure(lambda sizes: (None, *sizes), shape)
+    return example_of(model, nested)
+
+
+def _batches(representative: Any, example: Any) -> list[Array]:
+    if keras.tree.is_nested(example):
+        raise ValueError("`representative` is for models of one input. Received: one of several")
+    images = np.asarray(representative)
+    fits = images.ndim == len(example.shape) and all(
+        e in (None, n) for e, n in zip(example.shape[1:], images.shape[1:], strict=True)
+    )
+    if not fits or len(images) == 0 or images.dtype.kind != "f":
+        raise ValueError(
+            "`representative` must be floating-point numbers as the model takes them, "
+            f"[n, {', '.join(map(str, example.shape[1:]))}]. Received: {images.dtype.name} of "
+            f"shape={images.shape}"
+        )
+    images = images.astype(np.float32)
+    return [images[i : i + _TOGETHER] for i in range(0, len(images), _TOGETHER)]
+
+
+def _converted(functions: Sequence[Any], batches: Sequence[Array]) -> bytes:
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(functions, tf.Module())
+    if batches:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([batch] for batch in batches)
+    try:
+        content: bytes = converter.convert()
+    except Exception as error:  # of a class that TensorFlow does not show
+        missing = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", str(error))))
+        if not missing:
+            raise
+        raise ValueError(
+            "`model` must be made of what LiteRT has built in, and so must its gradient where a "
+            f"learner adapts it. Received: one that needs {', '.join(missing)}"
+        ) from error
+    return content
+
+
+def _check_runs(interpreter: Any, content: bytes) -> None:
+    """Run each signature once, for a delegate may refuse what the converter made."""
+    loaded = interpreter(model_content=content)
+    try:
+        for name in loaded.get_signature_list():
+            run = loaded.get_signature_runner(name)
+            shapes = {k: d["shape_signature"] for k, d in run.get_input_details().items()}
+            given = {
+                k: np.zeros([1 if n < 0 else n for n in shapes[k]], d["dtype"])
+                for k, d in run.get_input_details().items()
+            }
+            run(**given)
+    except RuntimeError as error:
+        raise ValueError(
+            f"`model` must be one that LiteRT can run. Received: one it refuses: {error}"
+        ) from error
