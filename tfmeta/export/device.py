@@ -37,7 +37,9 @@ def traced(model: keras.Model, function: Callable[..., Any], specs: Mapping[str,
     return tf.function(constant, autograph=False).get_concrete_function(**specs)
 
 
-def learner_functions(learner: MetaLearner, ways: int | None, shots: int | None) -> list[Any]:
+def learner_functions(
+    learner: MetaLearner, ways: int | None, shots: int | None
+) -> dict[str, Any]:
     """Return `adapt` and `predict` of a built learner, traced.
 
     `adapt(support_x, support_y)` gives `state_0`, `state_1`, ..., the tensors that depend on the
@@ -104,10 +106,10 @@ def learner_functions(learner: MetaLearner, ways: int | None, shots: int | None)
         return predicting(**{name: inputs[name] for name in queries}, **every)
 
     given = {f"state_{k}": state[f"state_{i}"] for k, i in enumerate(passed)}
-    return [
-        tf.function(function, autograph=False).get_concrete_function(**specs)
-        for function, specs in ((adapt, support), (predict, {**queries, **given}))
-    ]
+    return {
+        "adapt": tf.function(adapt, autograph=False).get_concrete_function(**support),
+        "predict": tf.function(predict, autograph=False).get_concrete_function(**queries, **given),
+    }
 
 
 def model_function(model: keras.Model, example: Any) -> Any:

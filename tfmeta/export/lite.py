@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,9 @@ def lite(
             )
         example = _example(model)
         batches = [] if representative is None else _batches(representative, example)
-        functions = [model_function(model, example)]
+        functions = {"serving_default": model_function(model, example)}
+        if batches and "While" in str(functions["serving_default"].graph.as_graph_def().library):
+            raise ValueError("")
     content = _converted(functions, batches)
     _check_runs(interpreter, content)
     try:
@@ -145,13 +148,17 @@ def _batches(representative: Any, example: Any) -> list[Array]:
     return [images[i : i + _TOGETHER] for i in range(0, len(images), _TOGETHER)]
 
 
-def _converted(functions: Sequence[Any], batches: Sequence[Array]) -> bytes:
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(functions, tf.Module())
-    if batches:
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: ([batch] for batch in batches)
+def _converted(functions: Mapping[str, Any], batches: Sequence[Array]) -> bytes:
+    # Nobody differentiates through the functions, and not all that is in them can be saved twice.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     try:
-        content: bytes = converter.convert()
+        with tempfile.TemporaryDirectory() as folder:
+            tf.saved_model.save(tf.Module(), folder, functions, options)
+            converter = tf.lite.TFLiteConverter.from_saved_model(folder, list(functions))
+            if batches:
+                converter.optimizations = [tf.lite.Optimize.DEFAULT]
+                converter.representative_dataset = lambda: ([batch] for batch in batches)
+            content: bytes = converter.convert()
     except Exception as error:  # of a class that TensorFlow does not show
         missing = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", str(error))))
         if not missing:
