@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import keras
@@ -12,7 +13,7 @@ import tensorflow as tf
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from tfmeta import training
+from tfmeta import export, training
 from tfmeta.classifier import Classifier
 from tfmeta.cli import image_files, main
 from tfmeta.runs import SPLITS, Run, Settings
@@ -293,6 +294,36 @@ def test_adapt_and_predict(prototypical: Path, few: Path, tmp_path: Path) -> Non
     assert all(0.5 <= float(row[2]) <= 1 for row in rows)
     assert "Note:" not in result.output
     keras.models.load_model(tmp_path / "adapted" / "model.keras", compile=False)
+
+
+def test_every_format_gives_the_same_predictions(
+    prototypical: Path, few: Path, tmp_path: Path
+) -> None:
+    """Also with photos read in grey and turned, which is inside of a SavedModel."""
+    given = {}
+    for kind in ("keras", "saved_model"):
+        command = ("adapt", prototypical, "--support", few, "--invert", "--format", kind)
+        tfmeta(*command, "--output", tmp_path / kind)
+        given[kind] = tfmeta("predict", tmp_path / kind, few).stdout
+    assert given["keras"] == given["saved_model"]
+    assert len(given["keras"].splitlines()) == 4
+    few_of = tf.saved_model.load(tmp_path / "saved_model" / "saved_model")
+    image = np.asarray(Image.open(few / "class1" / "0.png"))[None]
+    assert few_of.predict(query_x=image)["labels"].numpy().tolist() == [b"class1"]
+    # another format takes the place of the former
+    tfmeta(*command, "--output", tmp_path / "keras", "--overwrite")
+    assert set(os.listdir(tmp_path / "keras")) == {"classifier.json", "saved_model"}
+    assert tfmeta("predict", tmp_path / "keras", few).stdout == given["keras"]
+
+
+@pytest.mark.skipif(not hasattr(export, "lite"), reason="needs tfmeta.export.lite")
+def test_a_lite_model_gives_the_same_classes(prototypical: Path, few: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert", reason="needs LiteRT")
+    command = ("adapt", prototypical, "--support", few, "--output", tmp_path)
+    tfmeta(*command, "--format", "tflite")
+    lite = tfmeta("predict", tmp_path, few).stdout
+    tfmeta(*command, "--overwrite")
+    assert tfmeta("predict", tmp_path, few).stdout == lite
 
 
 def test_adapt_refuses_what_exists(prototypical: Path, few: Path, tmp_path: Path) -> None:

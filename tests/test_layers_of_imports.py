@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "tfmeta"
 # Lowest first. A name with a dot at its end stands for the whole sub-package.
 TENSORS = ["types", "checks", "layers", "functional", "inner_optimizers", "ops", "models"]
 LOOPS = [*TENSORS, "task_map", "losses", "packed.", "inner_loop", "padding", "inputs"]
-PUBLIC = [*LOOPS, "meta_learner", "evaluation", "algorithms.", "data."]
+PUBLIC = [*LOOPS, "export.", "meta_learner", "evaluation", "algorithms.", "data."]
 MAY_IMPORT = {
     "types": [],
     "checks": [],
@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "inputs": ["padding"],
     "packed.": ["types", "layers", "functional", "kernels", "packed."],
     "inner_loop": [*TENSORS, "task_map", "recompute", "packed."],
-    "meta_learner": [*LOOPS, "kernels"],
+    "export.": ["checks", "files", "kernels", "layers", "inputs", "export."],
+    "meta_learner": [*LOOPS, "kernels", "export."],
     "evaluation": ["types", "checks", "padding", "meta_learner"],
     "algorithms.": [*LOOPS, "meta_learner", "algorithms."],
     "data.": ["types", "files", "_core", "data."],
@@ -40,8 +41,9 @@ MAY_IMPORT = {
     "plots": ["types", "files"],
     "runs": ["files", "data.", "meta_learner"],
     "training": [*PUBLIC, "files", "plots", "runs"],
-    "classifier": [*PUBLIC, "files"],
-    "cli": [*PUBLIC, "runs", "training", "classifier", "__init__"],
+    "formats": ["types", "files", "export."],
+    "classifier": [*PUBLIC, "files", "formats"],
+    "cli": [*PUBLIC, "runs", "training", "formats", "classifier", "__init__"],
 }
 
 

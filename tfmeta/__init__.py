@@ -1,6 +1,6 @@
 """Few-shot learning for Keras: wrap a model, fit it on episodes, adapt it to a new task."""
 
-from tfmeta import data, inner_optimizers, layers, models, ops
+from tfmeta import data, export, inner_optimizers, layers, models, ops
 from tfmeta.algorithms import (
     ANIL,
     BOIL,
@@ -33,6 +33,7 @@ __all__ = [
     "Reptile",
     "data",
     "evaluate",
+    "export",
     "inner_optimizers",
     "layers",
     "models",

@@ -14,7 +14,9 @@ import numpy as np
 
 from tfmeta.data import ClassDataset
 from tfmeta.data.images import read_image
+from tfmeta.export import Preprocessing
 from tfmeta.files import replacing
+from tfmeta.formats import FORMATS, remove
 from tfmeta.meta_learner import MetaLearner
 
 # Images that one call of the network takes, where predictions do not depend on it.
@@ -26,16 +28,19 @@ class Classifier:
     """An adapted model, the names of its classes and how image files become its input.
 
     Attributes:
-        model: `[n, height, width, channels]` in `[0, 1]` → logits `[n, classes]`.
+        model: `[n, height, width, channels]` in `[0, 1]` → logits `[n, classes]`; a Keras model, or
+            what was read of another format.
         class_names: One a logit.
         images: `size`, `grayscale` and `invert`, as in `tfmeta.data.ClassDataset.from_directory`.
         transductive: Whether a prediction depends on the images that are classified with it.
+        format: A name of `tfmeta.formats.FORMATS`, in which the model is saved.
     """
 
-    model: keras.Model
+    model: Any
     class_names: tuple[str, ...]
     images: dict[str, Any]
     transductive: bool = False
+    format: str = "keras"
 
     @classmethod
     def adapt(
@@ -47,6 +52,7 @@ class Classifier:
         ways: int | None = None,
         transductive: bool = False,
         skip_unreadable: bool = False,
+        format: str = "keras",
     ) -> Classifier:
         """Adapt a learner to a few images of each class.
 
@@ -57,6 +63,7 @@ class Classifier:
             ways: The number of classes there must be, where the learner's network fixes it.
             transductive: As the attribute.
             skip_unreadable: Leaves out files that cannot be read, with a warning.
+            format: As the attribute.
 
         Returns:
             The classifier.
@@ -74,13 +81,19 @@ class Classifier:
             np.arange(support.num_classes, dtype=np.int32), np.diff(support.class_offsets)
         )
         pixels = _unit_range(support.examples[support.class_indices])
-        return cls(learner.adapt(pixels, labels), support.class_names, images, transductive)
+        model = learner.adapt(pixels, labels)
+        return cls(model, support.class_names, images, transductive, format)
 
     def classify(self, files: Sequence[str | os.PathLike[str]]) -> list[tuple[str, float]]:
         """Return the class and its probability for each image file."""
-        pixels = np.stack([read_image(file, **self.images) for file in files])
+        inside = FORMATS[self.format].prepares
+        # Resized here as the support set was, so that they become one array, whatever is inside.
+        images = {**self.images, "invert": False} if inside else self.images
+        stacked = np.stack([read_image(file, **images) for file in files])
+        pixels = stacked if inside else _unit_range(stacked)
         batch = len(files) if self.transductive else _BATCH
-        logits = self.model.predict(_unit_range(pixels), batch_size=batch, verbose=0)
+        parts = [pixels[i : i + batch] for i in range(0, len(files), batch)]
+        logits = np.concatenate([self.model(part) for part in parts])
         probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
         best = probabilities.argmax(axis=1)
         return [
@@ -99,22 +112,28 @@ class Classifier:
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
             return
         # A model alone is what an interrupted `save` leaves.
-        unfinished = folder.is_dir() and os.listdir(folder) == ["model.keras"]
+        models = [[known.file] for known in FORMATS.values()]
+        unfinished = folder.is_dir() and os.listdir(folder) in models
         if not unfinished and not (folder / "classifier.json").is_file():
             raise FileExistsError(f"'{path}' exists and is no adapted model; nothing is changed")
         if not overwrite:
             raise FileExistsError(f"'{path}' holds an adapted model; --overwrite replaces it")
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write `model.keras` and `classifier.json` into the folder `path`."""
+        """Write the model, in its format, and `classifier.json` into the folder `path`."""
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         del facts["model"]
         # Names never stand beside the model of other classes, whenever this is interrupted.
         (folder / "classifier.json").unlink(missing_ok=True)
-        with replacing(folder / "model.keras") as beside:
-            self.model.save(beside)
+        chosen = FORMATS[self.format]
+        for other in FORMATS.values():
+            if other is not chosen:
+                remove(folder / other.file)
+        chosen.write(
+            self.model, folder / chosen.file, self.class_names, Preprocessing(**self.images)
+        )
         with replacing(folder / "classifier.json") as beside:
             beside.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
@@ -124,6 +143,7 @@ class Classifier:
 
         Raises:
             FileNotFoundError: If `path` holds no classifier.
+            ImportError: If the model's format needs a package that is not installed.
             ValueError: If a file is damaged.
         """
         file = Path(path) / "classifier.json"
@@ -131,8 +151,11 @@ class Classifier:
             raise FileNotFoundError(f"'{path}' is no adapted model: it has no classifier.json")
         try:
             classifier = cls(model=None, **json.loads(file.read_text(encoding="utf-8")))
-            file = Path(path) / "model.keras"
-            model = keras.models.load_model(file, compile=False)
+            chosen = FORMATS[classifier.format]
+            file = Path(path) / chosen.file
+            model = chosen.read(file)
+        except ImportError:
+            raise
         # What is wrong with a file comes as ValueError, TypeError, BadZipFile, ...
         except Exception as error:
             raise ValueError(f"'{file}' is damaged or of another version ({error!r})") from error

@@ -19,6 +19,7 @@ from tfmeta.data.benchmarks import BENCHMARKS, OMNIGLOT_PRESETS
 from tfmeta.data.class_dataset import did_you_mean
 from tfmeta.data.images import SUFFIXES
 from tfmeta.evaluation import evaluate as evaluate_learner
+from tfmeta.formats import FORMATS
 from tfmeta.functional import BATCH_NORM_MODES
 from tfmeta.runs import DEFAULTS, SPLITS, Run, Settings
 
@@ -341,6 +342,14 @@ def evaluate(run_path: Path, split: str, episodes: int, **episode: Any) -> None:
 )
 @click.option("--skip-unreadable", is_flag=True, help="Leave out damaged files of the folder.")
 @click.option("--overwrite", is_flag=True, help="Replace the adapted model that is there.")
+@click.option(
+    "--format",
+    "kind",
+    type=Name(list(FORMATS)),
+    default="keras",
+    show_default=True,
+    help="Of the model in the folder. A saved_model takes images of any size, without tfmeta.",
+)
 def adapt(
     run_path: Path,
     support: Path,
@@ -348,6 +357,7 @@ def adapt(
     invert: bool | None,
     skip_unreadable: bool,
     overwrite: bool,
+    kind: str,
 ) -> None:
     """Adapt the model of RUN to new classes, and write a model that classifies images."""
     run = Run(run_path)
@@ -361,6 +371,7 @@ def adapt(
         ways=settings.ways if settings.fixed_ways else None,
         transductive=settings.transductive,
         skip_unreadable=skip_unreadable,
+        format=kind,
     )
     classifier.save(output)
     click.echo(f"Adapted to {', '.join(classifier.class_names)}. Saved in {output}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,3 +31,40 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give an empty folder beside `path` to fill, and rename it to `path` when the block ends well.
+
+    What was at `path` is whole until then, and gone afterwards.
+
+    Args:
+        path: The folder to write; folders above it are made.
+
+    Yields:
+        The folder to fill.
+
+    Raises:
+        OSError: If there cannot be a folder at `path`.
+    """
+    path = Path(path)
+    beside, before = (path.with_name(f".{path.name}.{os.getpid()}.{x}") for x in ("new", "old"))
+    try:
+        beside.mkdir(parents=True)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"`path` must be writable ({error.strerror}). Received: path='{path}'"
+        ) from error
+    try:
+        yield beside
+        if path.exists():
+            path.rename(before)
+        try:
+            beside.rename(path)
+        except OSError:
+            before.rename(path)
+            raise
+    finally:
+        for folder in (beside, before):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -26,6 +26,14 @@ _BY_EXAMPLE = {
 }
 
 
+def of_class_numbers(loss: Any) -> bool:
+    """Return whether a loss, as given to `compile`, is one of integer class labels."""
+    return isinstance(loss, keras.losses.SparseCategoricalCrossentropy) or loss in (
+        "sparse_categorical_crossentropy",
+        keras.losses.sparse_categorical_crossentropy,
+    )
+
+
 def task_losses(
     learner: keras.Model, x: Any, y: Any, y_pred: Any, sample_weight: Any, *, training: bool
 ) -> Any:

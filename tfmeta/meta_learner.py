@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import abc
 import logging
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -11,6 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.checks import check_count
+from tfmeta.export.preprocessing import Preprocessing
+from tfmeta.export.saved_model import saved_learner
+from tfmeta.export.serving import refuse_several
 from tfmeta.inputs import (
     check_examples,
     check_masks,
@@ -19,7 +24,7 @@ from tfmeta.inputs import (
     example_of,
 )
 from tfmeta.kernels import avoided
-from tfmeta.losses import task_losses
+from tfmeta.losses import of_class_numbers, task_losses
 from tfmeta.padding import is_padded, most_ways, put_back, real_task, without_padding
 from tfmeta.task_map import (
     TASK_AXES,
@@ -375,10 +380,105 @@ class MetaLearner(keras.Model, abc.ABC):
         _check_finite(state)
         return self.adapted_model(state)
 
-    def export(self, *args: Any, **kwargs: Any) -> Any:
-        """Write a SavedModel, which needs nothing of tfmeta; see `keras.Model.export`."""
-        with avoided():
-            return super().export(*args, **kwargs)
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        class_names: Sequence[str] | None = None,
+        preprocessing: Preprocessing | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Write a SavedModel that adapts when it is called, and needs nothing of tfmeta.
+
+        It works on one task at a time, without a task axis, with as many examples as one likes:
+
+        - `adapt_and_predict(support_x, support_y, query_x)`, which is `serving_default`, gives
+          `predictions` `[queries, outputs]` as `call` does.
+        - `adapt(support_x, support_y)` gives what was learnt as named tensors: adapted weights (of
+          `ANIL` the head's alone), prototypes.
+        - `predict(query_x, ...)` takes those tensors by their names and gives `predictions`: adapt
+          once, predict often.
+
+        Labels are int64, whatever integers the learner was trained on, and float where the loss is
+        not one of class numbers. With `batch_norm="transductive"` predictions depend on the queries
+        of the same call, as everywhere; that is said in the log. Wrong shapes and labels are
+        refused by assertions in the graph.
+
+        Args:
+            path: The folder to write.
+            class_names: Names of the classes 0, 1, …; the output `labels` is then the name of each
+                query's class. Where the number of ways is free, they are the most that there can
+                be.
+            preprocessing: How uint8 images of any size become what the model takes, in the place
+                of `support_x` and `query_x` as the model takes them.
+            overwrite: Whether a SavedModel at `path` may be replaced; nothing else ever is.
+
+        Raises:
+            TypeError: If an argument is of another type.
+            ValueError: If the learner is not built or has several inputs or outputs, `class_names`
+                don't fit its outputs or have one twice, or `preprocessing` makes something else
+                than the model takes.
+            FileExistsError: If there is something at `path` that may not be replaced.
+            OSError: If `path` cannot be written.
+
+        Example:
+            ```python
+            learner.export("few_shot")
+            few_shot = tf.saved_model.load("few_shot")                 # needs no tfmeta
+            task = few_shot.adapt(support_x=support_x, support_y=support_y)
+            few_shot.predict(query_x=query_x, **task)["predictions"]
+            ```
+        """
+        saved_learner(
+            self,
+            path,
+            class_names=class_names,
+            preprocessing=preprocessing,
+            overwrite=overwrite,
+        )
+
+    @property
+    def transductive(self) -> bool:
+        """Whether a prediction depends on the queries that are asked together."""
+        return False
+
+    def label_spec(self) -> Any:
+        """Return shape and type of an export's `support_y`: int64 `[n]` for class numbers.
+
+        Where the loss is none of class numbers, labels are floats of the shape of the outputs. A
+        learner whose labels are something else overrides this.
+        """
+        if not self.compiled or self.loss is None or of_class_numbers(self.loss):
+            return tf.TensorSpec([None], tf.int64)
+        outputs = self.model.compute_output_spec(self.example)
+        refuse_several("one output", outputs)
+        return tf.TensorSpec([None, *outputs.shape[1:]], self.variable_dtype)
+
+    def labels_fit(self, labels: Any) -> tuple[Any, str]:
+        """Return whether class numbers fit, within a graph, and in words which do.
+
+        Args:
+            labels: int64 `[n]`, n at least 1.
+        """
+        return tf.reduce_min(labels) >= 0, "the class numbers 0..ways-1"
+
+    def named_state(self, state: Any) -> dict[str, Any]:
+        """Return what of a state an export passes from `adapt` to `predict`, by name.
+
+        Args:
+            state: What `adapt_task` returned.
+        """
+        return {f"state_{i}": x for i, x in enumerate(tf.nest.flatten(state))}
+
+    def state_of(self, tensors: dict[str, Any], structure: Any) -> Any:
+        """Return the state for `predict_task`: the reverse of `named_state`.
+
+        Args:
+            tensors: What `named_state` returned.
+            structure: A nest like the state.
+        """
+        number = len(tf.nest.flatten(structure))
+        return tf.nest.pack_sequence_as(structure, [tensors[f"state_{i}"] for i in range(number)])
 
     def check_inputs(self, inputs: Any) -> None:
         """Raise a `ValueError` if this learner cannot work on such a meta-batch; build it for it.

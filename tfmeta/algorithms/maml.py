@@ -7,6 +7,7 @@ ICML 2017.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,6 +37,7 @@ from tfmeta.functional import (
 from tfmeta.inner_loop import InnerStep, Path, inner_path
 from tfmeta.inner_optimizers import SGD, UpdateRule
 from tfmeta.layers import BatchAtHandNormalization, exchanged, ordinary_batch_norm
+from tfmeta.losses import of_class_numbers
 from tfmeta.meta_learner import MetaLearner, copy_of, finalize
 from tfmeta.packed import packed_call, spread_weights, task_axes, tried
 from tfmeta.task_map import map_tasks, side_by_side
@@ -411,6 +413,46 @@ class MAML(MetaLearner):
         with tf.control_dependencies([] if fit is None else [fit]):
             return tf.nest.map_structure(tf.identity, inputs)  # type: ignore[no-any-return]
 
+    @property
+    def transductive(self) -> bool:
+        """Whether batch normalisation makes a prediction depend on the queries beside it."""
+        return self.batch_norm == "transductive" and bool(batch_norm_layers(self.model))
+
+    def labels_fit(self, labels: Any) -> tuple[Any, str]:
+        """Return whether class numbers are below the width of the model's output."""
+        width = self._classes()
+        if width is None:
+            return super().labels_fit(labels)
+        fit = tf.reduce_all((labels >= 0) & (labels < width))
+        return fit, f"the class numbers 0..{width - 1}, as the model has {width} outputs"
+
+    def named_state(self, state: Any) -> dict[str, Any]:
+        """Return the weights that are adapted, and the statistics that queries are normalised by.
+
+        With `batch_norm="with_support"` the support set itself, too.
+        """
+        params, model_state, *support = state
+        passed = zip(
+            self._names(params),
+            [*params, *model_state],
+            [*self._chosen(params), *self._state_differs()],
+            strict=True,
+        )
+        named = {name: value for name, value, differs in passed if differs}
+        return {**named, **({"support_x": support[0]} if support else {})}
+
+    def state_of(self, tensors: dict[str, Any], structure: Any) -> Any:
+        """Return weights and state of a task: those given, and the learner's own in between."""
+        params, _, *support = structure
+        head = [None] * (len(params) - len(self.model.trainable_variables))
+        own = [*self.model.trainable_variables, *head, *self.model.non_trainable_variables]
+        every = [
+            tensors[name] if name in tensors else tf.convert_to_tensor(variable)
+            for name, variable in zip(self._names(params), own, strict=True)
+        ]
+        state = every[: len(params)], every[len(params) :]
+        return (*state, tensors["support_x"]) if support else state
+
     def adapted_model(self, state: Any) -> keras.Model:
         """Return the user's model with the adapted weights.
 
@@ -530,6 +572,39 @@ class MAML(MetaLearner):
         outputs, states, penalties = map_tasks(one, query_x)
         return Called(outputs, [x[-1] for x in states], [tf.reduce_mean(penalties)])
 
+    def _names(self, params: Params) -> list[str]:
+        """Return a name for each of `params` and then of the model's state, as identifiers."""
+        weights = self.model.trainable_variables
+        head = len(params) - len(weights)
+        paths = [v.path for v in weights]
+        # The weights that a learner has behind the model's are always adapted.
+        paths += [name for name, _ in self.adapted_weights()[-head:]] if head else []
+        paths += [v.path for v in self.model.non_trainable_variables]
+        own = f"{self.model.name}/"
+        names = [re.sub(r"\W", "_", path.removeprefix(own)) for path in paths]
+        # Models within models may have layers of one name.
+        again = [names[:i].count(name) for i, name in enumerate(names)]
+        return [f"{name}_{n}" if n else name for name, n in zip(names, again, strict=True)]
+
+    def _state_differs(self) -> list[bool]:
+        """Return for each part of the model's state whether queries see a task's own of it."""
+        changed: list[bool] = []
+
+        def call(x: Any) -> Any:
+            params, state = MAML.start(self, x, None, training=False)
+            called = MAML.forward(
+                self, params, state, x, training=False, statistics=self._inner_statistics()
+            )
+            changed[:] = [a is not b for a, b in zip(called.state, state, strict=True)]
+            return called.outputs
+
+        spec = keras.tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), self.example)
+        tf.function(call, autograph=False).get_concrete_function(spec)
+        norms = [] if self.batch_norm in ("support", "running") else batch_norm_layers(self.model)
+        unseen = {id(v) for layer in norms for v in layer.non_trainable_variables}
+        state = self.model.non_trainable_variables
+        return [c and id(v) not in unseen for c, v in zip(changed, state, strict=True)]
+
     def _copy_for_a_task(self) -> keras.Model:
         """Return a copy of the model, with the batch normalisation that a task needs."""
         at_hand = self.batch_norm == "transductive" and bool(batch_norm_layers(self.model))
@@ -557,11 +632,7 @@ class MAML(MetaLearner):
         return None if tf.nest.is_nested(outputs) else outputs.shape[-1]
 
     def _classes_are_outputs(self) -> bool:
-        loss = self.loss
-        return isinstance(loss, keras.losses.SparseCategoricalCrossentropy) or loss in (
-            "sparse_categorical_crossentropy",
-            keras.losses.sparse_categorical_crossentropy,
-        )
+        return of_class_numbers(self.loss)
 
     def _keep(self, model_state: Params) -> None:
         """Keep a task's random seeds, and its moving statistics if evaluation will use them."""

@@ -232,9 +232,10 @@ class MAMLPlusPlus(MAML):
     def path(self, *args: Any, **kwargs: Any) -> Path:
         """Run the inner loop, and count the steps that it used."""
         path = super().path(*args, **kwargs)
-        if self.tolerance is not None:
-            tasks = current_tasks()
-            self.steps_used.update_state(path.steps_used, tasks and tasks.weights)
+        tasks = current_tasks()
+        # Outside of a meta-batch nobody asks for the metric, and an export must not count.
+        if self.tolerance is not None and tasks is not None:
+            self.steps_used.update_state(path.steps_used, tasks.weights)
         return path
 
     def outer_rate(self) -> float:

@@ -13,7 +13,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.algorithms.maml import MAML
-from tfmeta.algorithms.prototypical import check_class_labels, present_classes
+from tfmeta.algorithms.prototypical import (
+    check_class_labels,
+    class_labels_fit,
+    present_classes,
+)
 from tfmeta.functional import Called
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.ops import prototypes
@@ -103,6 +107,14 @@ class ProtoMAML(MAML):
     def check_labels(self, labels: Array) -> None:
         """Check that the labels are the integers `0..ways-1`, none of them missing."""
         check_class_labels(labels)
+
+    def label_spec(self) -> Any:
+        """Return shape and type of an export's `support_y`, which are class numbers always."""
+        return tf.TensorSpec([None], tf.int64)
+
+    def labels_fit(self, labels: Any) -> tuple[Any, str]:
+        """Return whether the labels are 0..ways-1, none of them missing."""
+        return class_labels_fit(labels)
 
     def adapted_model(self, state: Any) -> keras.Model:
         """Return encoder and head as one model."""

@@ -5,9 +5,6 @@ Snell, Swersky and Zemel, *Prototypical Networks for Few-shot Learning*, NeurIPS
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -15,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.checks import check_positive
-from tfmeta.inputs import episode_inputs
+from tfmeta.inputs import episode_inputs, known_ways
 from tfmeta.meta_learner import MetaLearner, copy_of
 from tfmeta.ops import cosine_similarity, prototypes, squared_euclidean
 from tfmeta.packed import packed_call, spread_weights, tried
@@ -23,7 +20,6 @@ from tfmeta.padding import MASKS, put_back, without_padding
 from tfmeta.types import Array, Inputs
 
 DISTANCES = ("squared_euclidean", "cosine")
-_ways: contextvars.ContextVar[int | None] = contextvars.ContextVar("ways", default=None)
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
@@ -126,6 +122,24 @@ class PrototypicalNetwork(MetaLearner):
     def check_labels(self, labels: Array) -> None:
         """Check that the labels are the integers `0..ways-1`, none of them missing."""
         check_class_labels(labels)
+
+    def label_spec(self) -> Any:
+        """Return shape and type of an export's `support_y`, which are class numbers always."""
+        return tf.TensorSpec([None], tf.int64)
+
+    def labels_fit(self, labels: Any) -> tuple[Any, str]:
+        """Return whether the labels are 0..ways-1, none of them missing."""
+        return class_labels_fit(labels)
+
+    def named_state(self, state: tuple[Any, Any]) -> dict[str, Any]:
+        """Return the prototypes `[ways, d]`."""
+        return {"prototypes": state[0]}
+
+    def state_of(self, tensors: dict[str, Any], structure: Any) -> tuple[Any, Any]:
+        """Return prototypes, and that each class has one: an export refuses other support sets."""
+        del structure
+        means = tensors["prototypes"]
+        return means, tf.ones(tf.shape(means)[:1], tf.bool)
 
     def adapted_model(self, state: tuple[Any, Any]) -> keras.Model:
         """Return encoder and head as one model of Keras's own layers, with the same logits.
@@ -246,14 +260,11 @@ def check_class_labels(labels: Array) -> None:
         )
 
 
-@contextlib.contextmanager
-def fixed_ways(ways: int | None) -> Iterator[None]:
-    """Have all that is traced meanwhile made for this number of ways, for programs that need it."""
-    token = _ways.set(ways)
-    try:
-        yield
-    finally:
-        _ways.reset(token)
+def class_labels_fit(labels: Any) -> tuple[Any, str]:
+    """Return whether labels `[n]` are 0..ways-1, none of them missing, and that in words."""
+    there = tf.sort(tf.unique(labels).y)
+    fit = tf.reduce_all(there == tf.range(tf.size(there, labels.dtype)))
+    return fit, "the class numbers 0..ways-1, with at least one example of each class"
 
 
 def present_classes(labels: Any, static: bool) -> tuple[Any, Any]:
@@ -262,7 +273,8 @@ def present_classes(labels: Any, static: bool) -> tuple[Any, Any]:
     XLA needs a number that is `static`; that is then the most that a support set can have.
     """
     labels = tf.cast(labels, tf.int32)
-    ways = _ways.get() or (labels.shape[1] if static else tf.reduce_max(labels) + 1)
+    most = known_ways() or (labels.shape[1] if static else None)
+    ways = tf.reduce_max(labels) + 1 if most is None else most
     return ways, tf.reduce_any(tf.one_hot(labels, ways, on_value=True, off_value=False), axis=1)
 
 

@@ -145,6 +145,8 @@ class Reptile(MAML):
         if size is None or (examples is not None and examples <= size):
             return whole
         rows = self._rows(tf.nest.flatten(support_x)[0], training)
+        if examples is None:
+            size = tf.minimum(size, tf.shape(tf.nest.flatten(support_x)[0])[0])
 
         def support_loss(adapted: Params, state: Params, k: Any) -> Any:
             drawn = rows[k * size : (k + 1) * size]

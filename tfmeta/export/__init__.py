@@ -1,5 +1,7 @@
 """Adapted models and learners as files that need nothing of tfmeta."""
 
 from tfmeta.export.lite import lite
+from tfmeta.export.preprocessing import Preprocessing
+from tfmeta.export.saved_model import saved_model
 
-__all__ = ["lite"]
+__all__ = ["Preprocessing", "lite", "saved_model"]

@@ -16,7 +16,6 @@ import tensorflow as tf
 from tfmeta.export.device import learner_functions, model_function
 from tfmeta.files import replacing
 from tfmeta.inputs import example_of
-from tfmeta.meta_learner import MetaLearner, TaskModel
 from tfmeta.types import Array
 
 # How many representative images are computed at once.
@@ -82,13 +81,13 @@ def lite(
         raise FileExistsError(
             f"`path` must be free; overwrite=True replaces a file. Received: path='{path}'"
         )
-    if isinstance(model, MetaLearner):
+    if hasattr(model, "adapt_task"):
         if representative is not None:
             raise ValueError(
-                "`representative` must be None for a learner: gradients are computed in floating "
-                "point. Adapted models can be quantised."
+                "`representative` must be None for a learner: gradients need floating point. "
+                "Adapted models can be quantised."
             )
-        functions, batches = learner_functions(model, ways, shots), []
+        content = _converted(learner_functions(model, ways, shots))
     else:
         if ways is not None or shots is not None:
             raise ValueError(
@@ -96,11 +95,9 @@ def lite(
                 f"Received: ways={ways}, shots={shots}"
             )
         example = _example(model)
-        batches = [] if representative is None else _batches(representative, example)
-        functions = {"serving_default": model_function(model, example)}
-        if batches and "While" in str(functions["serving_default"].graph.as_graph_def().library):
-            raise ValueError("")
-    content = _converted(functions, batches)
+        function = model_function(model, example)
+        batches = None if representative is None else _batches(representative, example, function)
+        content = _converted({"serving_default": function}, batches)
     _check_runs(interpreter, content)
     try:
         with replacing(path) as beside:
@@ -123,17 +120,13 @@ def _interpreter() -> Any:
 
 def _example(model: keras.Model) -> Any:
     """Return what an adapted model takes, symbolically."""
-    if isinstance(model, TaskModel):
-        return model.learner.example
     shape = (model.get_build_config() or {}).get("input_shape")
-    # Of a Functional model Keras knows it otherwise.
+    # Keras knows a Functional model's by other means.
     nested = shape and keras.tree.map_shape_structure(lambda sizes: (None, *sizes), shape)
     return example_of(model, nested)
 
 
-def _batches(representative: Any, example: Any) -> list[Array]:
-    if keras.tree.is_nested(example):
-        raise ValueError("`representative` is for models of one input. Received: one of several")
+def _batches(representative: Any, example: Any, function: Any) -> list[Array]:
     images = np.asarray(representative)
     fits = images.ndim == len(example.shape) and all(
         e in (None, n) for e, n in zip(example.shape[1:], images.shape[1:], strict=True)
@@ -144,12 +137,18 @@ def _batches(representative: Any, example: Any) -> list[Array]:
             f"[n, {', '.join(map(str, example.shape[1:]))}]. Received: {images.dtype.name} of "
             f"shape={images.shape}"
         )
+    if any("While" in op.type for op in function.graph.get_operations()):
+        # TensorFlow's calibrator does not survive it.
+        raise ValueError(
+            "`representative` must be None for a model with a loop in it, as that of "
+            "batch_norm='with_support' or a recurrent layer, which cannot be quantised"
+        )
     images = images.astype(np.float32)
     return [images[i : i + _TOGETHER] for i in range(0, len(images), _TOGETHER)]
 
 
-def _converted(functions: Mapping[str, Any], batches: Sequence[Array]) -> bytes:
-    # Nobody differentiates through the functions, and not all that is in them can be saved twice.
+def _converted(functions: Mapping[str, Any], batches: Sequence[Array] | None = None) -> bytes:
+    # Nobody differentiates through the functions, and not every gradient can be saved.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     try:
         with tempfile.TemporaryDirectory() as folder:

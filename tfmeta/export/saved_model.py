@@ -1,0 +1,158 @@
+"""SavedModels of adapted models and of learners, made of TensorFlow's own operations."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfmeta.export.preprocessing import Preprocessing
+from tfmeta.export.serving import learner_signatures, model_signatures
+from tfmeta.files import replacing_folder
+from tfmeta.inputs import example_of
+from tfmeta.layers import BatchAtHandNormalization
+
+# What TensorFlow writes into the folder of a SavedModel.
+_PARTS = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
+
+
+def saved_model(
+    adapted: keras.Model,
+    path: str | os.PathLike[str],
+    *,
+    class_names: Sequence[str] | None = None,
+    preprocessing: Preprocessing | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write an adapted model as a SavedModel, with the names of its classes.
+
+    It has one signature, `serving_default(query_x)`, with the output `predictions` and, where there
+    are class names, `labels`, the name of the largest prediction. The number of queries is free.
+
+    Args:
+        adapted: What `MetaLearner.adapt` returned, or any built Keras model of one input and one
+            output.
+        path: The folder to write.
+        class_names: A name for each output.
+        preprocessing: How uint8 images of any size become what the model takes; they are then what
+            `query_x` is. Without it, `query_x` is what the model takes.
+        overwrite: Whether a SavedModel at `path` may be replaced; nothing else ever is.
+
+    Raises:
+        TypeError: If an argument is of another type.
+        ValueError: If the model is not built or has several inputs or outputs, `class_names` are
+            not one different name an output, or `preprocessing` makes something else than the
+            model takes.
+        FileExistsError: If there is something at `path` that may not be replaced.
+        OSError: If `path` cannot be written.
+
+    Example:
+        ```python
+        adapted = learner.adapt(support_x, support_y)
+        tfmeta.export.saved_model(adapted, "letters", class_names=["alpha", "beta", "gamma"])
+        tf.saved_model.load("letters").predict(query_x)["labels"]      # needs no tfmeta
+        ```
+    """
+    if not isinstance(adapted, keras.Model) or hasattr(adapted, "adapt_task"):
+        raise TypeError(
+            "`adapted` must be an adapted model, an ordinary keras.Model; a learner has an "
+            f"`export` of its own. Received: adapted={adapted!r}"
+        )
+    if not adapted.built:
+        raise ValueError(
+            f"`adapted` must be built: call it once. Received: a model {adapted.name!r} that is not"
+        )
+    check_free(path, overwrite)
+    signatures = model_signatures(adapted, _example(adapted), class_names, preprocessing)
+    if any(isinstance(x, BatchAtHandNormalization) for x in adapted._flatten_layers()):
+        _say_transductive(path)
+    _write(path, signatures, {"predict": signatures["serving_default"]})
+
+
+def saved_learner(
+    learner: Any,
+    path: str | os.PathLike[str],
+    *,
+    class_names: Sequence[str] | None = None,
+    preprocessing: Preprocessing | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a learner as a SavedModel that adapts: `MetaLearner.export`, which see."""
+    if not learner.built:
+        raise ValueError(
+            "`export` is for a learner that is built: call `fit`, or `adapt` once, before. "
+            f"Received: a learner {learner.name!r} that is not"
+        )
+    check_free(path, overwrite)
+    signatures = learner_signatures(learner, class_names, preprocessing)
+    if learner.transductive:
+        _say_transductive(path)
+    _write(path, signatures, {k: f for k, f in signatures.items() if k != "serving_default"})
+
+
+def check_free(path: str | os.PathLike[str], overwrite: bool) -> None:
+    """Raise unless a SavedModel may be written to `path`.
+
+    Raises:
+        FileExistsError: If `path` holds a SavedModel and `overwrite` is false, or holds something
+            else; an empty folder is free.
+    """
+    folder = Path(path)
+    if not os.path.lexists(folder):
+        return
+    names = set(os.listdir(folder)) if folder.is_dir() else None
+    if names is not None and not names:
+        return
+    if names is None or "saved_model.pb" not in names or names - _PARTS:
+        raise FileExistsError(
+            "`path` must be free, or hold a SavedModel and nothing else where overwrite=True. "
+            f"Received: path='{path}', which holds something else"
+        )
+    if not overwrite:
+        raise FileExistsError(
+            f"`path` must be free; overwrite=True replaces the SavedModel there. Received: "
+            f"path='{path}'"
+        )
+
+
+def _example(model: keras.Model) -> Any:
+    """Return what a built model takes, symbolically."""
+    if getattr(model, "inputs", None):
+        return example_of(model, None)
+    # A subclassed model remembers no more than a shape.
+    shape = (model.get_build_config() or {}).get("input_shape")
+    if shape is None:
+        raise ValueError(
+            "`adapted` must be a model of one input. Received: a model "
+            f"{model.name!r} of which no shape of one is known"
+        )
+    return example_of(model, keras.tree.map_shape_structure(lambda sizes: (None, *sizes), shape))
+
+
+def _write(
+    path: str | os.PathLike[str], signatures: dict[str, Any], functions: dict[str, Any]
+) -> None:
+    """Write traced functions: as signatures, and as methods of what is loaded."""
+    module = tf.Module()
+    for name, function in functions.items():
+        setattr(module, name, function)
+    # What the functions read, and not the optimizer's and the metrics' as well.
+    captured = {id(v): v for function in signatures.values() for v in function.variables}
+    module.weights = list(captured.values())
+    # Nobody differentiates through them; the gradients would bring metrics along.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    with replacing_folder(path) as beside:
+        tf.saved_model.save(module, str(beside), signatures=signatures, options=options)
+
+
+def _say_transductive(path: str | os.PathLike[str]) -> None:
+    logging.getLogger("tfmeta").warning(
+        "'%s' normalises queries by the statistics of their own batch (batch_norm='transductive'): "
+        "its predictions depend on which queries are asked together.",
+        path,
+    )

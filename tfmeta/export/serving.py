@@ -1,0 +1,200 @@
+"""What an exported learner or model computes: checks in words around its own functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfmeta.export.preprocessing import Preprocessing
+from tfmeta.kernels import avoided
+
+
+def model_signatures(
+    model: keras.Model,
+    example: Any,
+    class_names: Sequence[str] | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> dict[str, Any]:
+    """Return `serving_default(query_x)` of an adapted model, traced.
+
+    Args:
+        model: A built model of one input and one output.
+        example: What it takes, symbolically.
+        class_names: A name for each output.
+        preprocessing: How images become what it takes.
+    """
+    names, given = check_names(class_names), _given(example, preprocessing)
+
+    def predict(query_x: Any) -> Any:
+        x = _examples("query_x", query_x, example, preprocessing)
+        return _answer(model(x, training=False), names)
+
+    return {"serving_default": _traced(predict, query_x=given)}
+
+
+def learner_signatures(
+    learner: Any,
+    class_names: Sequence[str] | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> dict[str, Any]:
+    """Return what a learner does with one task, traced without a task axis.
+
+    `adapt(support_x, support_y)` gives named tensors, `predict(query_x, …)` takes them, and
+    `adapt_and_predict(support_x, support_y, query_x)`, which is `serving_default`, does both.
+
+    Args:
+        learner: A built `tfmeta.MetaLearner` of one input and one output.
+        class_names: A name for each class.
+        preprocessing: How images become what the learner's model takes.
+    """
+    names, example = check_names(class_names), learner.example
+    given, labels = _given(example, preprocessing), learner.label_spec()
+    structure: list[Any] = []
+
+    def adapt(support_x: Any, support_y: Any) -> Any:
+        x = _examples("support_x", support_x, example, preprocessing)
+        with tf.control_dependencies(_support_checks(learner, x, support_y, names)):
+            x, y = tf.identity(x), tf.identity(support_y)
+        state = learner.adapt_task(x, y, training=False)
+        structure[:] = [tf.nest.map_structure(lambda _: None, state)]
+        return learner.named_state(state)
+
+    adapting = _traced(adapt, support_x=given, support_y=labels)
+
+    def predict(query_x: Any, **tensors: Any) -> Any:
+        x = _examples("query_x", query_x, example, preprocessing)
+        state = learner.state_of(tensors, structure[0])
+        return _answer(learner.predict_task(state, x, training=False), names)
+
+    predicting = _traced(predict, query_x=given, **adapting.structured_outputs)
+
+    def adapt_and_predict(support_x: Any, support_y: Any, query_x: Any) -> Any:
+        return predicting(query_x=query_x, **adapting(support_x=support_x, support_y=support_y))
+
+    both = _traced(adapt_and_predict, support_x=given, support_y=labels, query_x=given)
+    return {
+        "serving_default": both,
+        "adapt_and_predict": both,
+        "adapt": adapting,
+        "predict": predicting,
+    }
+
+
+def check_names(class_names: Sequence[str] | None) -> list[str] | None:
+    """Return names of classes as a list.
+
+    Raises:
+        TypeError: If they are no strings.
+        ValueError: If there are none, or one stands there twice.
+    """
+    if class_names is None:
+        return None
+    names = [class_names] if isinstance(class_names, str) else list(class_names)
+    if isinstance(class_names, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            f"`class_names` must be a sequence of strings. Received: class_names={class_names!r}"
+        )
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or not names:
+        raise ValueError(
+            "`class_names` must be different names, at least one. Received: "
+            + (f"{twice[0]!r} {names.count(twice[0])} times" if twice else "none")
+        )
+    return [str(name) for name in names]
+
+
+def refuse_several(what: str, tensors: Any) -> None:
+    """Raise a `ValueError` if there is more than one input or output."""
+    if keras.tree.is_nested(tensors):
+        shapes = keras.tree.map_structure(lambda x: tuple(x.shape), tensors)
+        raise ValueError(
+            f"`export` is for models of {what}; of others adapt the learner, and give the adapted "
+            f"model to Keras's own `adapted.export(path)`. Received: {shapes}"
+        )
+
+
+def _traced(function: Any, **specs: Any) -> Any:
+    named = {k: tf.TensorSpec(x.shape, x.dtype, name=k) for k, x in specs.items()}
+    with avoided():
+        return tf.function(function, autograph=False).get_concrete_function(**named)
+
+
+def _given(example: Any, preprocessing: Preprocessing | None) -> Any:
+    """Return what is given to an export for what the model takes."""
+    refuse_several("one input", example)
+    if preprocessing is None:
+        return tf.TensorSpec([None, *example.shape[1:]], example.dtype)
+    if not isinstance(preprocessing, Preprocessing):
+        raise TypeError(
+            "`preprocessing` must be a tfmeta.export.Preprocessing. Received: "
+            f"preprocessing={preprocessing!r}"
+        )
+    given = tf.TensorSpec([None, None, None, None], tf.uint8)
+    made = tf.function(preprocessing).get_concrete_function(given).structured_outputs.shape
+    if not made.is_compatible_with(example.shape):
+        raise ValueError(
+            f"`preprocessing` must make what the model takes, {_shown(example.shape)}. Received: "
+            f"one that makes {_shown(made)}, {preprocessing}"
+        )
+    return given
+
+
+def _examples(name: str, x: Any, example: Any, preprocessing: Preprocessing | None) -> Any:
+    """Return examples as the model takes them, or fail with words."""
+    given = tf.shape(x)
+    if preprocessing is not None:
+        fit = tf.reduce_any(given[3] == [1, 3]) & tf.reduce_all(given[1:] > 0)
+        words = f"`{name}` must be uint8 images [n, height, width, channels] of 1 or 3 channels."
+        with tf.control_dependencies([_must(fit, words, "Received: shape", given)]):
+            x = tf.cast(preprocessing(tf.identity(x)), example.dtype)
+    axes = [i for i, size in enumerate(example.shape) if i and size is not None]
+    sizes = [example.shape[i] for i in axes]
+    fit = tf.reduce_all(tf.gather(tf.shape(x), axes) == tf.constant(sizes, tf.int32))
+    words = f"`{name}` must have the shape {_shown(example.shape)} that the model takes."
+    with tf.control_dependencies([_must(fit, words, "Received: shape", given)]):
+        return tf.ensure_shape(tf.identity(x), [None, *example.shape[1:]])
+
+
+def _support_checks(learner: Any, x: Any, labels: Any, names: list[str] | None) -> list[Any]:
+    """Return assertions that a support set is one: of one length, not 0, with labels that fit."""
+    n, m = tf.shape(x)[0], tf.shape(labels)[0]
+    words = "`support_x` and `support_y` must have the same length, at least 1."
+    lengths = _must((n == m) & (n > 0), words, "Received: lengths", n, "and", m)
+    if not labels.dtype.is_integer:
+        return [lengths]
+    with tf.control_dependencies([lengths]):
+        labels = tf.identity(labels)
+    fit, expected = learner.labels_fit(labels)
+    received = ["Received: labels from", tf.reduce_min(labels), "to", tf.reduce_max(labels)]
+    checks = [_must(fit, f"`support_y` must be {expected}.", *received)]
+    if names is not None:
+        words = f"`support_y` must be less than {len(names)}, the number of `class_names`."
+        checks.append(_must(tf.reduce_max(labels) < len(names), words, *received))
+    return checks
+
+
+def _answer(predictions: Any, names: list[str] | None) -> dict[str, Any]:
+    """Return the outputs of a signature."""
+    refuse_several("one output", predictions)
+    if names is None:
+        return {"predictions": predictions}
+    outputs = predictions.shape[-1]
+    if len(predictions.shape) != 2 or outputs not in (None, len(names)):
+        raise ValueError(
+            "`class_names` must have a name for each output of the model, which returns "
+            f"{_shown(predictions.shape)}. Received: {len(names)} names"
+        )
+    best = tf.gather(tf.constant(names), tf.argmax(predictions, axis=-1))
+    return {"predictions": predictions, "labels": best}
+
+
+def _must(condition: Any, *words: Any) -> Any:
+    return tf.debugging.Assert(condition, list(words), summarize=8)
+
+
+def _shown(shape: Any) -> str:
+    sizes = ", ".join("any" if size is None else str(size) for size in tuple(shape)[1:])
+    return f"[n, {sizes}]"
