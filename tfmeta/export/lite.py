@@ -6,16 +6,14 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfmeta.export.device import learner_functions, model_function
-from tfmeta.files import replacing
-from tfmeta.inputs import example_of
+from tfmeta.export.device import checked_example, learner_functions, model_function
+from tfmeta.export.one_file import check_free_file, write_file
 from tfmeta.types import Array
 
 # How many representative images are computed at once.
@@ -37,17 +35,18 @@ def lite(
     been loaded and run once before it is put in place.
 
     An adapted model has the signature `serving_default(query_x)` with the output `predictions`, for
-    any number of queries. A learner has `adapt(support_x, support_y)`, for class numbers of type
-    int32, with the outputs `state_0`, `state_1`, ..., and `predict(query_x, state_0, ...)` with the
-    output `predictions`. A device has no checks of labels or of a support loss: give labels that
-    fit, and expect NaN where an inner loop diverges.
+    any number of queries. A learner has `adapt(support_x, support_y)`, whose outputs are what was
+    learnt, as named tensors, and `predict(query_x, ...)`, which takes these by their names and
+    gives `predictions`: the names and types are those of `MetaLearner.export`. The file checks
+    neither labels nor support loss: give labels that fit, and expect NaN where an inner loop
+    diverges.
 
     Args:
         model: An adapted model, or a built learner; learners with an inner loop must be compiled.
         path: The file to write, as a rule with the suffix `.tflite`.
-        representative: Inputs as those of later queries, `[n, ...]`, some hundred of several tasks.
-            With them an adapted model's weights and activations become 8-bit integers (LiteRT's
-            full-integer quantisation; inputs and outputs stay float32). Needs a model of one input.
+        representative: Inputs as those of later queries, float32 `[n, ...]`, some hundred or the
+            support set at least. With them an adapted model's weights and activations become 8-bit
+            integers wherever LiteRT has such an operation; inputs and outputs stay float32.
         ways: Classes of a task, for a learner. Shapes must be static where gradients are computed;
             a learner without an inner loop may go without `ways` and `shots` and take any task.
         shots: Examples of each class in a support set.
@@ -65,22 +64,15 @@ def lite(
         ```python
         tfmeta.export.lite(learner, "learner.tflite", ways=5, shots=1)
         interpreter = ai_edge_litert.interpreter.Interpreter("learner.tflite")
-        state = interpreter.get_signature_runner("adapt")(support_x=x, support_y=y)
-        interpreter.get_signature_runner("predict")(query_x=images, **state)["predictions"]
+        task = interpreter.get_signature_runner("adapt")(support_x=x, support_y=y)
+        interpreter.get_signature_runner("predict")(query_x=images, **task)["predictions"]
         ```
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a keras.Model. Received: model={model!r}")
-    if not model.built:
-        raise ValueError(
-            "`model` must be built: call it once, or for a learner `fit` or `adapt`. "
-            f"Received: a {type(model).__name__} {model.name!r} that is not"
-        )
+    example = checked_example("model", model)
     interpreter = _interpreter()
-    if os.path.lexists(path) and not (overwrite and Path(path).is_file()):
-        raise FileExistsError(
-            f"`path` must be free; overwrite=True replaces a file. Received: path='{path}'"
-        )
+    check_free_file(path, overwrite)
     if hasattr(model, "adapt_task"):
         if representative is not None:
             raise ValueError(
@@ -94,18 +86,11 @@ def lite(
                 "`ways` and `shots` must be None for an adapted model. "
                 f"Received: ways={ways}, shots={shots}"
             )
-        example = _example(model)
         function = model_function(model, example)
         batches = None if representative is None else _batches(representative, example, function)
         content = _converted({"serving_default": function}, batches)
     _check_runs(interpreter, content)
-    try:
-        with replacing(path) as beside:
-            beside.write_bytes(content)
-    except OSError as error:
-        raise OSError(
-            error.errno, f"`path` must be writable ({error.strerror}). Received: path='{path}'"
-        ) from error
+    write_file(path, content)
 
 
 def _interpreter() -> Any:
@@ -116,14 +101,6 @@ def _interpreter() -> Any:
             "tfmeta.export.lite needs LiteRT, which is not installed: pip install 'tfmeta[lite]'"
         ) from error
     return Interpreter
-
-
-def _example(model: keras.Model) -> Any:
-    """Return what an adapted model takes, symbolically."""
-    shape = (model.get_build_config() or {}).get("input_shape")
-    # Keras knows a Functional model's by other means.
-    nested = shape and keras.tree.map_shape_structure(lambda sizes: (None, *sizes), shape)
-    return example_of(model, nested)
 
 
 def _batches(representative: Any, example: Any, function: Any) -> list[Array]:
