@@ -143,7 +143,7 @@ def _max_pool(op: Any, dy: Any) -> Any:
     for place, tap in windows.taps(x, x.dtype.min).items():
         # Of equal numbers the first has it all.
         put[place] = tf.where(tap == y, dy, 0.0)
-        dy = tf.where(tap == y, 0.0, dy)
+        dy = tf.where(tap != y, dy, 0.0)
     return windows.scattered(put)
 
 
@@ -176,10 +176,6 @@ def _elu(op: Any, dy: Any) -> Any:
     return tf.where(y < 0, (y + 1) * dy, dy)
 
 
-def _softplus(op: Any, dy: Any) -> Any:
-    return dy * tf.sigmoid(op.inputs[0])
-
-
 RULES: dict[str, Callable[[Any, Any], Any]] = {
     "AvgPool": _average_pool,
     "Conv2D": _convolution,
@@ -189,5 +185,4 @@ RULES: dict[str, Callable[[Any, Any], Any]] = {
     "MaxPool": _max_pool,
     "Relu": _relu,
     "Relu6": _relu6,
-    "Softplus": _softplus,
 }

@@ -11,6 +11,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfmeta.functional import TRACING
@@ -36,9 +37,8 @@ def _by_axis(
     if x.shape.rank is None or (axes is None and axis is not None):
         return reduce(x, axis, keepdims, name)
     rank = x.shape.rank
-    if axes is None:
-        axes = range(rank)
+    every = range(rank) if axes is None else np.ravel(axes)
     # From the last one, so that the others keep their numbers.
-    for i in sorted({int(i) % rank for i in tf.nest.flatten(axes)}, reverse=True):
+    for i in sorted({int(i) % rank for i in every}, reverse=True):
         x = reduce(x, i, keepdims)
     return x
