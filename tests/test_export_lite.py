@@ -24,24 +24,42 @@ def network(outputs=WAYS, downsample="stride"):
     return tfmeta.models.conv4((28, 28, 1), outputs, filters=8, downsample=downsample)
 
 
+def two_blocks(outputs=WAYS):
+    """What `network` has twice as much of, which is converted in half the time."""
+    blocks = [
+        layer
+        for _ in range(2)
+        for layer in (
+            keras.layers.Conv2D(8, 3, 2, padding="same"),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(),
+        )
+    ]
+    head = [keras.layers.AveragePooling2D(2), keras.layers.Flatten()]
+    head += [] if outputs is None else [keras.layers.Dense(outputs)]
+    return keras.Sequential([keras.Input((28, 28, 1)), *blocks, *head])
+
+
 LEARNERS = {
     "MAML": lambda: tfmeta.MAML(network(), 0.1, 2),
     "MAML-pool": lambda: tfmeta.MAML(
         network(downsample="pool"), 0.1, batch_norm="running", task_axis="loop"
     ),
-    "MAML-support": lambda: tfmeta.MAML(network(), 0.1, batch_norm="support"),
+    "MAML-support": lambda: tfmeta.MAML(two_blocks(), 0.1, batch_norm="support"),
     "MAML-with-support": lambda: tfmeta.MAML(
-        network(), 0.1, batch_norm="with_support", task_axis="loop"
+        two_blocks(), 0.1, batch_norm="with_support", task_axis="loop"
     ),
-    "MetaSGD": lambda: tfmeta.MetaSGD(network(), 0.1),
-    "MAMLPlusPlus": lambda: tfmeta.MAMLPlusPlus(network(), 0.1, 2, tolerance=0.0),
-    "Reptile": lambda: tfmeta.Reptile(network(), 0.1, inner_steps=3),
-    "ImplicitMAML": lambda: tfmeta.ImplicitMAML(network(), 0.1, 2),
+    "MetaSGD": lambda: tfmeta.MetaSGD(two_blocks(), 0.1),
+    "MAMLPlusPlus": lambda: tfmeta.MAMLPlusPlus(two_blocks(), 0.1, 2, tolerance=0.0),
+    "Reptile": lambda: tfmeta.Reptile(two_blocks(), 0.1, inner_steps=3),
+    "ImplicitMAML": lambda: tfmeta.ImplicitMAML(two_blocks(), 0.1, 2),
     "ANIL": lambda: tfmeta.ANIL(network(), 0.1, 2),
-    "ProtoMAML": lambda: tfmeta.ProtoMAML(network(None), 0.001),
-    "ProtoMAML-head": lambda: tfmeta.ProtoMAML(network(None), 0.01, 2, adapt=()),
+    "ProtoMAML": lambda: tfmeta.ProtoMAML(two_blocks(None), 0.001),
+    "ProtoMAML-head": lambda: tfmeta.ProtoMAML(two_blocks(None), 0.01, 2, adapt=()),
     "PrototypicalNetwork": lambda: tfmeta.PrototypicalNetwork(network(None)),
-    "PrototypicalNetwork-cosine": lambda: tfmeta.PrototypicalNetwork(network(None), "cosine", 10.0),
+    "PrototypicalNetwork-cosine": lambda: tfmeta.PrototypicalNetwork(
+        two_blocks(None), "cosine", 10.0
+    ),
 }
 # What passes from `adapt` to `predict` where it is less than all weights.
 PASSED = {
@@ -136,7 +154,7 @@ def test_a_prototypical_network_takes_tasks_of_any_size(omniglot, interpreter, t
         assert_agree(predictions["predictions"], learner.adapt(x[some], y[some])(query).numpy())
 
 
-@pytest.mark.parametrize("name", ["MAML", "MAML-support", "PrototypicalNetwork-cosine"])
+@pytest.mark.parametrize("name", ["MAML", "MAML-support", "PrototypicalNetwork"])
 def test_8_bit_integers(name, omniglot, interpreter, tmp_path):
     """Logits within a tenth of their range, and nearly always the same class."""
     x, y, query, _ = task(omniglot)
