@@ -60,11 +60,9 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield beside
         if path.exists():
             path.rename(before)
-        try:
-            beside.rename(path)
-        except OSError:
-            before.rename(path)
-            raise
+        beside.rename(path)
     finally:
+        if before.exists() and not path.exists():
+            before.rename(path)
         for folder in (beside, before):
             shutil.rmtree(folder, ignore_errors=True)

@@ -63,7 +63,8 @@ def saved_model(
             "`adapted` must be an adapted model, an ordinary keras.Model; a learner has an "
             f"`export` of its own. Received: adapted={adapted!r}"
         )
-    if not adapted.built:
+    # Of a subclassed model that was copied Keras makes the weights, and does not call it built.
+    if not (adapted.built or adapted.weights):
         raise ValueError(
             f"`adapted` must be built: call it once. Received: a model {adapted.name!r} that is not"
         )

@@ -150,17 +150,27 @@ def _examples(name: str, x: Any, example: Any, preprocessing: Preprocessing | No
         words = f"`{name}` must be uint8 images [n, height, width, channels] of 1 or 3 channels."
         with tf.control_dependencies([_must(fit, words, "Received: shape", given)]):
             x = tf.cast(preprocessing(tf.identity(x)), example.dtype)
-    axes = [i for i, size in enumerate(example.shape) if i and size is not None]
-    sizes = [example.shape[i] for i in axes]
-    fit = tf.reduce_all(tf.gather(tf.shape(x), axes) == tf.constant(sizes, tf.int32))
     words = f"`{name}` must have the shape {_shown(example.shape)} that the model takes."
+    fit = _has_shape(x, example.shape)
     with tf.control_dependencies([_must(fit, words, "Received: shape", given)]):
         return tf.ensure_shape(tf.identity(x), [None, *example.shape[1:]])
 
 
+def _has_shape(x: Any, shape: Any) -> Any:
+    """Return whether `x` has this shape where it is called, where nobody else may have looked."""
+    # Behind the last size comes none, which is written as 0. The number of axes itself TensorFlow
+    # takes for granted, and would leave out a check of it.
+    sizes = tf.constant([*(-1 if size is None else size for size in shape), 0])
+    given = tf.concat([tf.shape(x), tf.zeros_like(sizes)], 0)[: len(shape) + 1]
+    return tf.reduce_all((given == sizes) | (sizes < 0))
+
+
 def _support_checks(learner: Any, x: Any, labels: Any, names: list[str] | None) -> list[Any]:
     """Return assertions that a support set is one: of one length, not 0, with labels that fit."""
-    n, m = tf.shape(x)[0], tf.shape(labels)[0]
+    words = f"`support_y` must have the shape {_shown(labels.shape)}."
+    shape = _must(_has_shape(labels, labels.shape), words, "Received: shape", tf.shape(labels))
+    with tf.control_dependencies([shape]):
+        n, m = tf.shape(x)[0], tf.shape(labels)[0]
     words = "`support_x` and `support_y` must have the same length, at least 1."
     lengths = _must((n == m) & (n > 0), words, "Received: lengths", n, "and", m)
     if not labels.dtype.is_integer:
@@ -196,5 +206,4 @@ def _must(condition: Any, *words: Any) -> Any:
 
 
 def _shown(shape: Any) -> str:
-    sizes = ", ".join("any" if size is None else str(size) for size in tuple(shape)[1:])
-    return f"[n, {sizes}]"
+    return f"[{', '.join(['n', *('any' if s is None else str(s) for s in tuple(shape)[1:])])}]"

@@ -1,0 +1,629 @@
+"""SavedModels of adapted models and learners: the same numbers, where there is TensorFlow alone."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import itertools
+import json
+import os
+import subprocess
+import sysconfig
+import venv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from matplotlib.cbook import get_sample_data
+from packaging.requirements import Requirement
+from PIL import Image
+from tensorflow.core.protobuf import saved_model_pb2
+
+import tfmeta
+from tfmeta.data import ClassDataset, EpisodeSampler
+from tfmeta.data.images import prepare
+from tfmeta.export import Preprocessing, saved_model
+
+WAYS, SHOTS, QUERIES = 5, 2, 3
+NAMES = ["alpha", "beta", "gamma", "delta", "epsilon"]
+ENDPOINTS = {"serving_default", "adapt_and_predict", "adapt", "predict"}
+
+
+class NearestMean(tfmeta.MetaLearner):
+    """A user's own learner, as in the docstring of `MetaLearner`."""
+
+    def adapt_task(self, support_x: Any, support_y: Any, *, training: bool) -> Any:
+        z = self.model(support_x, training=training)
+        return tfmeta.ops.prototypes(z[None], support_y[None], ways=WAYS)
+
+    def predict_task(self, state: Any, query_x: Any, *, training: bool) -> Any:
+        z = self.model(query_x, training=training)
+        return -tfmeta.ops.squared_euclidean(z[None], state)[0]
+
+
+def network(outputs: int | None = WAYS) -> keras.Model:
+    """Two blocks of what conv4 has four of, which is traced in half the time."""
+    blocks = [
+        layer
+        for _ in range(2)
+        for layer in (
+            keras.layers.Conv2D(4, 3, 2, padding="same"),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(),
+        )
+    ]
+    head = [] if outputs is None else [keras.layers.Dense(outputs)]
+    return keras.Sequential([keras.Input((28, 28, 1)), *blocks, keras.layers.Flatten(), *head])
+
+
+def maml(batch_norm: str) -> Callable[[], tfmeta.MetaLearner]:
+    return lambda: tfmeta.MAML(network(), 0.1, 1, batch_norm=batch_norm)  # type: ignore[arg-type]
+
+
+LEARNERS: dict[str, Callable[[], tfmeta.MetaLearner]] = {
+    "MAML": maml("transductive"),
+    "MAML-support": maml("support"),
+    "MAML-with-support": maml("with_support"),
+    "MAML-running": maml("running"),
+    "FOMAML": lambda: tfmeta.FOMAML(network(), 0.1),
+    "MAMLPlusPlus": lambda: tfmeta.MAMLPlusPlus(network(), 0.1, 2, tolerance=0.0),
+    "MetaSGD": lambda: tfmeta.MetaSGD(network(), 0.1),
+    "ANIL": lambda: tfmeta.ANIL(network(), 0.1),
+    "BOIL": lambda: tfmeta.BOIL(network(), 0.1),
+    "ProtoMAML": lambda: tfmeta.ProtoMAML(network(None), 0.01),
+    "ImplicitMAML": lambda: tfmeta.ImplicitMAML(network(), 0.1, 4),
+    "Reptile": lambda: tfmeta.Reptile(network(), 0.1, 3, inner_batch_size=4),
+    "PrototypicalNetwork": lambda: tfmeta.PrototypicalNetwork(network(None)),
+    "cosine": lambda: tfmeta.PrototypicalNetwork(network(None), "cosine", 10.0),
+    "NearestMean": lambda: NearestMean(network(None)),
+}
+# Whose adapted models, all kinds of them, are exported by Keras as well.
+KERAS = ("MAML", "MAML-support", "MAML-with-support", "ProtoMAML", "PrototypicalNetwork")
+
+# What a program without tfmeta does with the folders of each learner.
+CLIENT = """
+import json, pathlib, sys
+import numpy as np, tensorflow as tf
+try:
+    import tfmeta
+    raise SystemExit("tfmeta is here")
+except ModuleNotFoundError:
+    pass
+found = {}
+for folder in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+    given = np.load(folder / "task.npz")
+    x, y, q = (tf.constant(given[name]) for name in ("x", "y", "q"))
+    learner = tf.saved_model.load(folder / "learner")
+    adapted = tf.saved_model.load(folder / "adapted").signatures["serving_default"](query_x=q)
+    called = learner.signatures
+    both = called["serving_default"](support_x=x, support_y=y, query_x=q)
+    task = called["adapt"](support_x=x, support_y=y)
+    answers = [both, called["predict"](query_x=q, **task), adapted]
+    predictions = [answer["predictions"].numpy() for answer in answers]
+    shape = fewer = None
+    if (folder / "keras").exists():
+        own = tf.saved_model.load(folder / "keras").signatures["serving_default"]
+        ((name, spec),) = own.structured_input_signature[1].items()
+        predictions.append(next(iter(own(**{name: q}).values())).numpy())
+        shape = list(spec.shape)
+        # As a method with arrays, too, and for as many examples as one likes.
+        fewer = learner.adapt_and_predict(given["x"][:-1], given["y"][:-1], given["q"][:4])
+        fewer = list(fewer["predictions"].shape)
+    found[folder.name] = {
+        "differences": [float(abs(p - given["expected"]).max()) for p in predictions],
+        "labels": [[s.decode() for s in answer["labels"].numpy()] for answer in answers],
+        "endpoints": sorted(called),
+        "keras": shape,
+        "fewer": fewer,
+        "state": sorted(task),
+    }
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def drawings(data_dir: Path) -> ClassDataset:
+    """Characters of five alphabets of Omniglot, 105×105, dark on light."""
+    return ClassDataset.from_tfds("omniglot", "small1", data_dir / "tfds", grayscale=True)
+
+
+def tasks(drawings: ClassDataset) -> Iterator[dict[str, Any]]:
+    """Real tasks of images of 105×105, uint8, without a task axis."""
+    sampler = EpisodeSampler(drawings, ways=WAYS, shots=SHOTS, queries=QUERIES, seed=0)
+    for step in itertools.count():
+        task = {name: part[0] for name, part in sampler.batch(step)[0].items()}
+        images = {k: np.rint(task[k] * 255).astype(np.uint8) for k in ("support_x", "query_x")}
+        yield {**images, "support_y": task["support_y"].astype(np.int64)}
+
+
+def reduced(task: dict[str, Any]) -> dict[str, Any]:
+    """Return a task as the learners were made for: 28×28, ink is 1 on 0."""
+    return {
+        k: prepare(x, size=28, invert=True) * np.float32(1 / 255) if x.ndim == 4 else x
+        for k, x in task.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter that finds TensorFlow and what that needs, and nothing else."""
+    folder = tmp_path_factory.mktemp("venv")
+    venv.create(folder, symlinks=True)
+    paths = {"base": str(folder), "platbase": str(folder)}
+    packages = Path(sysconfig.get_path("purelib", "venv", paths))
+    for distribution in needed_by("tensorflow"):
+        for file in distribution.files or ():
+            top = file.parts[0]
+            if top not in ("..", "__pycache__") and not (packages / top).exists():
+                (packages / top).symlink_to(Path(str(distribution.locate_file(top))))
+    return Path(sysconfig.get_path("scripts", "venv", paths)) / "python"
+
+
+def needed_by(name: str) -> list[importlib.metadata.Distribution]:
+    """Return the installed distributions that one needs, itself included."""
+    found: dict[str, importlib.metadata.Distribution] = {}
+    waiting = [name]
+    while waiting:
+        distribution = importlib.metadata.distribution(waiting.pop())
+        found[distribution.metadata["Name"].lower().replace("_", "-")] = distribution
+        for line in distribution.requires or ():
+            requirement = Requirement(line)
+            wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            if wanted and requirement.name.lower().replace("_", "-") not in found:
+                waiting.append(requirement.name)
+    assert "tfmeta" not in found
+    return list(found.values())
+
+
+def made(name: str) -> tfmeta.MetaLearner:
+    """Return a learner of the table whose weights and statistics are all their own."""
+    keras.utils.set_random_seed(0)
+    learner = LEARNERS[name]()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    learner.compile("adam", loss)
+    learner.build({"support_x": (1, WAYS * SHOTS, 28, 28, 1)})
+    rng = np.random.default_rng(0)
+    for v in learner.model.weights:
+        if keras.backend.is_float_dtype(v.dtype):
+            v.assign(np.abs(v + 0.1 * rng.random(v.shape)) if "moving" in v.path else v)
+    learner.packs = False
+    return learner
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, drawings: ClassDataset) -> Path:
+    """A folder for each learner: a task, the predictions of `call`, and all exports."""
+    root = tmp_path_factory.mktemp("exported")
+    for name, task in zip(LEARNERS, map(reduced, tasks(drawings)), strict=False):
+        learner = made(name)
+        before = [np.array(v) for v in learner.variables]
+        x, y, q = (task[key] for key in ("support_x", "support_y", "query_x"))
+        expected = np.asarray(learner({k: v[None] for k, v in task.items()}))[0]
+        learner.export(root / name / "learner", class_names=NAMES)
+        adapted = learner.adapt(x, y)
+        np.testing.assert_allclose(adapted(q), expected, atol=1e-5)
+        saved_model(adapted, root / name / "adapted", class_names=NAMES)
+        if name in KERAS:
+            adapted.export(root / name / "keras", verbose=False)
+        np.savez(root / name / "task.npz", x=x, y=y, q=q, expected=expected)
+        for value, variable in zip(before, learner.variables, strict=True):
+            np.testing.assert_array_equal(variable, value)
+    return root
+
+
+@pytest.fixture(scope="module")
+def found(exported: Path, bare_python: Path) -> Any:
+    """What the client without tfmeta found."""
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    command = [bare_python, "-I", "-W", "ignore", "-c", CLIENT, exported]
+    ran = subprocess.run(
+        [*map(str, command)], env=variables, cwd=exported, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return json.loads(ran.stdout)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_all_agree_where_there_is_tensorflow_alone(name: str, found: Any, exported: Path) -> None:
+    """`call`, the exported learner at once and in two steps, and the exported adapted model."""
+    facts = found[name]
+    assert max(facts["differences"]) < 1e-5
+    expected = np.load(exported / name / "task.npz")["expected"].argmax(axis=-1)
+    assert facts["labels"] == [[NAMES[i] for i in expected]] * 3
+    assert set(facts["endpoints"]) == ENDPOINTS
+    assert facts["keras"] == ([None, 28, 28, 1] if name in KERAS else None)
+    assert facts["fewer"] == ([4, WAYS] if name in KERAS else None)
+
+
+def test_adapt_gives_what_differs_between_tasks_and_no_more(found: Any) -> None:
+    assert found["PrototypicalNetwork"]["state"] == ["prototypes"]
+    assert found["NearestMean"]["state"] == ["state_0"]
+    assert len(found["ANIL"]["state"]) == 2
+    # two blocks of kernel, bias, γ and β, and a head; and of statistics only where they are used
+    assert len(found["MAML"]["state"]) == len(found["MAML-running"]["state"]) == 10
+    assert len(found["BOIL"]["state"]) == 8
+    assert len(found["MAML-support"]["state"]) == 10 + 4
+    assert "support_x" in found["MAML-with-support"]["state"]
+    assert {"prototypes_kernel", "prototypes_bias"} < set(found["ProtoMAML"]["state"])
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_signatures_have_names_and_types(name: str, exported: Path) -> None:
+    graph = meta_graph(exported / name / "learner")
+    signature = graph.signature_def["adapt_and_predict"]
+    given = {
+        k: (v.dtype, [d.size for d in v.tensor_shape.dim]) for k, v in signature.inputs.items()
+    }
+    images = (tf.float32.as_datatype_enum, [-1, 28, 28, 1])
+    labels = (tf.int64.as_datatype_enum, [-1])
+    assert given == {"support_x": images, "query_x": images, "support_y": labels}
+    assert set(signature.outputs) == {"predictions", "labels"}
+    assert signature.outputs["predictions"].tensor_shape.dim[0].size == -1
+    assert set(graph.signature_def["serving_default"].inputs) == set(given)
+
+
+@pytest.mark.parametrize("kind", ["learner", "adapted", "keras"])
+def test_graphs_have_tensorflows_own_operations_only(kind: str, exported: Path) -> None:
+    for file in exported.glob(f"*/{kind}/saved_model.pb"):
+        graph = meta_graph(file.parent).graph_def
+        functions = [node for f in graph.library.function for node in f.node_def]
+        nodes = {node.op for node in [*graph.node, *functions]}
+        assert len(nodes) > 5
+        called = {f.signature.name for f in graph.library.function}
+        strange = {op for op in nodes - called if not hasattr(tf.raw_ops, op)}
+        assert not strange, file
+        assert not any("fmeta" in op or op.startswith(("Py", "EagerPy")) for op in nodes)
+
+
+def meta_graph(folder: Path) -> Any:
+    proto = saved_model_pb2.SavedModel()
+    proto.ParseFromString((folder / "saved_model.pb").read_bytes())
+    return proto.meta_graphs[0]
+
+
+@pytest.mark.parametrize("mode", ["transductive", "support"])
+def test_what_is_transductive_is_said(
+    mode: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    layers = [keras.layers.Dense(2), keras.layers.BatchNormalization()]
+    learner = tfmeta.MAML(keras.Sequential([keras.Input((3,)), *layers]), batch_norm=mode)
+    learner.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    adapted = learner.adapt(np.eye(3, dtype=np.float32), np.array([0, 1, 1]))
+    assert learner.transductive == (mode == "transductive")
+    for write in (learner.export, functools.partial(saved_model, adapted)):
+        caplog.clear()
+        write(tmp_path / "model", overwrite=True)
+        said = "predictions depend on which queries are asked together" in caplog.text
+        assert said == (mode == "transductive")
+
+
+def test_regression_has_float_labels(tmp_path: Path) -> None:
+    learner = tfmeta.MAML(tfmeta.models.mlp((1,), 1), 0.01, 2)
+    learner.compile("adam", "mse")
+    inputs, _ = tfmeta.data.Sinusoids(shots=5, queries=7, seed=0).batch(0)
+    expected = np.asarray(learner(inputs))[0]
+    learner.export(tmp_path / "sines")
+    loaded = tf.saved_model.load(tmp_path / "sines")
+    answer = loaded.adapt_and_predict(**{k: v[0] for k, v in inputs.items()})
+    assert set(answer) == {"predictions"}
+    np.testing.assert_allclose(answer["predictions"], expected, atol=1e-5)
+
+
+def test_texts_of_any_length_stay_integers(tmp_path: Path) -> None:
+    """The encoder's own type and its free sizes are those of the signatures."""
+    layers = [keras.layers.Embedding(9, 4), keras.layers.GlobalAveragePooling1D()]
+    learner = tfmeta.PrototypicalNetwork(
+        keras.Sequential([keras.Input((None,), dtype="int32"), *layers, keras.layers.Dense(3)])
+    )
+    x, y = np.random.default_rng(0).integers(0, 9, (4, 7), np.int32), np.array([0, 1, 0, 1])
+    adapted = learner.adapt(x, y)
+    learner.export(tmp_path / "learner")
+    loaded = tf.saved_model.load(tmp_path / "learner")
+    answer = loaded.predict(query_x=x[:, :5], **loaded.adapt(support_x=x, support_y=y))
+    np.testing.assert_allclose(answer["predictions"], adapted(x[:, :5]), atol=1e-6)
+
+
+def test_reptile_takes_all_of_a_support_set_that_is_smaller_than_its_batch(tmp_path: Path) -> None:
+    x, q = np.random.default_rng(0).random((2, 1, 4, 3)).astype(np.float32)
+    y = np.array([[0, 1, 0, 1]])
+    learner = tfmeta.Reptile(tfmeta.models.mlp((3,), 2), 0.5, 3, inner_batch_size=50)
+    learner.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    expected = learner({"support_x": x, "support_y": y, "query_x": q})[0]
+    learner.export(tmp_path / "reptile")
+    loaded = tf.saved_model.load(tmp_path / "reptile")
+    answer = loaded.adapt_and_predict(x[0], y[0], q[0])
+    np.testing.assert_allclose(answer["predictions"], expected, atol=1e-5)
+
+
+# Preprocessing
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("grayscale", [True, False])
+@pytest.mark.parametrize("invert", [True, False])
+def test_preprocessing_is_that_of_image_files_to_the_bit(
+    channels: int, grayscale: bool, invert: bool
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 14, 16, channels), np.uint8)
+    expected = prepare(images, grayscale=grayscale, invert=invert)
+    expected = np.broadcast_to(expected, (3, 14, 16, 1 if grayscale else 3))
+    for size in (None, (14, 16)):
+        made = Preprocessing(size, grayscale, invert)(images)
+        np.testing.assert_array_equal(made, expected.astype(np.float32) * np.float32(1 / 255))
+
+
+@pytest.mark.parametrize("size", [28, 84, (20, 50), 700])
+def test_resizing_differs_from_pillow_by_rounding(size: Any, drawings: ClassDataset) -> None:
+    """By 2 of 255 at most, in fewer than one number of 1,000."""
+    with get_sample_data("grace_hopper.jpg") as file:
+        photo = np.asarray(Image.open(file))[None]
+    for images in (drawings.examples[::200], photo):
+        expected = prepare(images, size=size)
+        made = np.rint(Preprocessing(size)(images).numpy() * 255)
+        difference = np.abs(made - expected)
+        assert difference.max() <= 2
+        assert np.mean(difference > 0) < 1e-3
+
+
+def test_preprocessing_travels_inside(tmp_path: Path, drawings: ClassDataset) -> None:
+    learner = made("PrototypicalNetwork")
+    task = next(tasks(drawings))
+    expected = learner({k: v[None] for k, v in reduced(task).items()})[0]
+    preprocessing = Preprocessing(28, grayscale=True, invert=True)
+    learner.export(tmp_path / "learner", preprocessing=preprocessing)
+    adapted = learner.adapt(reduced(task)["support_x"], task["support_y"])
+    saved_model(adapted, tmp_path / "adapted", class_names=NAMES, preprocessing=preprocessing)
+    # The queries as files of another size and kind have them.
+    coloured = np.repeat(task["query_x"], 3, axis=-1)
+    loaded = tf.saved_model.load(tmp_path / "learner")
+    answer = loaded.adapt_and_predict(**{**task, "query_x": coloured})["predictions"]
+    other = tf.saved_model.load(tmp_path / "adapted").predict(query_x=coloured)
+    # One number in 1,000 pixels is rounded otherwise.
+    for predictions in (answer, other["predictions"]):
+        np.testing.assert_allclose(predictions, expected, rtol=5e-3)
+    four = {**task, "query_x": np.zeros((1, 8, 8, 4), np.uint8)}
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"`query_x` must be uint8 images .*3"):
+        loaded.adapt_and_predict(**four)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"size": 0}, ValueError, r"`size` must be at least 1"),
+        ({"size": "big"}, TypeError, r"`size` must be an integer"),
+        ({"size": (1, 2, 3)}, ValueError, r"`size` must be an integer or a pair"),
+        ({"scale": 0}, ValueError, r"`scale` must be positive"),
+        ({"scale": "x"}, TypeError, r"`scale` must be a number"),
+    ],
+)
+def test_bad_preprocessing(arguments: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        Preprocessing(**arguments)
+
+
+# What is refused when a model is written
+
+
+def test_a_learner_that_is_not_built(tmp_path: Path) -> None:
+    learner = tfmeta.PrototypicalNetwork(network(None))
+    with pytest.raises(
+        ValueError, match=r"learner that is built: call `fit`, or `adapt`.*Received"
+    ):
+        learner.export(tmp_path / "learner")
+    with pytest.raises(ValueError, match=r"`adapted` must be built"):
+        saved_model(keras.Sequential([keras.layers.Dense(3)]), tmp_path / "learner")
+    with pytest.raises(TypeError, match=r"`adapted` must be an adapted model.*a learner has"):
+        saved_model(learner, tmp_path / "learner")
+    uncompiled = tfmeta.MAML(network())
+    uncompiled.build({"support_x": (1, 5, 28, 28, 1)})
+    with pytest.raises(ValueError, match=r"needs a loss for its inner loop"):
+        uncompiled.export(tmp_path / "learner")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"class_names": NAMES[:4]}, ValueError, r"a name for each output.*\[n, 5\].*4 names"),
+        ({"class_names": [*NAMES, "zeta"]}, ValueError, r"for each output.*Received: 6 names"),
+        ({"class_names": []}, ValueError, r"different names, at least one. Received: none"),
+        ({"class_names": [*NAMES[:4], "beta"]}, ValueError, r"Received: 'beta' 2 times"),
+        ({"class_names": "alpha"}, TypeError, r"must be a sequence of strings"),
+        ({"class_names": [0, 1, 2, 3, 4]}, TypeError, r"must be a sequence of strings"),
+        ({"preprocessing": Preprocessing(28)}, ValueError, r"28, 28, 1\].*makes \[n, 28, 28, 3\]"),
+        ({"preprocessing": "resize"}, TypeError, r"must be a tfmeta.export.Preprocessing"),
+    ],
+)
+def test_bad_options(options: Any, error: Any, message: str, tmp_path: Path) -> None:
+    learner = made("ANIL")
+    for export in (learner.export, lambda *a, **k: saved_model(learner.model, *a, **k)):
+        with pytest.raises(error, match=message):
+            export(tmp_path / "model", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_models_of_several_inputs_are_adapted_first(tmp_path: Path) -> None:
+    inputs = {name: keras.Input((3,), name=name) for name in ("a", "b")}
+    outputs = keras.layers.Dense(2)(keras.layers.Concatenate()(list(inputs.values())))
+    learner = tfmeta.MAML(keras.Model(inputs, outputs), 0.1)
+    learner.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x = {name: np.ones((4, 3), np.float32) for name in inputs}
+    adapted = learner.adapt(x, np.array([0, 1, 0, 1]))
+    with pytest.raises(ValueError, match=r"`export` is for models of one input; of others adapt"):
+        learner.export(tmp_path / "learner")
+    with pytest.raises(ValueError, match=r"one input.*Received: \{'a': \(None, 3\)"):
+        saved_model(adapted, tmp_path / "adapted")
+    adapted.export(tmp_path / "adapted", verbose=False)
+    loaded = tf.saved_model.load(tmp_path / "adapted")
+    np.testing.assert_allclose(loaded.serve(x), adapted(x), atol=1e-6)
+
+
+class Subclassed(keras.Model):
+    """A model whose copy Keras does not call built."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.head = keras.layers.Dense(2)
+
+    def call(self, x: Any) -> Any:
+        return self.head(x)
+
+
+def test_a_subclassed_model(tmp_path: Path) -> None:
+    learner = tfmeta.MAML(Subclassed(), 0.1)
+    learner.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x = np.eye(3, dtype=np.float32)
+    adapted = learner.adapt(x, np.array([0, 1, 1]))
+    saved_model(adapted, tmp_path / "model")
+    loaded = tf.saved_model.load(tmp_path / "model")
+    np.testing.assert_allclose(loaded.predict(query_x=x)["predictions"], adapted(x), atol=1e-6)
+
+
+def small() -> keras.Model:
+    return keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+
+
+def test_what_is_there_is_replaced_only_when_asked_and_only_a_saved_model(tmp_path: Path) -> None:
+    path = tmp_path / "above" / "model"
+    saved_model(small(), path)
+    before = contents(path)
+    with pytest.raises(FileExistsError, match=r"overwrite=True replaces the SavedModel.*model'"):
+        saved_model(small(), path)
+    assert contents(path) == before
+    saved_model(small(), path, overwrite=True)
+    assert contents(path) != before
+    (path / "notes.txt").write_text("mine")
+    for other in (path, path / "notes.txt", tmp_path):
+        with pytest.raises(FileExistsError, match=r"hold a SavedModel and nothing else"):
+            saved_model(small(), other, overwrite=True)
+    assert (path / "notes.txt").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    saved_model(small(), tmp_path / "empty")
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_a_failure_in_the_middle_leaves_what_was_there(
+    old: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if old:
+        saved_model(small(), tmp_path / "model")
+    before = contents(tmp_path)
+
+    def run_out_of_disk(_: Any, folder: str, **__: Any) -> None:
+        Path(folder, "saved_model.pb").write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(tf.saved_model, "save", run_out_of_disk)
+    with pytest.raises(OSError, match="disk full"):
+        saved_model(small(), tmp_path / "model", overwrite=True)
+    assert contents(tmp_path) == before
+
+
+def test_a_path_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(OSError, match=r"`path` must be writable \(.*\)\. Received: path='.*model'"):
+        saved_model(small(), tmp_path / "file" / "model")
+
+    def forbid(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", forbid)
+        with pytest.raises(PermissionError, match=r"`path` must be writable \(Permission denied\)"):
+            saved_model(small(), tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+# What is refused when a model is served
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("served")
+    for name in ("ANIL", "PrototypicalNetwork", "NearestMean"):
+        made(name).export(folder / name, class_names=NAMES)
+    return {path.name: tf.saved_model.load(path).signatures for path in folder.iterdir()}
+
+
+X = tf.zeros((WAYS, 28, 28, 1))
+Y = tf.range(WAYS, dtype=tf.int64)
+
+
+@pytest.mark.parametrize("endpoint", ["adapt", "adapt_and_predict"])
+@pytest.mark.parametrize(
+    ("name", "changed", "message"),
+    [
+        (
+            "ANIL",
+            {"support_x": X[:, :10]},
+            r"`support_x` must have the shape \[n, 28, 28, 1\].*\[5 10 28",
+        ),
+        (
+            "ANIL",
+            {"support_x": X[:3]},
+            r"must have the same length, at least 1.*lengths\] \[3\].*\[5\]",
+        ),
+        ("ANIL", {"support_x": X[:0], "support_y": Y[:0]}, r"length, at least 1.*lengths\] \[0\]"),
+        (
+            "ANIL",
+            {"support_y": Y + 1},
+            r"numbers 0..4, as the model has 5 outputs.*from\] \[1\].*\[5\]",
+        ),
+        (
+            "ANIL",
+            {"support_y": Y - 1},
+            r"`support_y` must be the class numbers 0..4.*from\] \[-1\]",
+        ),
+        (
+            "PrototypicalNetwork",
+            {"support_y": 2 * Y},
+            r"0..ways-1, with at least one example of each",
+        ),
+        ("ANIL", {"support_x": X[..., 0]}, r"shape \[n, 28, 28, 1\].*\[5 28 28\]"),
+        ("ANIL", {"support_y": Y[:, None]}, r"`support_y` must have the shape \[n\].*\[5 1\]"),
+        ("PrototypicalNetwork", {"support_y": Y + 1}, r"0..ways-1.*from\] \[1\] \[to\] \[5\]"),
+        ("NearestMean", {"support_y": Y - 1}, r"0..ways-1.*from\] \[-1\]"),
+        ("NearestMean", {"support_y": Y + 1}, r"less than 5, the number of `class_names`.*\[5\]"),
+    ],
+)
+def test_bad_support_sets_are_refused_in_words(
+    name: str, changed: Any, message: str, endpoint: str, served: Any
+) -> None:
+    given = {"support_x": X, "support_y": Y, **changed}
+    if endpoint == "adapt_and_predict":
+        given["query_x"] = X
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        served[name][endpoint](**given)
+
+
+def test_more_classes_than_names_are_refused(served: Any) -> None:
+    six = {"support_x": tf.zeros((6, 28, 28, 1)), "support_y": tf.range(6, dtype=tf.int64)}
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"less than 5, the number of `class"):
+        served["PrototypicalNetwork"]["adapt"](**six)
+    fewer = served["PrototypicalNetwork"]["adapt_and_predict"](
+        support_x=X[:3], support_y=Y[:3], query_x=X
+    )
+    assert fewer["predictions"].shape == (WAYS, 3)
+
+
+def test_other_types_and_shapes_of_queries_are_refused(served: Any) -> None:
+    adapt, predict = served["ANIL"]["adapt"], served["ANIL"]["predict"]
+    task = adapt(support_x=X, support_y=Y)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"`query_x` must have the shape"):
+        predict(query_x=X[:, :10], **task)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"expected to be a int64 tensor"):
+        adapt(support_x=X, support_y=tf.cast(Y, tf.int32))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"expected to be a float tensor"):
+        adapt(support_x=tf.cast(X, tf.uint8), support_y=Y)
