@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "inputs": ["padding"],
     "packed.": ["types", "layers", "functional", "kernels", "packed."],
     "inner_loop": [*TENSORS, "task_map", "recompute", "packed."],
-    "export.": ["checks", "files", "kernels", "layers", "inputs", "export."],
+    "export.": ["types", "checks", "files", "kernels", "layers", "functional", "inputs", "export."],
     "meta_learner": [*LOOPS, "kernels", "export."],
     "evaluation": ["types", "checks", "padding", "meta_learner"],
     "algorithms.": [*LOOPS, "meta_learner", "algorithms."],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -9,6 +12,23 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.padding import MASKS
+
+_ways: contextvars.ContextVar[int | None] = contextvars.ContextVar("ways", default=None)
+
+
+@contextlib.contextmanager
+def fixed_ways(ways: int | None) -> Iterator[None]:
+    """Have all that is traced meanwhile made for tasks of so many classes, with static shapes."""
+    token = _ways.set(ways)
+    try:
+        yield
+    finally:
+        _ways.reset(token)
+
+
+def known_ways() -> int | None:
+    """Return the number of classes that a learner is being traced for, if it is fixed."""
+    return _ways.get()
 
 
 def episode_inputs(inputs: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.checks import check_positive
-from tfmeta.inputs import episode_inputs
+from tfmeta.inputs import episode_inputs, known_ways
 from tfmeta.meta_learner import MetaLearner, copy_of
 from tfmeta.ops import cosine_similarity, prototypes, squared_euclidean
 from tfmeta.packed import packed_call, spread_weights, tried
@@ -273,7 +273,7 @@ def present_classes(labels: Any, static: bool) -> tuple[Any, Any]:
     XLA needs a number that is `static`; that is then the most that a support set can have.
     """
     labels = tf.cast(labels, tf.int32)
-    most = labels.shape[1] if static else None
+    most = known_ways() or (labels.shape[1] if static else None)
     ways = tf.reduce_max(labels) + 1 if most is None else most
     return ways, tf.reduce_any(tf.one_hot(labels, ways, on_value=True, off_value=False), axis=1)
 
