@@ -13,7 +13,7 @@ import tensorflow as tf
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from tfmeta import export, training
+from tfmeta import training
 from tfmeta.classifier import Classifier
 from tfmeta.cli import image_files, main
 from tfmeta.runs import SPLITS, Run, Settings
@@ -316,7 +316,6 @@ def test_every_format_gives_the_same_predictions(
     assert tfmeta("predict", tmp_path / "keras", few).stdout == given["keras"]
 
 
-@pytest.mark.skipif(not hasattr(export, "lite"), reason="needs tfmeta.export.lite")
 def test_a_lite_model_gives_the_same_classes(prototypical: Path, few: Path, tmp_path: Path) -> None:
     pytest.importorskip("ai_edge_litert", reason="needs LiteRT")
     command = ("adapt", prototypical, "--support", few, "--output", tmp_path)

@@ -27,6 +27,8 @@ MAY_IMPORT = {
     "kernels": [],
     "recompute": [],
     "distances": ["kernels"],
+    "svgd": ["types"],
+    "random_weights": ["types"],
     "padding": ["types"],
     "inputs": ["padding"],
     "packed.": ["types", "layers", "functional", "kernels", "packed."],
@@ -34,7 +36,7 @@ MAY_IMPORT = {
     "export.": ["types", "checks", "files", "kernels", "layers", "functional", "inputs", "export."],
     "meta_learner": [*LOOPS, "kernels", "export."],
     "evaluation": ["types", "checks", "padding", "meta_learner"],
-    "algorithms.": [*LOOPS, "meta_learner", "algorithms."],
+    "algorithms.": [*LOOPS, "svgd", "random_weights", "meta_learner", "algorithms."],
     "data.": ["types", "files", "_core", "data."],
     "__init__": PUBLIC,
     # Programs made of the package; nothing imports them.

@@ -63,7 +63,7 @@ def _read_saved_model(path: Path) -> Callable[[Array], Array]:
 
 
 def _write_tflite(model: keras.Model, path: Path, *_: Any) -> None:
-    export.lite(model, path, overwrite=True)  # type: ignore[attr-defined, unused-ignore]
+    export.lite(model, path, overwrite=True)
 
 
 def _read_tflite(path: Path) -> Callable[[Array], Array]:
