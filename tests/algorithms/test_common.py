@@ -94,7 +94,15 @@ def episodes(seed=0, tasks=TASKS):
     return inputs, targets
 
 
-@pytest.fixture(params=LEARNERS)
+# Options that have tests of their own, for a run that may take longer.
+SLOW = {"MAML-support", "MAML-joint", "MAMLPlusPlus-running", "PrototypicalNetwork-cosine"}
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in LEARNERS
+    ]
+)
 def learner(request):
     keras.utils.set_random_seed(0)
     made = LEARNERS[request.param]()
