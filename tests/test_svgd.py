@@ -66,7 +66,7 @@ def test_direction(number, tasks, repulsion, mean, seed):
     particles = mean + rng.normal(size=(tasks, number, 28))
     gradients = rng.normal(size=(tasks, number, 28))
     got = descent_direction(
-        [tf.constant(x) for x in laid_out(gradients, shapes, axes)],
+        [tf.constant(x) for x in laid_out(gradients / number, shapes, axes)],
         [tf.constant(x) for x in laid_out(particles, shapes, axes)],
         axes,
         number,
@@ -83,7 +83,7 @@ def test_one_particle_goes_down_its_gradient():
 
 
 def test_particles_in_one_place_share_their_gradients():
-    gradients = tf.constant([[1.0, 2.0], [3.0, 5.0]])
+    gradients = tf.constant([[0.5, 1.0], [1.5, 2.5]])
     (got,) = descent_direction([gradients], [tf.ones([2, 2])], [0], 2)
     np.testing.assert_allclose(got, [[2.0, 3.5], [2.0, 3.5]])
 
@@ -94,7 +94,7 @@ def test_the_derivative_takes_the_width_as_a_constant():
     x = tf.constant(particles)
     with tf.GradientTape() as tape:
         tape.watch(x)
-        (down,) = descent_direction([tf.constant(gradients)], [x], [0], 4)
+        (down,) = descent_direction([tf.constant(gradients / 4)], [x], [0], 4)
         loss = tf.reduce_sum(down * weights)
     width = median_width(particles)
 
@@ -114,7 +114,7 @@ def test_particles_become_samples_of_a_normal_distribution(repulsion):
     @tf.function
     def moved(x):
         # −log p = (x − 1)² / (2 · 0.5²)
-        (down,) = descent_direction([(x - 1) / 0.25], [x], [0], 40, repulsion)
+        (down,) = descent_direction([(x - 1) / 0.25 / 40], [x], [0], 40, repulsion)
         return x - 0.05 * down
 
     for _ in range(1500):

@@ -30,7 +30,7 @@ def descent_direction(
     taken as a constant. Where all particles are the same, h is 1. One particle has `g = ∇L`.
 
     Args:
-        gradients: Those of L for each tensor, for each particle by itself.
+        gradients: Those of the mean of L over particles, `∇L(φ_m)/M`.
         particles: φ, tensors with an axis of `tasks*M` each: the particles of a task lie together.
         axes: Which axis that is, for each tensor.
         number: M.
@@ -42,13 +42,12 @@ def descent_direction(
     if number == 1:
         return gradients
     g, x = (_vectors(tensors, axes, number) for tensors in (gradients, particles))
-    # Far from the origin the squares below would cancel.
+    # Far from the origin the squares in the kernel would cancel.
     x -= tf.reduce_mean(x, axis=1, keepdims=True)
     kernel, width = _kernel(x, number)
-    push = (2 * repulsion / number / width)[:, None, None]
-    total = tf.reduce_sum(kernel, axis=1)[:, :, None]
-    down = tf.matmul(kernel, g / number + push * x) - push * total * x
-    return _tensors(down, particles, axes)
+    apart = tf.linalg.diag(tf.reduce_sum(kernel, axis=1)) - kernel
+    apart *= (2 * repulsion / number / width)[:, None, None]
+    return _tensors(tf.matmul(kernel, g) - tf.matmul(apart, x), particles, axes)
 
 
 def _vectors(tensors: Params, axes: Sequence[int], number: int) -> Any:

@@ -154,9 +154,7 @@ class BayesianMAML(MAML):
         axes = self._task_axes()
 
         def direction(gradients: Params, particles: Params) -> Params:
-            # The support loss is the mean over particles.
-            each = [self.particles * g for g in gradients]
-            return descent_direction(each, particles, axes, self.particles, self.repulsion)
+            return descent_direction(gradients, particles, axes, self.particles, self.repulsion)
 
         return step._replace(task_axes=None, direction=direction)
 
