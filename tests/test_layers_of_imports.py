@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "tfmeta"
 # Lowest first. A name with a dot at its end stands for the whole sub-package.
 TENSORS = ["types", "checks", "layers", "functional", "inner_optimizers", "ops", "models"]
 LOOPS = [*TENSORS, "task_map", "losses", "packed.", "inner_loop", "padding", "inputs"]
-PUBLIC = [*LOOPS, "meta_learner", "evaluation", "algorithms.", "data."]
+PUBLIC = [*LOOPS, "meta_learner", "calibration", "evaluation", "algorithms.", "data."]
 MAY_IMPORT = {
     "types": [],
     "checks": [],
@@ -32,16 +32,18 @@ MAY_IMPORT = {
     "packed.": ["types", "layers", "functional", "kernels", "packed."],
     "inner_loop": [*TENSORS, "task_map", "recompute", "packed."],
     "meta_learner": [*LOOPS, "kernels"],
-    "evaluation": ["types", "checks", "padding", "meta_learner"],
+    "calibration": ["types", "checks"],
+    "evaluation": ["types", "checks", "padding", "meta_learner", "calibration"],
     "algorithms.": [*LOOPS, "meta_learner", "algorithms."],
     "data.": ["types", "files", "_core", "data."],
     "__init__": PUBLIC,
     # Programs made of the package; nothing imports them.
-    "plots": ["types", "files"],
+    "plots": ["types", "files", "calibration"],
     "runs": ["files", "data.", "meta_learner"],
     "training": [*PUBLIC, "files", "plots", "runs"],
+    "tuning": [*PUBLIC, "files", "runs", "training"],
     "classifier": [*PUBLIC, "files"],
-    "cli": [*PUBLIC, "runs", "training", "classifier", "__init__"],
+    "cli": [*PUBLIC, "runs", "training", "tuning", "classifier", "__init__"],
 }
 
 
