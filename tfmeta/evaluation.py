@@ -246,10 +246,14 @@ def _collect(
                 f"`sampler` must draw tasks of classes. Received: targets of {targets.dtype}"
             )
         _check_shape(predictions, targets, classes)
-        logits.append(predictions.reshape(-1, predictions.shape[-1]).astype(np.float64))
+        z = predictions.reshape(-1, predictions.shape[-1]).astype(np.float64)
+        logits.append(z if from_logits else calibration.logarithms(z))
         labels.append(targets.reshape(-1))
-    z, y = np.concatenate(logits), np.concatenate(labels)
-    return (z if from_logits else calibration.logarithms(z)), y
+    # The classes that a task does not have are never the answer.
+    most = max(z.shape[1] for z in logits)
+    never = float(np.finfo(np.float32).min) / 2
+    wide = [np.pad(z, ((0, 0), (0, most - z.shape[1])), constant_values=never) for z in logits]
+    return np.concatenate(wide), np.concatenate(labels)
 
 
 class _OutOfTask:
