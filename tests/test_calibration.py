@@ -194,7 +194,7 @@ def test_the_diagram_shows_the_bins(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     accuracy, gap = upper.containers
     assert [bar.get_height() for bar in accuracy] == [0.5, 0.5]
     np.testing.assert_allclose([bar.get_height() for bar in gap], [0, 0.35])
-    assert "17.50 %" in upper.get_legend().get_title().get_text()
+    assert "17.50 %" in figures[0].get_suptitle()
     assert [bar.get_height() for bar in lower.patches] == [50, 50]
 
 

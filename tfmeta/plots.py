@@ -51,9 +51,8 @@ def reliability_diagram(
 ) -> None:
     """Draw accuracy against confidence, and below how many predictions have each confidence.
 
-    Bars below the diagonal are too sure of themselves, those above it not sure enough; the gap to
-    the bin's mean confidence is red. The line in the lower panel is the mean confidence, the dashed
-    one the accuracy.
+    Bars that end below the diagonal are too sure of themselves, those above it not sure enough. The
+    red gap to the bin's mean confidence stands on the bar, or hangs down into it.
 
     Args:
         probabilities: `[n, ways]`.
@@ -76,14 +75,18 @@ def reliability_diagram(
         **{"color": WRONG, "alpha": 0.35, "edgecolor": WRONG, "label": "gap to confidence"},
     )
     upper.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--")
-    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=title)
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     error = f"expected calibration error {100 * found.error:.2f} %"
-    upper.legend(loc="upper left", fontsize=8, title=error, title_fontsize=8)
+    figure.suptitle("\n".join([title, error] if title else [error]), fontsize=10)
     lower.bar(middle, 100 * share, width, color="0.6", edgecolor="white")
     lower.axvline(share @ confidence, color="black", label="mean confidence")
     lower.axvline(share @ accuracy, color="black", linestyle="--", label="accuracy")
     lower.set(xlabel="confidence", ylabel="queries (%)")
-    lower.legend(loc="upper left", fontsize=8)
+    # Any corner inside may have bars.
+    for axes, height in ((upper, 1.0), (lower, 1.02)):
+        axes.legend(
+            loc="lower center", bbox_to_anchor=(0.5, height), ncols=2, fontsize=8, frameon=False
+        )
     _save(figure, path)
 
 
