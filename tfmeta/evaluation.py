@@ -104,7 +104,8 @@ class Uncertainty:
         >>> result = tfmeta.uncertainty(learner, test_sampler, temperature=validation_sampler)
         >>> print(result)
         >>> result.expected_calibration_error(bins=10)
-        >>> tfmeta.plots.reliability_diagram(result.probabilities, result.labels, "diagram.png")
+        >>> from tfmeta import plots
+        >>> plots.reliability_diagram(result.probabilities, result.labels, "diagram.png")
     """
 
     probabilities: Array

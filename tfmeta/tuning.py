@@ -91,6 +91,7 @@ def search(
 
     Raises:
         ImportError: If Optuna is not installed.
+        OSError: If the file cannot be written.
         TypeError: If an argument is of another type.
         ValueError: If an argument is out of range, the search in `path` is another one, the file
             is damaged, or every trial diverged.
@@ -98,13 +99,15 @@ def search(
     Example:
 
     ```python
+    from tfmeta import tuning
+
     def objective(values, callbacks):
         learner = tfmeta.MAML(network(), values["inner_learning_rate"])
         learner.compile(...)
         history = learner.fit(..., validation_data=validation, callbacks=callbacks)
         return history.history["val_accuracy"][-1]
 
-    study = tfmeta.tuning.search(objective, {"inner_learning_rate": "0.01:1.0:log"}, "trials.db")
+    study = tuning.search(objective, {"inner_learning_rate": "0.01:1.0:log"}, "trials.db")
     print(study.best_params)
     ```
     """
@@ -120,7 +123,7 @@ def search(
     }
     states = optuna.trial.TrialState
     finished = (states.COMPLETE, states.PRUNED)
-    with _quiet(optuna):
+    with _using(optuna):
         if not file.exists():
             _create(file, facts)
         study = _load(file)
@@ -281,7 +284,7 @@ def started(run: Run) -> dict[str, Any]:
     file = trials_file(run)
     if not file.is_file():
         raise FileNotFoundError(f"'{run.path}' has no search to resume: it has no {file.name}")
-    with _quiet(_optuna()):
+    with _using(_optuna()):
         facts: dict[str, Any] = _load(file).user_attrs["search"]
     return facts
 
@@ -411,13 +414,14 @@ def _create(file: Path, facts: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     _journal(file).unlink(missing_ok=True)  # of a file that is gone
     with replacing(file) as beside:
+        beside.touch()
         study = _optuna().create_study(storage=_storage(beside), direction="maximize")
         study.set_user_attr("search", facts)
 
 
 def _load(file: Path) -> Any:
     try:
-        with contextlib.closing(sqlite3.connect(file)) as connection:
+        with contextlib.closing(_connect(file)) as connection:
             (state,) = connection.execute("PRAGMA quick_check").fetchone()
         if state != "ok":
             raise sqlite3.DatabaseError(state)
@@ -436,8 +440,13 @@ def _storage(file: Path, **options: Any) -> Any:
 
     # Connections are closed at once: what is finished is in the file. A path inside of a URL would
     # have to be quoted.
-    engine = {"creator": lambda: sqlite3.connect(file), "poolclass": NullPool}
+    engine = {"creator": lambda: _connect(file), "poolclass": NullPool}
     return _optuna().storages.RDBStorage("sqlite://", engine, **options)
+
+
+def _connect(file: Path) -> sqlite3.Connection:
+    """Open a file that is there; SQLite would else make an empty one."""
+    return sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True)
 
 
 def _journal(file: Path) -> Path:
@@ -461,11 +470,13 @@ def _optuna() -> Any:
 
 
 @contextlib.contextmanager
-def _quiet(optuna: Any) -> Iterator[None]:
-    """Have Optuna log no line a trial: there is a progress bar."""
+def _using(optuna: Any) -> Iterator[None]:
+    """Have Optuna log no line a trial, for there is a progress bar, and say what the disk does."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         yield
+    except optuna.exceptions.StorageInternalError as error:
+        raise OSError(f"The trials cannot be written or read ({error.__cause__})") from error
     finally:
         optuna.logging.set_verbosity(before)
