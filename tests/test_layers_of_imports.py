@@ -12,7 +12,15 @@ PACKAGE = Path(__file__).parents[1] / "tfmeta"
 # Lowest first. A name with a dot at its end stands for the whole sub-package.
 TENSORS = ["types", "checks", "layers", "functional", "inner_optimizers", "ops", "models"]
 LOOPS = [*TENSORS, "task_map", "losses", "packed.", "inner_loop", "padding", "inputs"]
-PUBLIC = [*LOOPS, "export.", "meta_learner", "evaluation", "algorithms.", "data."]
+PUBLIC = [
+    *LOOPS,
+    "export.",
+    "meta_learner",
+    "calibration",
+    "evaluation",
+    "algorithms.",
+    "data.",
+]
 MAY_IMPORT = {
     "types": [],
     "checks": [],
@@ -35,17 +43,19 @@ MAY_IMPORT = {
     "inner_loop": [*TENSORS, "task_map", "recompute", "packed."],
     "export.": ["types", "checks", "files", "kernels", "layers", "functional", "inputs", "export."],
     "meta_learner": [*LOOPS, "kernels", "export."],
-    "evaluation": ["types", "checks", "padding", "meta_learner"],
+    "calibration": ["types", "checks"],
+    "evaluation": ["types", "checks", "padding", "meta_learner", "calibration"],
     "algorithms.": [*LOOPS, "svgd", "random_weights", "meta_learner", "algorithms."],
     "data.": ["types", "files", "_core", "data."],
     "__init__": PUBLIC,
     # Programs made of the package; nothing imports them.
-    "plots": ["types", "files"],
+    "plots": ["types", "files", "calibration"],
     "runs": ["files", "data.", "meta_learner"],
     "training": [*PUBLIC, "files", "plots", "runs"],
+    "tuning": [*PUBLIC, "files", "runs", "training"],
     "formats": ["types", "files", "export."],
     "classifier": [*PUBLIC, "files", "formats"],
-    "cli": [*PUBLIC, "runs", "training", "formats", "classifier", "__init__"],
+    "cli": [*PUBLIC, "runs", "training", "tuning", "formats", "classifier", "__init__"],
 }
 
 

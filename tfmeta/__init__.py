@@ -1,6 +1,6 @@
 """Few-shot learning for Keras: wrap a model, fit it on episodes, adapt it to a new task."""
 
-from tfmeta import data, export, inner_optimizers, layers, models, ops
+from tfmeta import calibration, data, export, inner_optimizers, layers, models, ops
 from tfmeta.algorithms import (
     ANIL,
     BOIL,
@@ -15,7 +15,7 @@ from tfmeta.algorithms import (
     PrototypicalNetwork,
     Reptile,
 )
-from tfmeta.evaluation import Evaluation, evaluate
+from tfmeta.evaluation import Evaluation, Uncertainty, evaluate, uncertainty
 from tfmeta.meta_learner import MetaLearner
 
 __version__ = "0.1.0"
@@ -35,6 +35,8 @@ __all__ = [
     "ProtoMAML",
     "PrototypicalNetwork",
     "Reptile",
+    "Uncertainty",
+    "calibration",
     "data",
     "evaluate",
     "export",
@@ -42,4 +44,5 @@ __all__ = [
     "layers",
     "models",
     "ops",
+    "uncertainty",
 ]

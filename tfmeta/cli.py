@@ -12,11 +12,11 @@ from typing import Any
 import click
 import tensorflow as tf
 
-from tfmeta import __version__, training
+from tfmeta import __version__, training, tuning
 from tfmeta.algorithms.prototypical import DISTANCES
 from tfmeta.classifier import Classifier
 from tfmeta.data.benchmarks import BENCHMARKS, OMNIGLOT_PRESETS
-from tfmeta.data.class_dataset import did_you_mean
+from tfmeta.data.class_dataset import ClassDataset, did_you_mean
 from tfmeta.data.images import SUFFIXES
 from tfmeta.evaluation import evaluate as evaluate_learner
 from tfmeta.formats import FORMATS
@@ -107,6 +107,10 @@ def main(traceback: bool) -> None:
       tfmeta evaluate runs/glyphs
       tfmeta adapt runs/glyphs --support few_images/ --output adapted
       tfmeta predict adapted other_images/
+
+    
+    And to look for better arguments than those that are given:
+      tfmeta tune glyphs --search learning_rate=0.0003:0.03:log --epochs 3
     """
 
 
@@ -221,12 +225,7 @@ def train(run_path: Path | None, resume: bool, overwrite: bool, **values: Any) -
     if resume and overwrite:
         raise click.UsageError("--resume continues a run and --overwrite replaces it: choose one.")
     settings = settings_from(**values)
-    run = Run(run_path or Path("runs", f"{Path(settings.data).name}-{settings.algorithm}"))
-    if settings.is_folder and run.path.resolve().is_relative_to(settings.data):
-        raise click.UsageError(
-            "--output must lie outside the folder of images, or the run's own pictures become a "
-            f"class. Received: --output '{run.path}' in '{settings.data}'"
-        )
+    run = run_outside_images(run_path, settings)
     # The default for a learner that takes any number depends on the data.
     any_ways = values["ways"] is None and not settings.fixed_ways
     if resume:
@@ -236,13 +235,7 @@ def train(run_path: Path | None, resume: bool, overwrite: bool, **values: Any) -
     else:
         run.check_free(overwrite)
     have_tasks_at_once(settings)
-    parts = training.load_data(settings)
-    if any_ways:
-        ways = min(settings.ways, parts[0].num_classes)
-        settings = dataclasses.replace(settings, ways=ways)
-    for split, part in zip(SPLITS, parts, strict=True):
-        size = f"{part.num_classes:6} classes {len(part):7} examples"
-        click.echo(f"{split:11}{size}  {part.description}")
+    settings, parts = loaded(settings, any_ways)
     if resume and run.model_file.exists():
         learner = run.learner()
     else:
@@ -258,6 +251,29 @@ def train(run_path: Path | None, resume: bool, overwrite: bool, **values: Any) -
         click.echo(f"The same command with --resume{instead} goes on from there.")
         raise SystemExit(130) from None
     click.echo(f"Saved in {run.path}. Next: tfmeta evaluate {run.path}")
+
+
+def run_outside_images(path: Path | None, settings: Settings) -> Run:
+    """Return the run's folder, which may not become a class of the folder of images."""
+    run = Run(path or Path("runs", f"{Path(settings.data).name}-{settings.algorithm}"))
+    if settings.is_folder and run.path.resolve().is_relative_to(settings.data):
+        raise click.UsageError(
+            "--output must lie outside the folder of images, or the run's own pictures become a "
+            f"class. Received: --output '{run.path}' in '{settings.data}'"
+        )
+    return run
+
+
+def loaded(settings: Settings, any_ways: bool) -> tuple[Settings, tuple[ClassDataset, ...]]:
+    """Load the data and say what they are; have no more ways than classes, where none were said."""
+    parts = training.load_data(settings)
+    if any_ways:
+        ways = min(settings.ways, parts[0].num_classes)
+        settings = dataclasses.replace(settings, ways=ways)
+    for split, part in zip(SPLITS, parts, strict=True):
+        size = f"{part.num_classes:6} classes {len(part):7} examples"
+        click.echo(f"{split:11}{size}  {part.description}")
+    return settings, parts
 
 
 def have_tasks_at_once(settings: Settings) -> None:
@@ -301,6 +317,117 @@ def settings_from(
     defaults = DEFAULTS[values["algorithm"]]
     values |= {name: value for name, value in defaults.items() if values[name] is None}
     return Settings(data=data, data_options=data_options, **values)
+
+
+class Searched(click.ParamType[tuple[str, str]]):
+    """An argument to search, and its values."""
+
+    name = "name=values"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Split at the sign of equality; the name may be written as the option is."""
+        name, sign, text = str(value).partition("=")
+        if not sign:
+            self.fail(f"{value!r} is not of the form NAME=VALUES, as in filters=16,32,64.")
+        return name.strip().lstrip("-").replace("-", "_"), text
+
+
+# Everything that `train` takes can be set, but for what is searched.
+@main.command(params=[option for option in train.params if option.name != "resume"])
+@click.option(
+    "--search",
+    "searched",
+    type=Searched(),
+    multiple=True,
+    metavar="NAME=VALUES",
+    help="An option to search, and LOW:HIGH, LOW:HIGH:log or A,B,C; once for each.",
+)
+@click.option("--trials", type=POSITIVE, default=25, show_default=True)
+@click.option(
+    "--sampler",
+    type=Name(tuning.SAMPLERS),
+    default=tuning.SAMPLERS[0],
+    show_default=True,
+    help="Whether to learn from the trials before.",
+)
+@click.option(
+    "--pruner",
+    type=Name(tuning.PRUNERS),
+    default=tuning.PRUNERS[0],
+    show_default=True,
+    help="Whether to end trials early that are worse than the median of the others.",
+)
+@click.option("--resume", is_flag=True, help="Go on with a search, or add trials to it.")
+@click.pass_context
+def tune(
+    context: click.Context,
+    /,
+    run_path: Path | None,
+    resume: bool,
+    overwrite: bool,
+    searched: tuple[tuple[str, str], ...],
+    trials: int,
+    sampler: str,
+    pruner: str,
+    **values: Any,
+) -> None:
+    """Search for the options that are best on validation episodes of DATA, and train with them.
+
+    Each trial trains for --epochs; the best is trained once more into RUN, as `train` would, which
+    also keeps the trials.
+
+    
+      tfmeta tune glyphs -a fomaml --epochs 3 --search inner-learning-rate=0.01:1.0:log \\
+        --search inner-steps=1:5 --search filters=16,32,64
+    """
+    if resume and overwrite:
+        raise click.UsageError("--resume goes on and --overwrite begins anew: choose one.")
+    space = dict(searched)
+    for name in space:
+        option = f"--{name.replace('_', '-')}"
+        if [other for other, _ in searched].count(name) > 1:
+            raise click.UsageError(f"--search {name} is given twice.")
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{option} is searched: leave it out, or --search {name}.")
+    settings = settings_from(**values)
+    run = run_outside_images(run_path, settings)
+    tuning.check_space(space, settings.algorithm)
+    any_ways = values["ways"] is None and not settings.fixed_ways
+    if resume:
+        before = tuning.started(run)
+        names = ("images", "classes", "ways") if any_ways else ("images", "classes")
+        kept = {name: before[name] for name in names if name in before}
+        settings = dataclasses.replace(settings, **kept)
+    else:
+        tuning.check_free(run, overwrite)
+    have_tasks_at_once(settings)
+    settings, parts = loaded(settings, any_ways)
+    if not resume:
+        settings = training.settled(settings, parts)
+    try:
+        study = tuning.tune(
+            settings,
+            run,
+            parts,
+            space,
+            trials,
+            sampler=sampler,
+            pruner=pruner,
+            overwrite=overwrite,
+        )
+    except KeyboardInterrupt:
+        instead = " in place of --overwrite" if overwrite else ""
+        click.echo(f"\nStopped; {run.path} holds the trials that were finished.")
+        click.echo(f"The same command with --resume{instead} goes on from there.")
+        raise SystemExit(130) from None
+    best = ", ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in study.best_params.items()
+    )
+    click.echo(f"Best of {trials} trials: {100 * study.best_value:.2f} % on validation, {best}")
+    click.echo(f"Saved in {run.path}. Next: tfmeta evaluate {run.path}")
 
 
 @main.command()

@@ -1,15 +1,17 @@
-"""Score a learner on many episodes, with an interval."""
+"""Score a learner on many episodes: accuracy with an interval, and how far it can be believed."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfmeta.checks import check_count
+from tfmeta import calibration
+from tfmeta.checks import check_count, check_positive
 from tfmeta.meta_learner import MetaLearner, readable
 from tfmeta.padding import is_padded
 from tfmeta.types import Array, Sampler
@@ -77,6 +79,223 @@ def evaluate(
     Example:
         >>> print(tfmeta.evaluate(learner, test_sampler, episodes=600))
     """
+    scores = []
+    classes = True
+    for predictions, targets in _predictions(learner, sampler, episodes, verbose):
+        classes = np.issubdtype(targets.dtype, np.integer)
+        scores.append(_score(predictions, targets, classes))
+    return Evaluation(np.array(scores), "accuracy" if classes else "mean squared error")
+
+
+@dataclasses.dataclass(frozen=True)
+class Uncertainty:
+    """What a learner predicted for the queries of many episodes, and the scores of it.
+
+    It prints as a table of the scores.
+
+    Attributes:
+        probabilities: `[n, ways]`, for the queries of the classes that were in the support set.
+        labels: `[n]`, their classes.
+        out_of_task: `[m, ways]`, the probabilities for queries of other classes; m may be 0.
+        episodes: How many episodes they come from.
+        temperature: By which the logits were divided.
+
+    Example:
+        >>> result = tfmeta.uncertainty(learner, test_sampler, temperature=validation_sampler)
+        >>> print(result)
+        >>> result.expected_calibration_error(bins=10)
+        >>> from tfmeta import plots
+        >>> plots.reliability_diagram(result.probabilities, result.labels, "diagram.png")
+    """
+
+    probabilities: Array
+    labels: Array
+    out_of_task: Array
+    episodes: int
+    temperature: float
+
+    @property
+    def accuracy(self) -> float:
+        """The share of queries that are right."""
+        return calibration.accuracy(self.probabilities, self.labels)
+
+    @property
+    def negative_log_likelihood(self) -> float:
+        """The mean of `-log p[label]`, in nats."""
+        return calibration.negative_log_likelihood(self.probabilities, self.labels)
+
+    @property
+    def brier_score(self) -> float:
+        """The mean squared distance to the label's corner of the simplex, between 0 and 2."""
+        return calibration.brier_score(self.probabilities, self.labels)
+
+    def expected_calibration_error(self, bins: int = 15) -> float:
+        """The mean gap between confidence and accuracy in bins of confidence."""
+        return calibration.expected_calibration_error(self.probabilities, self.labels, bins)
+
+    @property
+    def rejection_area(self) -> float:
+        """The area under `tfmeta.calibration.rejection_curve`: the mean accuracy of those kept."""
+        return float(calibration.rejection_curve(self.probabilities, self.labels)[1].mean())
+
+    @property
+    def auroc_entropy(self) -> float:
+        """How well entropy tells out-of-task queries from the others; NaN where there are none."""
+        return self._auroc(calibration.entropy)
+
+    @property
+    def auroc_max_probability(self) -> float:
+        """The same of the largest probability, which should be lower for out-of-task queries."""
+        return self._auroc(lambda p: -p.max(axis=1))
+
+    def _auroc(self, score: Any) -> float:
+        if not len(self.out_of_task):
+            return float("nan")
+        inside, outside = score(self.probabilities), score(self.out_of_task)
+        outer = np.repeat([False, True], [len(inside), len(outside)])
+        return calibration.auroc(np.concatenate([inside, outside]), outer)
+
+    def __str__(self) -> str:
+        """Return the scores as a table."""
+        rows = [
+            ("accuracy", f"{100 * self.accuracy:.2f} %"),
+            ("negative log likelihood", f"{self.negative_log_likelihood:.4f}"),
+            ("Brier score", f"{self.brier_score:.4f}"),
+            ("expected calibration error", f"{100 * self.expected_calibration_error():.2f} %"),
+            ("area under the rejection curve", f"{100 * self.rejection_area:.2f} %"),
+        ]
+        queries = f"{len(self.labels)} queries"
+        if len(self.out_of_task):
+            queries += f", {len(self.out_of_task)} out of task"
+            rows += [
+                ("out-of-task AUROC, entropy", f"{self.auroc_entropy:.4f}"),
+                ("out-of-task AUROC, max probability", f"{self.auroc_max_probability:.4f}"),
+            ]
+        head = f"{self.episodes} episodes, {queries}, temperature {self.temperature:.3f}"
+        return "\n".join([head, *(f"  {name:36}{value:>9}" for name, value in rows)])
+
+
+def uncertainty(
+    learner: MetaLearner,
+    sampler: Sampler,
+    episodes: int = 600,
+    temperature: float | Sampler = 1.0,
+    from_logits: bool = True,
+    *,
+    support_ways: int | None = None,
+    verbose: bool = True,
+) -> Uncertainty:
+    """Adapt to `episodes` tasks and score how far the predicted probabilities can be believed.
+
+    The probabilities are `softmax(z / T)` of the predictions z. A learner that averages over
+    several models predicts the logarithm of the mean probability, for which that is right too.
+    The episodes are those of `tfmeta.evaluate`.
+
+    Args:
+        learner: A learner of classes; those with an inner loop must be compiled with their loss.
+        sampler: An `EpisodeSampler`, or whatever has its `batch`.
+        episodes: How many, at least 1.
+        temperature: T, or a sampler of validation episodes, on as many of which the T with the
+            least negative log likelihood is looked for first.
+        from_logits: Whether the learner predicts logits, or else probabilities.
+        support_ways: With a number, the support set keeps the classes `0 .. support_ways - 1`
+            alone, and the queries of the others are out of task: no answer to them is right. A
+            sampler of ten ways with `support_ways=5` has five classes of each. Where batch
+            normalisation is transductive, they change the other queries' predictions too.
+        verbose: Whether to show a progress bar.
+
+    Returns:
+        An `Uncertainty`: the probabilities, the labels, and the scores of them.
+
+    Raises:
+        TypeError: If an argument is of another type.
+        ValueError: If the targets are no classes, an argument is out of range, the learner's
+            predictions are not finite or (without `from_logits`) no probabilities, or the
+            temperature is to be fitted to the very classes that are scored.
+
+    References:
+        - Guo et al. *On Calibration of Modern Neural Networks.* ICML 2017.
+
+    Example:
+        >>> print(tfmeta.uncertainty(learner, test_sampler, temperature=validation_sampler))
+    """
+    if hasattr(temperature, "batch"):
+        if temperature is sampler or _same_classes(temperature, sampler):
+            raise ValueError(
+                "`temperature` must be a sampler of validation classes: fitted to the classes that "
+                f"are scored it would flatter them. Received: temperature={temperature!r}"
+            )
+        z, y = _collect(learner, temperature, episodes, from_logits, verbose)
+        temperature = calibration.fit_temperature(z, y)
+    check_positive("temperature", temperature)
+    source = sampler if support_ways is None else _OutOfTask(sampler, support_ways)
+    z, y = _collect(learner, source, episodes, from_logits, verbose)
+    p = calibration.softmax(z, temperature)
+    inside = y < (np.inf if support_ways is None else support_ways)
+    return Uncertainty(p[inside], y[inside], p[~inside], episodes, float(temperature))
+
+
+def _collect(
+    learner: MetaLearner, sampler: Any, episodes: int, from_logits: bool, verbose: bool
+) -> tuple[Array, Array]:
+    """Return the logits `[n, ways]` and labels `[n]` of all queries of all episodes."""
+    logits, labels = [], []
+    for predictions, targets in _predictions(learner, sampler, episodes, verbose):
+        classes = np.issubdtype(targets.dtype, np.integer)
+        if not classes:
+            raise ValueError(
+                f"`sampler` must draw tasks of classes. Received: targets of {targets.dtype}"
+            )
+        _check_shape(predictions, targets, classes)
+        z = predictions.reshape(-1, predictions.shape[-1]).astype(np.float64)
+        logits.append(z if from_logits else calibration.logarithms(z))
+        labels.append(targets.reshape(-1))
+    # The classes that a task does not have are never the answer.
+    most = max(z.shape[1] for z in logits)
+    never = float(np.finfo(np.float32).min) / 2
+    wide = [np.pad(z, ((0, 0), (0, most - z.shape[1])), constant_values=never) for z in logits]
+    return np.concatenate(wide), np.concatenate(labels)
+
+
+class _OutOfTask:
+    """The episodes of a sampler, the first ways of which alone are in the support set."""
+
+    def __init__(self, sampler: Any, support_ways: int) -> None:
+        check_count("support_ways", support_ways, 2)
+        self.sampler, self.ways = sampler, support_ways
+
+    def batch(self, step: int, meta_batch_size: int = 1) -> Any:
+        inputs, targets = self.sampler.batch(step, meta_batch_size)
+        if is_padded(inputs):
+            raise ValueError(
+                "`sampler` must draw tasks of one size where there are `support_ways`. Received: "
+                f"sampler={self.sampler!r}"
+            )
+        kept = inputs["support_y"] < self.ways
+        if kept.all() or not (targets < self.ways).any():
+            raise ValueError(
+                "`support_ways` must be less than the sampler's ways. Received: "
+                f"support_ways={self.ways}, and labels up to {inputs['support_y'].max()}"
+            )
+        tasks = len(kept)
+        support = {
+            name: tf.nest.map_structure(
+                lambda x: x[kept].reshape(tasks, -1, *x.shape[2:]), inputs[name]
+            )
+            for name in ("support_x", "support_y")
+        }
+        return {**inputs, **support}, targets
+
+
+def _same_classes(one: Any, other: Any) -> bool:
+    source = getattr(one, "source", None)
+    return source is not None and source is getattr(other, "source", None)
+
+
+def _predictions(
+    learner: MetaLearner, sampler: Any, episodes: int, verbose: bool
+) -> Iterator[tuple[Array, Array]]:
+    """Yield predictions and targets of each episode, without padding."""
     if not isinstance(learner, MetaLearner):
         raise TypeError(f"`learner` must be a tfmeta.MetaLearner. Received: {learner!r}")
     if not hasattr(sampler, "batch"):
@@ -86,13 +305,10 @@ def evaluate(
         )
     check_count("episodes", episodes)
     progress = keras.utils.Progbar(episodes, verbose=int(verbose), unit_name="episode")
-    scores = np.empty(episodes)
-    classes = True
     for episode in range(episodes):
         inputs, targets = sampler.batch(episode, 1)
         if episode == 0:
             learner.check_inputs(inputs)
-            classes = np.issubdtype(targets.dtype, np.integer)
         try:
             predictions = np.asarray(learner.predict_on_batch(inputs))
         except tf.errors.InvalidArgumentError as error:
@@ -105,12 +321,18 @@ def evaluate(
         if is_padded(inputs):
             mask = inputs["query_mask"]
             predictions, targets = predictions[mask], targets[mask]
-        scores[episode] = _score(predictions, targets, classes)
+        yield predictions, targets
         progress.update(episode + 1)
-    return Evaluation(scores, "accuracy" if classes else "mean squared error")
 
 
 def _score(predictions: Array, targets: Array, classes: bool) -> Any:
+    _check_shape(predictions, targets, classes)
+    if classes:
+        return np.mean(predictions.argmax(axis=-1) == targets)
+    return np.mean((predictions - targets) ** 2)
+
+
+def _check_shape(predictions: Array, targets: Array, classes: bool) -> None:
     expected = (*targets.shape, "classes") if classes else targets.shape
     fits = predictions.shape[: targets.ndim] == targets.shape and (
         predictions.ndim == len(expected) and (not classes or predictions.shape[-1] > 1)
@@ -120,6 +342,3 @@ def _score(predictions: Array, targets: Array, classes: bool) -> Any:
             f"`learner` must predict {list(expected)} for {targets.dtype} targets of shape "
             f"{targets.shape}, with two classes or more. Received: shape={predictions.shape}"
         )
-    if classes:
-        return np.mean(predictions.argmax(axis=-1) == targets)
-    return np.mean((predictions - targets) ** 2)

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,20 @@ class Settings:
         return self.fixed_ways and self.batch_norm == "transductive"
 
 
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
+    """Raise unless each of the values `now` is what it was when something was started.
+
+    Raises:
+        ValueError: If one differs.
+    """
+    for name, value in now.items():
+        if before.get(name) != value:
+            raise ValueError(
+                f"`{name}` must be {before.get(name)!r} as when {what} was started. "
+                f"Received: {name}={value!r}"
+            )
+
+
 class Run:
     """The folder of a run: `settings.json`, `model.keras`, `history.csv`, `learning_curve.png`.
 
@@ -95,6 +110,8 @@ class Run:
         self.model_file = self.path / "model.keras"
         self.history_file = self.path / "history.csv"
         self.curve_file = self.path / "learning_curve.png"
+        # What training writes, besides the settings.
+        self.files = (self.model_file, self.history_file, self.curve_file)
 
     def check_free(self, overwrite: bool) -> None:
         """Raise unless a new run may be written here.
@@ -119,7 +136,7 @@ class Run:
     def start(self, settings: Settings) -> None:
         """Make the folder and write the settings; an older run's files go."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for file in (self.model_file, self.history_file, self.curve_file):
+        for file in self.files:
             file.unlink(missing_ok=True)
         self.write_settings(settings)
 
@@ -153,13 +170,8 @@ class Run:
         """
         before = self.settings()
         fixed = {f.name for f in dataclasses.fields(Settings)} - {"epochs", "images", "classes"}
-        for name in sorted(fixed):
-            old, new = getattr(before, name), getattr(settings, name)
-            if old != new:
-                raise ValueError(
-                    f"`{name}` must be {old!r} as when '{self.path}' was started. "
-                    f"Received: {name}={new!r}"
-                )
+        now = {name: getattr(settings, name) for name in sorted(fixed)}
+        check_same(dataclasses.asdict(before), now, f"'{self.path}'")
         return dataclasses.replace(before, epochs=settings.epochs)
 
     def learner(self) -> MetaLearner:

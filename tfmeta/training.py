@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tfmeta import plots
 from tfmeta.algorithms import FOMAML, MAML, PrototypicalNetwork
@@ -167,21 +168,14 @@ class SaveEpoch(keras.callbacks.Callback):
         )
 
 
-def train(
-    settings: Settings, run: Run, learner: MetaLearner, parts: tuple[ClassDataset, ...]
-) -> None:
-    """Train up to `settings.epochs`, from the epoch that the learner has reached.
+def episodes(
+    settings: Settings, parts: tuple[ClassDataset, ...], epoch: int = 0
+) -> tuple[tf.data.Dataset, tf.data.Dataset | None]:
+    """Return the meta-batches of `epoch` and on, and the episodes of validation, if there are any.
 
-    Batch number `n` is a pure function of the seed and `n`, so a run that was interrupted and
-    continued sees the episodes of one that was not.
-
-    Args:
-        settings: The settings of the run.
-        run: Its folder.
-        learner: A new learner, or one that the run saved.
-        parts: What `load_data` returned.
+    Batch number `n` is a pure function of the seed and `n`; the episodes of validation are the same
+    after each epoch, so that epochs compare.
     """
-    epoch = int(learner.optimizer.iterations) // settings.steps
     sampler = EpisodeSampler(
         parts[0],
         settings.ways,
@@ -192,11 +186,33 @@ def train(
     )
     validation = None
     if settings.validation_episodes:
-        validation = evaluation_sampler(settings, parts[1], seed=settings.seed).dataset()
-        # The same episodes after each epoch, so that epochs compare.
-        validation = validation.take(settings.validation_episodes)
+        watched = evaluation_sampler(settings, parts[1], seed=settings.seed)
+        validation = watched.dataset().take(settings.validation_episodes)
+    return sampler.dataset(settings.meta_batch_size, start=epoch * settings.steps), validation
+
+
+def train(
+    settings: Settings,
+    run: Run,
+    learner: MetaLearner,
+    parts: tuple[ClassDataset, ...],
+    *,
+    verbose: bool = True,
+) -> None:
+    """Train up to `settings.epochs`, from the epoch that the learner has reached.
+
+    A run that was interrupted and continued sees the episodes of one that was not.
+
+    Args:
+        settings: The settings of the run.
+        run: Its folder.
+        learner: A new learner, or one that the run saved.
+        parts: What `load_data` returned.
+        verbose: Whether to show a progress bar.
+    """
+    epoch = int(learner.optimizer.iterations) // settings.steps
     # Draws a batch, which may fail: before the files of an older run go.
-    batches = sampler.dataset(settings.meta_batch_size, start=epoch * settings.steps)
+    batches, validation = episodes(settings, parts, epoch)
     if epoch:
         run.write_settings(settings)
     else:
@@ -208,4 +224,5 @@ def train(
         epochs=settings.epochs,
         validation_data=validation,
         callbacks=[SaveEpoch(run)],
+        verbose="auto" if verbose else 0,
     )

@@ -1,0 +1,482 @@
+"""Search for the arguments that give the best validation accuracy, with Optuna.
+
+`search` is for any function that trains and returns a score; `tune` trains as `tfmeta train` does.
+Each trial is in an SQLite file as soon as it is finished. What trial n draws is a function of the
+seed and of the trials finished before, so a search that was killed and resumed is the search that
+was not.
+
+References:
+    - Bergstra, Bardenet, Bengio, Kégl. *Algorithms for Hyper-Parameter Optimization.* NeurIPS 2011.
+    - Akiba et al. *Optuna: A Next-generation Hyperparameter Optimization Framework.* KDD 2019.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import keras
+import numpy as np
+
+from tfmeta import training
+from tfmeta.algorithms.prototypical import DISTANCES
+from tfmeta.checks import check_count
+from tfmeta.data import ClassDataset
+from tfmeta.data.class_dataset import did_you_mean
+from tfmeta.files import replacing
+from tfmeta.functional import BATCH_NORM_MODES
+from tfmeta.runs import Run, Settings, check_same
+
+SAMPLERS = ("tpe", "random")
+PRUNERS = ("median", "none")
+
+Objective: TypeAlias = Callable[[dict[str, Any], list[keras.callbacks.Callback]], float]
+
+# What can be searched: neither what validation is made of nor how long is trained. The choices are
+# those of arguments that are words.
+_ANY = {"learning_rate", "learning_rate_halving", "meta_batch_size", "filters", "downsample"}
+_GRADIENT = {*_ANY, "inner_learning_rate", "inner_steps", "evaluation_steps", "batch_norm"}
+SEARCHABLE = {
+    "maml": _GRADIENT,
+    "fomaml": _GRADIENT,
+    "prototypical": {*_ANY, "ways", "distance"},
+}
+_CHOICES = {
+    "batch_norm": BATCH_NORM_MODES,
+    "distance": DISTANCES,
+    "downsample": ("pool", "stride"),
+}
+_RATES = ("learning_rate", "inner_learning_rate")
+_EXAMPLE = "'0.01:1.0', '0.01:1.0:log', '1:5' or choices 'a,b,c'"
+
+
+def search(
+    objective: Objective,
+    space: Mapping[str, str],
+    path: str | os.PathLike[str],
+    trials: int = 25,
+    *,
+    sampler: str = "tpe",
+    pruner: str = "median",
+    seed: int = 0,
+    fixed: Mapping[str, Any] | None = None,
+    verbose: bool = True,
+) -> Any:
+    """Look for the values that an objective is largest for; go on where `path` has a search.
+
+    Args:
+        objective: Called with a value for each name of `space` and a list of callbacks, returns the
+            score. Its `fit` takes the callbacks: they end a trial whose `val_accuracy` is worse
+            than the others' was after that epoch, or whose loss is not finite.
+        space: For each name `"low:high"`, `"low:high:log"` or choices `"a,b,c"`. Both ends of a
+            range belong to it; it has integers where both are written as such.
+        path: The SQLite file of the trials, for one process at a time.
+        trials: How many there shall be in the end, those that the file has already included.
+        sampler: `"tpe"` learns from the trials before, `"random"` does not.
+        pruner: `"median"` ends trials that are worse than the median of the others, once five are
+            finished; `"none"` ends those that diverge only.
+        seed: Of the sampler.
+        fixed: What else decides the scores, in terms of JSON; when a search goes on it must be the
+            same.
+        verbose: Whether to show a progress bar.
+
+    Returns:
+        The `optuna.Study`: `.best_params`, `.best_value`, `.trials`.
+
+    Raises:
+        ImportError: If Optuna is not installed.
+        OSError: If the file cannot be written.
+        TypeError: If an argument is of another type.
+        ValueError: If an argument is out of range, the search in `path` is another one, the file
+            is damaged, or every trial diverged.
+
+    Example:
+
+    ```python
+    from tfmeta import tuning
+
+    def objective(values, callbacks):
+        learner = tfmeta.MAML(network(), values["inner_learning_rate"])
+        learner.compile(...)
+        history = learner.fit(..., validation_data=validation, callbacks=callbacks)
+        return history.history["val_accuracy"][-1]
+
+    study = tuning.search(objective, {"inner_learning_rate": "0.01:1.0:log"}, "trials.db")
+    print(study.best_params)
+    ```
+    """
+    optuna = _optuna()
+    _check_options(space, trials, sampler, pruner)
+    file = Path(path)
+    facts = {
+        "space": dict(space),
+        "sampler": sampler,
+        "pruner": pruner,
+        "sampler_seed": seed,
+        **(fixed or {}),
+    }
+    states = optuna.trial.TrialState
+    finished = (states.COMPLETE, states.PRUNED)
+    with _using(optuna):
+        if not file.exists():
+            _create(file, facts)
+        study = _load(file)
+        check_same(study.user_attrs["search"], facts, f"the search in '{file}'")
+        # In the order of the first time, on which the draws depend.
+        distributions = _distributions(study.user_attrs["search"]["space"])
+        study.pruner = (
+            optuna.pruners.MedianPruner() if pruner == "median" else optuna.pruners.NopPruner()
+        )
+        for left in study.get_trials(states=(states.RUNNING,)):
+            study.tell(left.number, state=states.FAIL)  # it was interrupted
+        done = len(study.get_trials(deepcopy=False, states=finished))
+        if done > trials:
+            raise ValueError(
+                f"`trials` must be at least {done}, as many as '{file}' has. "
+                f"Received: trials={trials}"
+            )
+        progress = keras.utils.Progbar(
+            trials, verbose=int(verbose), unit_name="trial", stateful_metrics=["best"]
+        )
+        while done < trials:
+            study.sampler = _sampler(sampler, seed, done)
+            trial = study.ask(distributions)
+            try:
+                score = float(objective(dict(trial.params), [_report(trial)]))
+            except optuna.TrialPruned:
+                study.tell(trial, state=states.PRUNED)
+            except ValueError as error:
+                # That a rate is too large is an answer; other errors are mistakes.
+                if "must be finite" not in str(error):
+                    raise
+                study.tell(trial, state=states.PRUNED)
+            else:
+                study.tell(trial, score)
+            done += 1
+            scores = [t.value for t in study.get_trials(deepcopy=False, states=finished[:1])]
+            progress.update(done, [("best", max(scores))] if scores else None)
+        if not study.get_trials(deepcopy=False, states=finished[:1]):
+            raise ValueError(
+                f"`space` must have values for which training converges. Received: {trials} "
+                "trials that diverged"
+            )
+    return study
+
+
+def tune(
+    settings: Settings,
+    run: Run,
+    parts: tuple[ClassDataset, ...],
+    space: Mapping[str, str],
+    trials: int = 25,
+    *,
+    sampler: str = "tpe",
+    pruner: str = "median",
+    overwrite: bool = False,
+    verbose: bool = True,
+) -> Any:
+    """Search for the settings with the best validation accuracy, and train a run with them.
+
+    The score is the accuracy after the last epoch on the `validation_episodes` of the settings,
+    the same for each trial. The best trial is trained once more, with the same seed, into the
+    folder of the run. Where the folder has a search already, it goes on.
+
+    Args:
+        settings: What is not searched.
+        run: The folder, which will have the trials (`trials.db`) and the trained run.
+        parts: What `training.load_data` returned.
+        space: As in `search`; the names are arguments of `tfmeta train`.
+        trials: As in `search`.
+        sampler: As in `search`.
+        pruner: As in `search`.
+        overwrite: Begins anew: removes an older search in the folder, and its run.
+        verbose: Whether to show progress bars.
+
+    Returns:
+        The `optuna.Study`.
+
+    Raises:
+        ImportError: If Optuna is not installed.
+        TypeError: If an argument is of another type.
+        ValueError: If an argument is out of range, the search in the folder is another one, or
+            every trial diverged.
+    """
+    _optuna()
+    check_space(space, settings.algorithm)
+    _check_options(space, trials, sampler, pruner)
+    check_count("validation_episodes", settings.validation_episodes)
+    # Draws a batch of the largest tasks, which may fail: before older files go.
+    largest = {name: max(_values(name, text)[1]) for name, text in space.items()}
+    training.episodes(dataclasses.replace(settings, **largest), parts)
+    if overwrite:
+        _remove(run)
+
+    def objective(values: dict[str, Any], callbacks: list[keras.callbacks.Callback]) -> float:
+        keras.utils.clear_session()  # of the trial before
+        chosen = dataclasses.replace(settings, **values)
+        learner = training.new_learner(chosen, parts[0].example_shape)
+        batches, validation = training.episodes(chosen, parts)
+        history = learner.fit(
+            batches,
+            steps_per_epoch=chosen.steps,
+            epochs=chosen.epochs,
+            validation_data=validation,
+            callbacks=callbacks,
+            verbose=0,
+        )
+        return float(history.history["val_accuracy"][-1])
+
+    fixed = {k: v for k, v in dataclasses.asdict(settings).items() if k not in space}
+    study = search(
+        objective,
+        space,
+        trials_file(run),
+        trials,
+        sampler=sampler,
+        pruner=pruner,
+        seed=settings.seed,
+        fixed=fixed,
+        verbose=verbose,
+    )
+    best = dataclasses.replace(settings, **study.best_params)
+    if run.model_file.is_file() and run.settings() == best:
+        learner = run.learner()
+    else:
+        learner = training.new_learner(best, parts[0].example_shape)
+    training.train(best, run, learner, parts, verbose=verbose)
+    return study
+
+
+def trials_file(run: Run) -> Path:
+    """Return the SQLite file of a search in the folder of a run."""
+    return run.path / "trials.db"
+
+
+def check_free(run: Run, overwrite: bool) -> None:
+    """Raise unless a new search may be written into the folder of a run.
+
+    Raises:
+        FileExistsError: If the folder holds a search or a run and `overwrite` is false, or holds
+            something else.
+    """
+    if not trials_file(run).exists():
+        run.check_free(overwrite)
+    elif not overwrite:
+        raise FileExistsError(
+            f"'{run.path}' holds a search; choose another --output, continue it with --resume, or "
+            "replace it with --overwrite"
+        )
+
+
+def started(run: Run) -> dict[str, Any]:
+    """Return what the search in the folder of a run was started with.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If its file is damaged.
+    """
+    file = trials_file(run)
+    if not file.is_file():
+        raise FileNotFoundError(f"'{run.path}' has no search to resume: it has no {file.name}")
+    with _using(_optuna()):
+        facts: dict[str, Any] = _load(file).user_attrs["search"]
+    return facts
+
+
+def check_space(space: Mapping[str, str], algorithm: str) -> None:
+    """Raise unless each name is an argument that can be searched, with values that it can have.
+
+    Raises:
+        ValueError: If not.
+    """
+    known = sorted(SEARCHABLE[algorithm])
+    for name, text in space.items():
+        if name not in known:
+            raise ValueError(
+                f"`space` must name arguments of {algorithm}, and none that decide what is "
+                f"measured or how long it is trained: {', '.join(known)}. Received: {name!r}."
+                f"{did_you_mean(name, known)}"
+            )
+        scale, values = _values(name, text)
+        near = ""
+        if name in _CHOICES:
+            others = [value for value in values if value not in _CHOICES[name]]
+            fits, expected = scale == "choices" and not others, ", ".join(_CHOICES[name])
+            near = did_you_mean(others[0], _CHOICES[name]) if others else ""
+        elif name in _RATES:
+            expected = "positive numbers"
+            fits = all(not isinstance(value, str) and value > 0 for value in values)
+        else:
+            expected = "integers of at least 1"
+            fits = all(isinstance(value, int) and value > 0 for value in values)
+        if not fits:
+            raise ValueError(f"`{name}` must be among {expected}. Received: {name}={text!r}.{near}")
+
+
+def _check_options(space: Mapping[str, str], trials: int, sampler: str, pruner: str) -> None:
+    if not space:
+        raise ValueError(
+            f"`space` must name at least one argument, with a range or choices ({_EXAMPLE}). "
+            f"Received: space={space!r}"
+        )
+    for name, text in space.items():
+        _values(name, text)
+    check_count("trials", trials)
+    for name, value, known in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
+        if value not in known:
+            raise ValueError(
+                f"`{name}` must be one of {', '.join(known)}. Received: {name}={value!r}."
+                f"{did_you_mean(value, known)}"
+            )
+
+
+def _values(name: str, text: Any) -> tuple[str, list[Any]]:
+    """Return `"choices"` and the choices, or `"linear"` or `"log"` and both ends of a range."""
+    error = f"`{name}` must be a range or choices: {_EXAMPLE}. Received: {name}={text!r}"
+    if not isinstance(text, str):
+        raise TypeError(error)
+    if ":" not in text:
+        choices = [_value(part) for part in text.split(",")]
+        if len(set(choices)) < max(2, len(choices)) or "" in choices:
+            raise ValueError(f"{error}; choices are two or more that differ")
+        return "choices", choices
+    low, high, *rest = (_value(part) for part in text.split(":"))
+    if isinstance(low, str) or isinstance(high, str) or rest not in ([], ["log"]):
+        raise ValueError(error)
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"{error}; a range has finite ends, the smaller one first")
+    if rest and low <= 0:
+        raise ValueError(f"{error}; a logarithmic range must begin above 0")
+    if not (isinstance(low, int) and isinstance(high, int)):
+        low, high = float(low), float(high)
+    return rest[0] if rest else "linear", [low, high]
+
+
+def _value(text: str) -> Any:
+    """Return an integer, a number or a word."""
+    text = text.strip()
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
+
+
+def _distributions(space: Mapping[str, str]) -> dict[str, Any]:
+    of = _optuna().distributions
+    found = {}
+    for name, text in space.items():
+        scale, values = _values(name, text)
+        if scale == "choices":
+            found[name] = of.CategoricalDistribution(values)
+        else:
+            kind = of.IntDistribution if isinstance(values[0], int) else of.FloatDistribution
+            found[name] = kind(*values, log=scale == "log")
+    return found
+
+
+def _sampler(name: str, seed: int, done: int) -> Any:
+    """Return a sampler for the trial that follows `done` finished ones."""
+    samplers = _optuna().samplers
+    kind = samplers.TPESampler if name == "tpe" else samplers.RandomSampler
+    return kind(seed=int(np.random.SeedSequence([seed, done]).generate_state(1)[0]))
+
+
+def _report(trial: Any) -> keras.callbacks.Callback:
+    """Return the callback that tells a trial's accuracies, and ends it where that is of use."""
+    pruned = _optuna().TrialPruned
+
+    class Report(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+            logs = logs or {}
+            if not all(math.isfinite(logs.get(name, 0.0)) for name in ("loss", "val_loss")):
+                raise pruned(f"diverges in epoch {epoch + 1}")
+            if "val_accuracy" not in logs:
+                raise KeyError(
+                    "`fit` must have `validation_data` and the metric 'accuracy' where it takes "
+                    f"these callbacks. Received: {sorted(logs)}"
+                )
+            trial.report(logs["val_accuracy"], epoch)
+            # Behind the last epoch there is nothing left to save.
+            if epoch + 1 < self.params["epochs"] and trial.should_prune():
+                raise pruned(f"worse than others in epoch {epoch + 1}")
+
+    return Report()
+
+
+def _create(file: Path, facts: dict[str, Any]) -> None:
+    """Write the file of a search without trials, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    _journal(file).unlink(missing_ok=True)  # of a file that is gone
+    with replacing(file) as beside:
+        beside.touch()
+        study = _optuna().create_study(storage=_storage(beside), direction="maximize")
+        study.set_user_attr("search", facts)
+
+
+def _load(file: Path) -> Any:
+    try:
+        with contextlib.closing(_connect(file)) as connection:
+            (state,) = connection.execute("PRAGMA quick_check").fetchone()
+        if state != "ok":
+            raise sqlite3.DatabaseError(state)
+        study = _optuna().load_study(
+            study_name=None, storage=_storage(file, skip_table_creation=True)
+        )
+        study.user_attrs["search"]["space"]
+    # What is wrong with a file comes as DatabaseError, KeyError, RuntimeError, ...
+    except Exception as error:
+        raise ValueError(f"'{file}' is damaged or of another version ({error!r})") from error
+    return study
+
+
+def _storage(file: Path, **options: Any) -> Any:
+    from sqlalchemy.pool import NullPool
+
+    # Connections are closed at once: what is finished is in the file. A path inside of a URL would
+    # have to be quoted.
+    engine = {"creator": lambda: _connect(file), "poolclass": NullPool}
+    return _optuna().storages.RDBStorage("sqlite://", engine, **options)
+
+
+def _connect(file: Path) -> sqlite3.Connection:
+    """Open a file that is there; SQLite would else make an empty one."""
+    return sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True)
+
+
+def _journal(file: Path) -> Path:
+    """SQLite's own, which a process that was killed may leave, and the next one reads."""
+    return file.with_name(file.name + "-journal")
+
+
+def _remove(run: Run) -> None:
+    # The journal last: without it a file that was being written would be damaged.
+    file = trials_file(run)
+    for path in (file, _journal(file), run.settings_file, *run.files):
+        path.unlink(missing_ok=True)
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise ImportError("A search needs Optuna: pip install 'tfmeta[tune]'") from error
+    return optuna
+
+
+@contextlib.contextmanager
+def _using(optuna: Any) -> Iterator[None]:
+    """Have Optuna log no line a trial, for there is a progress bar, and say what the disk does."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    except optuna.exceptions.StorageInternalError as error:
+        raise OSError(f"The trials cannot be written or read ({error.__cause__})") from error
+    finally:
+        optuna.logging.set_verbosity(before)
