@@ -115,9 +115,9 @@ def eager(size: tuple[int, ...], gradient: bool) -> Contestants:
 
     def with_gradient(measure: Any) -> Any:
         with tf.GradientTape() as tape:
-            tape.watch((q, c))
+            tape.watch([q, c])
             y = measure(q, c)
-        return y, tape.gradient(y, (q, c), g)
+        return y, tape.gradient(y, [q, c], g)
 
     compute = with_gradient if gradient else lambda measure: measure(q, c)
     contestants: Contestants = {
