@@ -60,8 +60,8 @@ def latency(name: str, sampler: Any, calls: int, folder: Path) -> dict[str, Any]
     """Return milliseconds of each kind of call, and the sizes of the files."""
     learner = made(name)
     learner.export(folder / "learner")
-    tasks = [sampler.batch(step)[0] for step in range(10)]
-    x, y, q = ([t[k][0] for t in tasks] for k in ("support_x", "support_y", "query_x"))
+    batches = [sampler.batch(step)[0] for step in range(10)]
+    x, y, q = ([b[k][0] for b in batches] for k in ("support_x", "support_y", "query_x"))
     adapted = learner.adapt(x[0], y[0])
     tfmeta.export.saved_model(adapted, folder / "adapted")
 
@@ -73,12 +73,13 @@ def latency(name: str, sampler: Any, calls: int, folder: Path) -> dict[str, Any]
     ]
     queries = [tf.constant(a) for a in q]
     states = [signatures["adapt"](**s) for s in support]
-    both = signatures["adapt_and_predict"]
+    tasks = [{k: tf.constant(v) for k, v in batch.items()} for batch in batches]
+    both, compiled = signatures["adapt_and_predict"], tf.function(learner)
     kinds: dict[str, Callable[[int], Any]] = {
         "adapt, SavedModel": lambda i: signatures["adapt"](**support[i]),
         "adapt, learner.adapt": lambda i: learner.adapt(x[i], y[i]),
         "adapt and predict 75, SavedModel": lambda i: both(**support[i], query_x=queries[i]),
-        "adapt and predict 75, learner(...)": lambda i: learner(tasks[i]),
+        "adapt and predict 75, tf.function(learner)": lambda i: compiled(tasks[i]),
     }
     for size in (1, len(q[0])):
 

@@ -17,6 +17,7 @@ a restart; the client sends its examples again, to any process. An id cannot be 
 
 import argparse
 import json
+import logging
 import os
 import re
 import secrets
@@ -149,6 +150,8 @@ if __name__ == "__main__":
     parser.add_argument("--max-bytes", type=int, default=2**24, help="the longest request")
     arguments = parser.parse_args()
     app = make_app(tf.saved_model.load(arguments.model), arguments.capacity, arguments.max_bytes)
+    # Or waitress says each time that a request has to wait for a thread.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     server = create_server(
         app,
         host=arguments.host,
