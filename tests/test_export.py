@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import itertools
 import json
 import os
 import subprocess
-import sysconfig
-import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +16,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from matplotlib.cbook import get_sample_data
-from packaging.requirements import Requirement
 from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 import tfmeta
+from tests.environments import python_with
 from tfmeta.data import ClassDataset, EpisodeSampler
 from tfmeta.data.images import prepare
 from tfmeta.export import Preprocessing, saved_model
@@ -152,33 +149,7 @@ def reduced(task: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter that finds TensorFlow and what that needs, and nothing else."""
-    folder = tmp_path_factory.mktemp("venv")
-    venv.create(folder, symlinks=True)
-    paths = {"base": str(folder), "platbase": str(folder)}
-    packages = Path(sysconfig.get_path("purelib", "venv", paths))
-    for distribution in needed_by("tensorflow"):
-        for file in distribution.files or ():
-            top = file.parts[0]
-            if top not in ("..", "__pycache__") and not (packages / top).exists():
-                (packages / top).symlink_to(Path(str(distribution.locate_file(top))))
-    return Path(sysconfig.get_path("scripts", "venv", paths)) / "python"
-
-
-def needed_by(name: str) -> list[importlib.metadata.Distribution]:
-    """Return the installed distributions that one needs, itself included."""
-    found: dict[str, importlib.metadata.Distribution] = {}
-    waiting = [name]
-    while waiting:
-        distribution = importlib.metadata.distribution(waiting.pop())
-        found[distribution.metadata["Name"].lower().replace("_", "-")] = distribution
-        for line in distribution.requires or ():
-            requirement = Requirement(line)
-            wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-            if wanted and requirement.name.lower().replace("_", "-") not in found:
-                waiting.append(requirement.name)
-    assert "tfmeta" not in found
-    return list(found.values())
+    return python_with(tmp_path_factory.mktemp("venv"), "tensorflow")
 
 
 def made(name: str) -> tfmeta.MetaLearner:
@@ -390,6 +361,11 @@ def test_preprocessing_travels_inside(tmp_path: Path, drawings: ClassDataset) ->
     four = {**task, "query_x": np.zeros((1, 8, 8, 4), np.uint8)}
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"`query_x` must be uint8 images .*3"):
         loaded.adapt_and_predict(**four)
+    words = r"`support_x` must be uint8 images \[n, height, width, channels\]"
+    for shape in [(0,), (3,), (1, 8, 8), (1, 8, 8, 1, 1), (1, 0, 8, 1)]:
+        images = tf.zeros(shape, tf.uint8)
+        with pytest.raises(tf.errors.InvalidArgumentError, match=words):
+            loaded.signatures["adapt"](support_x=images, support_y=tf.zeros(1, tf.int64))
 
 
 @pytest.mark.parametrize(
@@ -595,6 +571,8 @@ Y = tf.range(WAYS, dtype=tf.int64)
         ),
         ("ANIL", {"support_x": X[..., 0]}, r"shape \[n, 28, 28, 1\].*\[5 28 28\]"),
         ("ANIL", {"support_y": Y[:, None]}, r"`support_y` must have the shape \[n\].*\[5 1\]"),
+        ("ANIL", {"support_y": Y[0]}, r"`support_y` must have the shape \[n\].*shape\] \[\]"),
+        ("ANIL", {"support_x": X[0, 0, 0]}, r"`support_x` must have the shape.*\[1\]"),
         ("PrototypicalNetwork", {"support_y": Y + 1}, r"0..ways-1.*from\] \[1\] \[to\] \[5\]"),
         ("NearestMean", {"support_y": Y - 1}, r"0..ways-1.*from\] \[-1\]"),
         ("NearestMean", {"support_y": Y + 1}, r"less than 5, the number of `class_names`.*\[5\]"),

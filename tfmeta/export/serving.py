@@ -146,7 +146,8 @@ def _examples(name: str, x: Any, example: Any, preprocessing: Preprocessing | No
     """Return examples as the model takes them, or fail with words."""
     given = tf.shape(x)
     if preprocessing is not None:
-        fit = tf.reduce_any(given[3] == [1, 3]) & tf.reduce_all(given[1:] > 0)
+        fit = _has_shape(x, [None] * 4) & tf.reduce_any(given[-1:] == [1, 3])
+        fit &= tf.reduce_all(given[1:] > 0)
         words = f"`{name}` must be uint8 images [n, height, width, channels] of 1 or 3 channels."
         with tf.control_dependencies([_must(fit, words, "Received: shape", given)]):
             x = tf.cast(preprocessing(tf.identity(x)), example.dtype)
@@ -158,11 +159,12 @@ def _examples(name: str, x: Any, example: Any, preprocessing: Preprocessing | No
 
 def _has_shape(x: Any, shape: Any) -> Any:
     """Return whether `x` has this shape where it is called, where nobody else may have looked."""
-    # Behind the last size comes none, which is written as 0. The number of axes itself TensorFlow
-    # takes for granted, and would leave out a check of it.
-    sizes = tf.constant([*(-1 if size is None else size for size in shape), 0])
-    given = tf.concat([tf.shape(x), tf.zeros_like(sizes)], 0)[: len(shape) + 1]
-    return tf.reduce_all((given == sizes) | (sizes < 0))
+    # The number of axes itself TensorFlow takes for granted, and would leave out a check of it:
+    # what comes behind the last size, which is none, is compared as well.
+    none, free = -1, -2
+    sizes = tf.constant([*(free if size is None else size for size in shape), none])
+    given = tf.concat([tf.shape(x), tf.fill(sizes.shape, none)], 0)[: len(shape) + 1]
+    return tf.reduce_all((given == sizes) | (sizes == free) & (given >= 0))
 
 
 def _support_checks(learner: Any, x: Any, labels: Any, names: list[str] | None) -> list[Any]:
