@@ -56,7 +56,7 @@ def made(name: str) -> tfmeta.MetaLearner:
     return learner
 
 
-def latency(name: str, sampler: Any, calls: int, folder: Path) -> dict[str, Any]:
+def latency(name: str, sampler: Any, calls: int, only: str, folder: Path) -> dict[str, Any]:
     """Return milliseconds of each kind of call, and the sizes of the files."""
     learner = made(name)
     learner.export(folder / "learner")
@@ -99,6 +99,7 @@ def latency(name: str, sampler: Any, calls: int, folder: Path) -> dict[str, Any]
         kinds[f"predict {size}, SavedModel of the adapted model"] = predict_one_task
         kinds[f"predict {size}, adapted.predict"] = predict_keras
         kinds[f"predict {size}, adapted(...)"] = call_keras
+    kinds = {kind: function for kind, function in kinds.items() if kind.startswith(only)}
     times: dict[str, list[float]] = {kind: [] for kind in kinds}
     for call in range(-5, calls):
         for kind, function in kinds.items():
@@ -190,6 +191,7 @@ def main() -> None:
     parser.add_argument("data_dir")
     parser.add_argument("--learners", nargs="+", choices=LEARNERS, default=list(LEARNERS))
     parser.add_argument("--calls", type=int, default=200)
+    parser.add_argument("--only", default="", help="calls that begin so: adapt or predict")
     parser.add_argument("--requests", type=int, default=2000, help="after 200 to warm up")
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--json", type=Path)
@@ -202,7 +204,7 @@ def main() -> None:
     for name in arguments.learners:
         with tempfile.TemporaryDirectory() as folder:
             if arguments.part == "latency":
-                facts = latency(name, sampler, arguments.calls, Path(folder))
+                facts = latency(name, sampler, arguments.calls, arguments.only, Path(folder))
             else:
                 facts = over_http(
                     name, sampler, arguments.requests, arguments.clients, Path(folder)
