@@ -37,11 +37,12 @@ sanitize-address sanitize-thread: $(VENV)/.test
 	TFMETA_SANITIZE=$(watched) $(bin)/python -m pip install -q --no-deps --upgrade \
 		--target $(VENV)/$(runtime) .
 	rm -rf build
-	# Not the checkout's own build: the working directory comes last.
+	# Not the checkout's own build: the working directory comes last. And pytest does not capture
+	# what a sanitizer prints before it ends the process.
 	LD_PRELOAD="$$($(CC) -print-file-name=lib$(runtime).so) $$($(CC) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS=ignore_noninstrumented_modules=1 \
 	PYTHONSAFEPATH=1 PYTHONPATH=$(VENV)/$(runtime):$(CURDIR) TFMETA_SANITIZED=$(runtime) \
-	$(bin)/pytest -p no:cacheprovider --import-mode=append -k "not 50_gb" $(KERNEL_TESTS)
+	$(bin)/pytest -p no:cacheprovider --capture=sys --import-mode=append -k "not 50_gb" $(KERNEL_TESTS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info tfmeta/_core*.so tfmeta/_tf_ops*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis

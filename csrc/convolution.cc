@@ -117,9 +117,10 @@ std::unique_ptr<float[]> Room(std::int64_t numbers) {
 }
 
 // Positions of one axis that some taps compute from the other side: the source of position i by tap
-// t is from + i * step + t * direction, of `size` that there are.
+// t is from + i * step + t * direction, of `size` that there are, and its result's place is
+// first + i * apart.
 struct Axis {
-  std::int64_t count, taps, from, step, direction, size;
+  std::int64_t count, taps, from, step, direction, size, first, apart;
 
   // Positions `first` to `last` that the same taps `low` to `high` reach: for the others, what lies
   // outside would be multiplied by zeros.
@@ -130,6 +131,8 @@ struct Axis {
   std::int64_t Source(std::int64_t i, std::int64_t t) const {
     return from + i * step + t * direction;
   }
+
+  std::int64_t Place(std::int64_t i) const { return first + i * apart; }
 
   std::vector<Span> Spans() const {
     std::vector<Span> spans;
@@ -157,13 +160,12 @@ struct Images {
 };
 
 // Computes each pixel of `to` that the axes have, of its sources in `from` and of the taps, `depth`
-// rows of columns each: `panel(u, v)` is where those of a tap begin, `row` and `column` the place
-// in `to` of a position of the axes.
-template <typename Panel, typename Row, typename Column>
+// rows of columns each: `panel(u, v)` is where those of a tap begin.
+template <typename Panel>
 void Pixels(const Axis& down, const Axis& across, std::int64_t examples, const Images& source,
             const float* from, const Images& target, float* to, std::int64_t depth,
             std::int64_t stride, const Tiles& tiles, std::int64_t part, std::int64_t parts,
-            const Panel& panel, const Row& row, const Column& column) {
+            const Panel& panel) {
   std::vector<const float*> rows(down.taps * across.taps * kRows);
   std::vector<const float*> panels(down.taps * across.taps);
   for (const Axis::Span& m : down.Spans()) {
@@ -178,13 +180,13 @@ void Pixels(const Axis& down, const Axis& across, std::int64_t examples, const I
         for (std::int64_t p = first; p < last; ++p) {
           const std::int64_t example = p / (height * width);
           const std::int64_t i = m.first + p / width % height, j = n.first + p % width;
-          const float** tap = &rows[p - first];
+          std::int64_t tap = p - first;
           for (std::int64_t u = m.low; u < m.high; ++u) {
             for (std::int64_t v = n.low; v < n.high; ++v, tap += kRows) {
-              *tap = from + source.At(example, down.Source(i, u), across.Source(j, v));
+              rows[tap] = from + source.At(example, down.Source(i, u), across.Source(j, v));
             }
           }
-          out[p - first] = to + target.At(example, row(i), column(j));
+          out[p - first] = to + target.At(example, down.Place(i), across.Place(j));
         }
         tiles.inner[last - first - 1](rows.data(), panels.data(), stride, taps, depth, out.data());
       });
@@ -222,8 +224,8 @@ void Convolution::Forward(const float* x, const float* kernel, float* y, int thr
   threads = Worth(threads);
   const std::int64_t in = groups * channels, out = groups * filters;
   const std::int64_t parts = (threads + groups - 1) / groups;
-  const Axis down{out_height, kernel_height, -top, row_stride, 1, height};
-  const Axis across{out_width, kernel_width, -left, column_stride, 1, width};
+  const Axis down{out_height, kernel_height, -top, row_stride, 1, height, 0, 1};
+  const Axis across{out_width, kernel_width, -left, column_stride, 1, width, 0, 1};
   const Images images{height, width, in}, results{out_height, out_width, out};
   ParallelFor(groups * parts, threads, [&](std::int64_t turn, std::int64_t) {
     const std::int64_t g = turn / parts;
@@ -240,9 +242,8 @@ void Convolution::Forward(const float* x, const float* kernel, float* y, int thr
       const auto panel = [&](std::int64_t u, std::int64_t v) {
         return columns + (u * kernel_width + v) * channels * stride;
       };
-      const auto same = [](std::int64_t i) { return i; };
       Pixels(down, across, examples, images, x + g * channels, results, y + g * filters + column,
-             channels, stride, tiles, turn % parts, parts, panel, same, same);
+             channels, stride, tiles, turn % parts, parts, panel);
     });
   });
 }
@@ -259,8 +260,8 @@ void Convolution::ToInput(const float* y, const float* kernel, float* x, int thr
       const Residue m(rest / column_stride, row_stride, top, height, kernel_height);
       const Residue n(rest % column_stride, column_stride, left, width, kernel_width);
       const std::int64_t high = m.reach.size(), wide = n.reach.size();
-      const Axis down{m.count, high, m.from, 1, -1, out_height};
-      const Axis across{n.count, wide, n.from, 1, -1, out_width};
+      const Axis down{m.count, high, m.from, 1, -1, out_height, m.first, row_stride};
+      const Axis across{n.count, wide, n.from, 1, -1, out_width, n.first, column_stride};
       ForColumns(channels, [&](const Tiles& tiles, std::int64_t column) {
         const auto panel = [&](std::int64_t u, std::int64_t v) {
           return copy.get() + (u * wide + v) * filters * tiles.columns;
@@ -273,10 +274,8 @@ void Convolution::ToInput(const float* y, const float* kernel, float* x, int thr
                       filters, panel(u, v));
           }
         }
-        const auto row = [&](std::int64_t i) { return m.first + i * row_stride; };
-        const auto place = [&](std::int64_t j) { return n.first + j * column_stride; };
         Pixels(down, across, examples, results, y + g * filters, images, x + g * channels + column,
-               filters, tiles.columns, tiles, turn % parts, parts, panel, row, place);
+               filters, tiles.columns, tiles, turn % parts, parts, panel);
       });
     }
   });
