@@ -5,7 +5,7 @@ VENV ?= .venv
 # Each has a TensorFlow of its own, which takes some gigabytes.
 TEST_WORKERS ?= 2
 KERNEL_TESTS := tests/data/test_core.py tests/data/test_memmap.py tests/data/test_augmentation.py \
-	tests/test_kernels.py tests/test_ops.py
+	tests/test_kernels.py tests/test_ops.py tests/test_fuzz.py
 
 bin := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3

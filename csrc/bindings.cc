@@ -379,10 +379,15 @@ py::array PrototypesOf(const py::array& embeddings, const py::array& labels, std
          "shapes " + Text(embeddings.attr("shape")) + " and " + Text(labels.attr("shape")));
   }
   CheckAtLeast("ways", ways, 1);
+  if (ways > labels.shape(1)) {
+    Fail("`ways` must be at most the number of a task's examples, " +
+             std::to_string(labels.shape(1)) + ", for each class to have one",
+         "ways=" + std::to_string(ways));
+  }
   threads = Threads(threads);
   const tfmeta::Prototypes prototypes = {embeddings.shape(0), embeddings.shape(1), ways,
                                          embeddings.shape(2)};
-  py::array_t<T> out(Shape{prototypes.tasks, ways, prototypes.depth});
+  py::array_t<T> out = AlignedArray<T>({prototypes.tasks, ways, prototypes.depth});
   std::vector<std::int64_t> counts(Product({prototypes.tasks, ways}));
   std::int64_t bad = prototypes.Count(label, counts.data());
   for (std::int64_t i = 0; bad < 0 && i < labels.size(); ++i) bad = label[i] < 0 ? i : -1;

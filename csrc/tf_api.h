@@ -19,7 +19,7 @@ struct TF_ShapeInferenceContext;
 struct TF_ShapeHandle;
 
 enum TF_DataType { TF_FLOAT = 1, TF_DOUBLE = 2 };
-enum TF_Code { TF_OK = 0, TF_INVALID_ARGUMENT = 3 };
+enum TF_Code { TF_OK = 0, TF_INVALID_ARGUMENT = 3, TF_RESOURCE_EXHAUSTED = 8 };
 
 TF_Status* TF_NewStatus();
 void TF_DeleteStatus(TF_Status*);

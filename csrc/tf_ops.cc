@@ -1,7 +1,10 @@
 // The kernels as TensorFlow operations: the only file that knows TensorFlow, through its C API.
 #include <algorithm>
+#include <array>
 #include <initializer_list>
 #include <memory>
+#include <new>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -30,6 +33,9 @@ struct Delete {
 template <typename T>
 using Owned = std::unique_ptr<T, Delete>;
 
+// As many numbers as no memory holds, and as no arithmetic with a few of them overflows.
+constexpr std::int64_t kLargest = std::int64_t{1} << 40;
+
 // The inputs and outputs of one call. After the first failure all else does nothing.
 class Call {
  public:
@@ -54,8 +60,16 @@ class Call {
   template <typename T = float>
   T* Output(int index, const Dims& dims) {
     constexpr TF_DataType type = sizeof(T) == sizeof(float) ? TF_FLOAT : TF_DOUBLE;
-    std::size_t bytes = sizeof(T);
-    for (const std::int64_t n : dims) bytes *= n;
+    // TensorFlow itself says where there is no memory, but ends the process for a size that
+    // overflows.
+    std::int64_t size = 1;
+    for (const std::int64_t n : dims) {
+      Expect(n >= 0 && n <= kLargest / std::max<std::int64_t>(1, size),
+             "window and ways must lead to a result that memory can hold");
+      if (!ok()) return nullptr;
+      size *= n;
+    }
+    const std::size_t bytes = size * sizeof(T);
     const int rank = static_cast<int>(dims.size());
     if (!ok()) return nullptr;
     tensors_.emplace_back(
@@ -150,11 +164,28 @@ void ShapeOfBatchNorm(TF_ShapeInferenceContext* context, TF_Status* status) {
   }
 }
 
+// Reads `window`: numbers whose products cannot overflow, and from 1 on but for `top` and `left`,
+// which are the ones at 4 and 5.
+template <int n>
+std::array<std::int64_t, n> ReadWindow(TF_OpKernelConstruction* construction, TF_Status* status) {
+  std::array<std::int64_t, n> window = {};
+  TF_OpKernelConstruction_GetAttrInt64List(construction, "window", window.data(), n, status);
+  constexpr std::int64_t kMost = (std::int64_t{1} << 31) - 1;
+  for (int i = 0; i < n && TF_GetCode(status) == TF_OK; ++i) {
+    const std::int64_t least = i == 4 || i == 5 ? -kMost : 1;
+    if (window[i] >= least && window[i] <= kMost) continue;
+    const std::string message =
+        "window: sizes, strides and groups must be at least 1, and all below 2^31. Received: " +
+        std::to_string(window[i]) + " at " + std::to_string(i);
+    TF_SetStatus(status, TF_INVALID_ARGUMENT, message.c_str());
+  }
+  return window;
+}
+
 // ---- TfmetaMaxPoolTake(x, values; window) -> out: `window` is a MaxPool up to out_width.
 
 void ReadMaxPool(TF_OpKernelConstruction* construction, MaxPool& pool, TF_Status* status) {
-  std::int64_t w[8] = {};
-  TF_OpKernelConstruction_GetAttrInt64List(construction, "window", w, 8, status);
+  const auto w = ReadWindow<8>(construction, status);
   pool = {w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], 0, 0, 0, 0};
 }
 
@@ -181,14 +212,8 @@ void ComputeMaxPool(void* kernel, TF_OpKernelContext* context) {
 
 void ReadConvolution(TF_OpKernelConstruction* construction, Convolution& convolution,
                      TF_Status* status) {
-  std::int64_t w[11] = {};
-  TF_OpKernelConstruction_GetAttrInt64List(construction, "window", w, 11, status);
+  const auto w = ReadWindow<11>(construction, status);
   convolution = {w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], w[10], 0, 0, 0};
-  for (const int i : {0, 1, 2, 3, 6, 7, 8, 9, 10}) {
-    if (TF_GetCode(status) == TF_OK && w[i] < 1) {
-      TF_SetStatus(status, TF_INVALID_ARGUMENT, "sizes, strides and groups must be at least 1");
-    }
-  }
 }
 
 // Sets what the shape of one operand, `[examples, height, width, groups * each]`, tells.
@@ -333,8 +358,7 @@ void ComputePrototypes(void* kernel, TF_OpKernelContext* context) {
               "ways must be a number of at least 0");
   if (!call.ok()) return;
   const std::int64_t classes = kGradient ? in[1] : *Data<std::int64_t>(ways);
-  // As many as there can be memory for; TensorFlow itself says where there is none.
-  call.Expect(classes <= (std::int64_t{1} << 40) / std::max<std::int64_t>(1, in[0] * in[2]),
+  call.Expect(classes <= kLargest / std::max<std::int64_t>(1, in[0] * in[2]),
               "ways must be fewer: there is no memory for so many means");
   if (!call.ok()) return;
   const Prototypes prototypes = {in[0], examples[1], classes, in[2]};
@@ -356,6 +380,18 @@ void ComputePrototypes(void* kernel, TF_OpKernelContext* context) {
 }
 
 // ---- Registration
+
+// Calls `compute`. An exception must not go on into TensorFlow.
+template <void (*compute)(void*, TF_OpKernelContext*)>
+void Guarded(void* kernel, TF_OpKernelContext* context) {
+  try {
+    compute(kernel, context);
+  } catch (const std::bad_alloc&) {
+    const Owned<TF_Status> status(TF_NewStatus());
+    TF_SetStatus(status.get(), TF_RESOURCE_EXHAUSTED, "there is no memory for what is asked");
+    TF_OpKernelContext_Failure(context, status.get());
+  }
+}
 
 template <typename Work>
 void Destroy(void* kernel) {
@@ -384,36 +420,37 @@ const bool registered = [] {
   Register<BatchNormSecond, ReadBatchNorm>(
       "TfmetaBatchNormSecond", "epsilon: float",
       {"dy: float", "x: float", "gamma: float", "a: float", "p: float", "q: float"},
-      {"to_dy: float", "to_x: float", "to_gamma: float"}, &ShapeOfBatchNorm, &ComputeBatchNorm);
+      {"to_dy: float", "to_x: float", "to_gamma: float"}, &ShapeOfBatchNorm,
+      &Guarded<ComputeBatchNorm>);
   const auto unknown = &TF_ShapeInferenceContextSetUnknownShape;
   Register<MaxPool, ReadMaxPool>("TfmetaMaxPoolTake", "window: list(int)",
                                  {"x: float", "values: float"}, {"out: float"}, unknown,
-                                 &ComputeMaxPool);
+                                 &Guarded<ComputeMaxPool>);
   const auto convolution = &Register<Convolution, ReadConvolution>;
   convolution("TfmetaConvolution", "window: list(int)", {"x: float", "kernel: float"}, {"y: float"},
-              unknown, &ComputeConvolution);
+              unknown, &Guarded<ComputeConvolution>);
   convolution("TfmetaConvolutionToInput", "window: list(int)", {"y: float", "kernel: float"},
-              {"x: float"}, unknown, &ComputeConvolutionToInput);
+              {"x: float"}, unknown, &Guarded<ComputeConvolutionToInput>);
   convolution("TfmetaConvolutionToKernel", "window: list(int)", {"x: float", "y: float"},
-              {"kernel: float"}, unknown, &ComputeConvolutionToKernel);
+              {"kernel: float"}, unknown, &Guarded<ComputeConvolutionToKernel>);
   const auto distances = &Register<Nothing, ReadNothing>;
   const char *const types = "T: {float, double}", *const q = "queries: T",
                     *const c = "prototypes: T", *const g = "adjoint: T";
   constexpr Measure kSquared = Measure::kSquaredEuclidean, kCosine = Measure::kCosine;
   distances("TfmetaSquaredEuclidean", types, {q, c}, {"distances: T"}, &ShapeOfDistances,
-            &ComputeDistances<kSquared, false>);
+            &Guarded<ComputeDistances<kSquared, false>>);
   distances("TfmetaCosineSimilarity", types, {q, c}, {"similarity: T"}, &ShapeOfDistances,
-            &ComputeDistances<kCosine, false>);
+            &Guarded<ComputeDistances<kCosine, false>>);
   distances("TfmetaSquaredEuclideanGradient", types, {q, c, g},
             {"to_queries: T", "to_prototypes: T"}, &ShapesOfInputs,
-            &ComputeDistances<kSquared, true>);
+            &Guarded<ComputeDistances<kSquared, true>>);
   distances("TfmetaCosineSimilarityGradient", types, {q, c, g},
             {"to_queries: T", "to_prototypes: T"}, &ShapesOfInputs,
-            &ComputeDistances<kCosine, true>);
+            &Guarded<ComputeDistances<kCosine, true>>);
   distances("TfmetaPrototypes", types, {"embeddings: T", "labels: int64", "ways: int64"},
-            {"means: T"}, unknown, &ComputePrototypes<false>);
+            {"means: T"}, unknown, &Guarded<ComputePrototypes<false>>);
   distances("TfmetaPrototypesGradient", types, {"to_means: T", "labels: int64"},
-            {"to_embeddings: T"}, unknown, &ComputePrototypes<true>);
+            {"to_embeddings: T"}, unknown, &Guarded<ComputePrototypes<true>>);
   return true;
 }();
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import pathlib
 from typing import Any
@@ -523,3 +524,27 @@ def test_augmentations_refuse(change: dict[str, Any], message: str) -> None:
     _core.augmentations(**good)
     with pytest.raises(ValueError, match=message):
         _core.augmentations(**{**good, **change})
+
+
+def test_many_episodes_drawn_by_eight_threads() -> None:
+    """A million under ThreadSanitizer, which is there for this; enough for a crash elsewhere."""
+    threads, tasks = 8, 1000
+    each = (1_000_000 if os.environ.get("TFMETA_SANITIZED") == "tsan" else 40_000) // threads
+    examples = np.arange(12, dtype=np.uint8).reshape(12, 1, 1, 1)
+    alone = [
+        _core.sample(**{**GOOD_SAMPLE, "step": step, "tasks": 4})[1] for step in range(threads)
+    ]
+
+    def drawn(thread: int) -> int:
+        episodes = 0
+        for step in range(thread, each // tasks * threads + thread, threads):
+            _, indices, turns = _core.sample(**{**GOOD_SAMPLE, "step": step, "tasks": tasks})
+            pixels = _core.gather(examples, indices, np.zeros_like(indices, np.uint8), threads=2)
+            np.testing.assert_array_equal(np.rint(pixels[..., 0, 0, 0] * 255), indices)
+            if step < threads:
+                np.testing.assert_array_equal(indices[:3], alone[step])
+            episodes += len(turns)
+        return episodes
+
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        assert sum(pool.map(drawn, range(threads))) == each * threads

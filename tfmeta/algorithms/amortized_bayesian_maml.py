@@ -13,19 +13,18 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmeta.algorithms.bayesian_maml import BayesianMAML
-from tfmeta.algorithms.maml import MAML, refuse
+from tfmeta.algorithms.maml import refuse
+from tfmeta.algorithms.posterior import PosteriorMAML
 from tfmeta.checks import check_at_least_zero, check_count, check_positive
 from tfmeta.functional import Called, Statistics, functional_call
 from tfmeta.inner_loop import InnerStep
-from tfmeta.layers import particle_mean
 from tfmeta.meta_learner import MetaLearner, TaskModel, copy_of
 from tfmeta.random_weights import Noise, check_rules, drawn_once, random_weights
 from tfmeta.types import Inputs, Params
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
-class AmortizedBayesianMAML(MAML):
+class AmortizedBayesianMAML(PosteriorMAML):
     """Learn mean and variance of weights, from which a few steps lead to a task's posterior.
 
     `θ = (μ, log σ)` is both the prior `p(φ|θ) = N(μ, σ²)` of a task's weights and where their
@@ -67,8 +66,6 @@ class AmortizedBayesianMAML(MAML):
 
     # One task after another: its layers draw their noise for each example.
     why_not_packed = MetaLearner.why_not_packed
-    named_state = BayesianMAML.named_state
-    state_of = BayesianMAML.state_of
 
     def __init__(
         self,
@@ -82,7 +79,6 @@ class AmortizedBayesianMAML(MAML):
         initial_std: float = 0.01,
         prior_weight: float = 0.0,
         prior: tuple[float, float] = (1.0, 0.01),
-        from_logits: bool | None = None,
         **kwargs: Any,
     ) -> None:
         refuse(self, model, kwargs, "learned_rates", "joint_weight")
@@ -104,7 +100,6 @@ class AmortizedBayesianMAML(MAML):
         self.initial_std = initial_std
         self.prior_weight = prior_weight
         self.prior = (a, b)
-        self.from_logits = from_logits
 
     def build(self, input_shape: Any) -> None:
         """Build the wrapped model, and make log σ."""
@@ -198,28 +193,18 @@ class AmortizedBayesianMAML(MAML):
         self._keep(called.state)
         return loss, self.mean(called.outputs)
 
-    def predict_task(self, state: Any, query_x: Any, *, training: bool) -> Any:
-        """Return the mean over draws of the predictions, `[queries, outputs]`."""
-        return self.mean(super().predict_task(state, query_x, training=training))
-
-    def mean(self, outputs: Any) -> Any:
-        """Return the mean over draws of predictions `[samples*n, ...]`."""
-        return particle_mean(self._by_draw(outputs), self._takes_logits())
-
-    def moments(self, inputs: Inputs) -> tuple[Any, Any]:
-        """Adapt to each task; return mean and variance over draws, as `BayesianMAML.moments`."""
-        return BayesianMAML.moments(self, inputs)
-
-    def moments_of_task(self, state: Any, query_x: Any) -> Any:
-        """Return mean and variance over draws of one task's predictions."""
-        outputs = self._by_draw(self.query(state, query_x, training=False).outputs)
-        return tf.nn.moments(tf.nn.softmax(outputs) if self._takes_logits() else outputs, axes=1)
+    def by_draw(self, outputs: Any) -> Any:
+        """Return `[1, samples, n, ...]` of `[samples*n, ...]`."""
+        sizes = tf.concat([[1, self.samples, -1], tf.shape(outputs)[1:]], 0)
+        return tf.ensure_shape(
+            tf.reshape(outputs, sizes), [1, self.samples, None, *outputs.shape[1:]]
+        )
 
     def adapted_model(self, state: Any) -> keras.Model:
         """Return a model that keeps a copy of the learner and draws its weights."""
         copy = copy_of(self)
         # It has no loss that would say so.
-        copy.from_logits = self._takes_logits()
+        copy.from_logits = self.takes_logits()
         adapted = TaskModel(copy, state)
         adapted(self.example)
         return adapted
@@ -236,7 +221,6 @@ class AmortizedBayesianMAML(MAML):
             "initial_std": self.initial_std,
             "prior_weight": self.prior_weight,
             "prior": self.prior,
-            "from_logits": self.from_logits,
         }
 
     def _chosen(self, params: Params) -> list[bool]:
@@ -258,15 +242,6 @@ class AmortizedBayesianMAML(MAML):
             return tf.tile(x, [self.samples, *[1] * (len(x.shape) - 1)])
 
         return tf.nest.map_structure(repeated, values)
-
-    def _by_draw(self, outputs: Any) -> Any:
-        """Return `[n, samples, ...]` of `[samples*n, ...]`."""
-        sizes = tf.concat([[self.samples, -1], tf.shape(outputs)[1:]], 0)
-        by_draw = tf.reshape(outputs, sizes)
-        by_draw = tf.ensure_shape(by_draw, [self.samples, None, *outputs.shape[1:]])
-        return tf.transpose(by_draw, [1, 0, *range(2, len(by_draw.shape))])
-
-    _takes_logits = BayesianMAML._takes_logits
 
 
 def divergence(params: Params, start: Params) -> Any:

@@ -12,22 +12,23 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
-from tfmeta.algorithms.maml import MAML, refuse
+from tfmeta.algorithms.maml import refuse
+from tfmeta.algorithms.posterior import PosteriorMAML
 from tfmeta.checks import check_at_least_zero, check_count, check_positive
 from tfmeta.functional import Called, Statistics
 from tfmeta.inner_loop import InnerStep, inner_path
-from tfmeta.layers import ParticleMean, particle_mean
+from tfmeta.layers import ParticleMean
 from tfmeta.losses import task_losses
 from tfmeta.packed import packed_call, task_axes
 from tfmeta.svgd import descent_direction
-from tfmeta.task_map import map_tasks, side_by_side
+from tfmeta.task_map import side_by_side
 from tfmeta.types import Inputs, Params
 
 OUTER_LOSSES = ("chaser", "query")
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
-class BayesianMAML(MAML):
+class BayesianMAML(PosteriorMAML):
     """Learn M initialisations, whose adapted weights are samples of a task's posterior.
 
     The inner loop takes steps of Stein variational gradient descent on all particles at once, the
@@ -82,7 +83,6 @@ class BayesianMAML(MAML):
         leader_steps: int = 1,
         repulsion: float = 1.0,
         jitter: float | None = None,
-        from_logits: bool | None = None,
         **kwargs: Any,
     ) -> None:
         refuse(self, model, kwargs, "inner_clip_norm", "learned_rates", "joint_weight")
@@ -107,7 +107,6 @@ class BayesianMAML(MAML):
         self.leader_steps = leader_steps
         self.repulsion = repulsion
         self.jitter = jitter
-        self.from_logits = from_logits
 
     def build(self, input_shape: Any) -> None:
         """Build the wrapped model, and make the other particles."""
@@ -185,7 +184,7 @@ class BayesianMAML(MAML):
         del x
         y, sample_weight = self._for_each(y), self._for_each(sample_weight)
         losses = task_losses(self, None, y, y_pred, sample_weight, training=training)
-        return self._of_tasks(tf.reduce_mean(tf.reshape(losses, [-1, self.particles]), axis=1))
+        return self.of_tasks(tf.reduce_mean(tf.reshape(losses, [-1, self.particles]), axis=1))
 
     def task_loss(
         self, x: Inputs, y: Any, sample_weight: Any = None, *, first_order: bool | None = None
@@ -208,59 +207,13 @@ class BayesianMAML(MAML):
         self._keep(called.state)
         return loss, self.mean(called.outputs)
 
-    def predict_task(self, state: Any, query_x: Any, *, training: bool) -> Any:
-        """Return the mean over particles of the predictions, `[queries, outputs]`."""
-        return self.mean(super().predict_task(state, query_x, training=training))
-
-    def mean(self, outputs: Any) -> Any:
-        """Return the mean over particles of predictions `[tasks*M, n, outputs]`."""
-        by_task = self._by_task(outputs)
-        return self._of_tasks(particle_mean(by_task, self._takes_logits()))
-
-    def moments(self, inputs: Inputs) -> tuple[Any, Any]:
-        """Adapt to each task; return mean and variance over particles of the predictions.
-
-        Args:
-            inputs: As for `call`, without masks.
-
-        Returns:
-            `(mean, variance)`, `[tasks, queries, outputs]` each: of class probabilities where the
-            loss takes logits, of the outputs otherwise. The variance is that between particles,
-            without any noise of the observations.
-        """
-
-        def one_task(task: Inputs) -> Any:
-            state = self.adapt_task(task["support_x"], task["support_y"], training=False)
-            return self.moments_of_task(state, task["query_x"])
-
-        self.check_inputs(inputs)
-        mapped = tf.function(
-            lambda x: map_tasks(one_task, x, **self._execution(x)), autograph=False
-        )
-        mean, variance = mapped(tf.nest.map_structure(tf.convert_to_tensor, inputs))
-        return mean, variance
-
-    def moments_of_task(self, state: Any, query_x: Any) -> Any:
-        """Return mean and variance over particles of the predictions of one task, or of several."""
-        outputs = self._by_task(self.query(state, query_x, training=False).outputs)
-        if self._takes_logits():
-            outputs = tf.nn.softmax(outputs)
-        return self._of_tasks(tf.nn.moments(outputs, axes=1))
+    def by_draw(self, outputs: Any) -> Any:
+        """Return `[tasks, M, ...]` of `[tasks*M, ...]`."""
+        return tf.reshape(outputs, tf.concat([[-1, self.particles], tf.shape(outputs)[1:]], 0))
 
     def tasks_in_flight(self, inputs: Inputs) -> int:
         """Return how many tasks' particles have room in a fixed amount of memory."""
         return max(1, super().tasks_in_flight(inputs) // self.particles)
-
-    def named_state(self, state: Any) -> dict[str, Any]:
-        """Return all weights and the state of each particle, by name."""
-        params, model_state = state
-        return dict(zip(self._names(params), [*params, *model_state], strict=True))
-
-    def state_of(self, tensors: dict[str, Any], structure: Any) -> Any:
-        """Return the state for `predict_task`: the reverse of `named_state`."""
-        params, _ = structure
-        every = [tensors[name] for name in self._names(params)]
-        return every[: len(params)], every[len(params) :]
 
     def adapted_model(self, state: Any) -> keras.Model:
         """Return the particles as one model, an ensemble with the mean of their predictions.
@@ -285,7 +238,7 @@ class BayesianMAML(MAML):
         together = keras.layers.Concatenate(axis=1, name="particles")(
             [keras.ops.expand_dims(y, 1) for y in outputs]
         )
-        mean = ParticleMean(self._takes_logits(), name="mean")(together)
+        mean = ParticleMean(self.takes_logits(), name="mean")(together)
         return keras.Model(inputs, mean, name="adapted")
 
     def get_config(self) -> dict[str, Any]:
@@ -300,7 +253,6 @@ class BayesianMAML(MAML):
             "leader_steps": self.leader_steps,
             "repulsion": self.repulsion,
             "jitter": self.jitter,
-            "from_logits": self.from_logits,
         }
 
     def _another(self) -> list[Any]:
@@ -329,14 +281,6 @@ class BayesianMAML(MAML):
             lambda x: None if x is None else tf.repeat(x, self.particles, axis=0), values
         )
 
-    def _by_task(self, outputs: Any) -> Any:
-        """Return `[tasks, M, ...]` of `[tasks*M, ...]`."""
-        return tf.reshape(outputs, tf.concat([[-1, self.particles], tf.shape(outputs)[1:]], 0))
-
-    def _of_tasks(self, values: Any) -> Any:
-        """Return `[tasks, ...]` as it is, where there are several; of one task without the axis."""
-        return values if side_by_side() else tf.nest.map_structure(lambda x: x[0], values)
-
     def _chaser_loss(self, x: Any, y: Any, params: Params, state: Params) -> Any:
         """Return how far the particles are from where more steps on `x`, `y` would bring them."""
         chosen = self._chosen(params)
@@ -353,7 +297,7 @@ class BayesianMAML(MAML):
         for a, b, axis in zip(particles, leader.params[-1], self._task_axes(), strict=True):
             others = [i for i in range(len(a.shape)) if i != axis]
             squares.append(tf.reduce_sum((a - tf.stop_gradient(b)) ** 2, others))
-        return self._of_tasks(tf.reduce_sum(self._by_task(tf.add_n(squares)), axis=1))
+        return self.of_tasks(tf.reduce_sum(self.by_draw(tf.add_n(squares)), axis=1))
 
     def _keep(self, model_state: Params) -> None:
         """Keep the random seeds of dropout: all else of the state is a particle's of a task."""
@@ -364,10 +308,3 @@ class BayesianMAML(MAML):
     def _losses_at(self, params: Params) -> Any:
         """Return a context for a loss outside of metrics; packed models have no regularisation."""
         return keras.StatelessScope()
-
-    def _takes_logits(self) -> bool:
-        """Return whether predictions are logits of classes, whose probabilities are averaged."""
-        if self.from_logits is not None:
-            return self.from_logits
-        kinds = (keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy)
-        return isinstance(self.loss, kinds) and bool(self.loss.get_config()["from_logits"])

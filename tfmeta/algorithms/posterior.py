@@ -1,0 +1,105 @@
+"""`PosteriorMAML`: what learners share whose predictions are means over draws of the weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfmeta.algorithms.maml import MAML
+from tfmeta.layers import particle_mean
+from tfmeta.task_map import map_tasks, side_by_side
+from tfmeta.types import Inputs
+
+
+class PosteriorMAML(MAML):
+    """MAML that ends not in one vector of weights but in several draws from a posterior.
+
+    A learner of this kind supplies `by_draw`.
+
+    Args:
+        *args: As for `MAML`.
+        from_logits: Whether outputs are logits of classes; by default as the loss has it.
+        **kwargs: As for `MAML`.
+    """
+
+    def __init__(self, *args: Any, from_logits: bool | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.from_logits = from_logits
+        self._moments_function: Any = None
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Choose optimizer, loss and metrics: `keras.Model.compile`, which see."""
+        super().compile(*args, **kwargs)
+        self._moments_function = None  # the loss may say that outputs are logits
+
+    def by_draw(self, outputs: Any) -> Any:
+        """Return the outputs of `forward` as `[tasks, draws, queries, outputs]`."""
+        raise NotImplementedError
+
+    def of_tasks(self, values: Any) -> Any:
+        """Return `[tasks, ...]` as it is, where there are several; of one task without the axis."""
+        return values if side_by_side() else tf.nest.map_structure(lambda x: x[0], values)
+
+    def mean(self, outputs: Any) -> Any:
+        """Return the mean over draws of the outputs of `forward`."""
+        return self.of_tasks(particle_mean(self.by_draw(outputs), self.takes_logits()))
+
+    def predict_task(self, state: Any, query_x: Any, *, training: bool) -> Any:
+        """Return the mean over draws of the predictions, `[queries, outputs]`."""
+        return self.mean(super().predict_task(state, query_x, training=training))
+
+    def moments(self, inputs: Inputs) -> tuple[Any, Any]:
+        """Adapt to each task; return mean and variance over draws of the predictions.
+
+        Args:
+            inputs: As for `call`, without masks.
+
+        Returns:
+            `(mean, variance)`, `[tasks, queries, outputs]` each: of class probabilities where the
+            loss takes logits, of the outputs otherwise. The variance is that between draws,
+            without any noise of the observations.
+        """
+
+        def one_task(task: Inputs) -> Any:
+            state = self.adapt_task(task["support_x"], task["support_y"], training=False)
+            return self.moments_of_task(state, task["query_x"])
+
+        self.check_inputs(inputs)
+        if self._moments_function is None:
+            self._moments_function = tf.function(
+                lambda x: map_tasks(one_task, x, **self._execution(x)),
+                autograph=False,
+            )
+        mean, variance = self._moments_function(tf.nest.map_structure(tf.convert_to_tensor, inputs))
+        return mean, variance
+
+    def moments_of_task(self, state: Any, query_x: Any) -> Any:
+        """Return mean and variance over draws of the predictions of one task, or of several."""
+        outputs = self.by_draw(self.query(state, query_x, training=False).outputs)
+        if self.takes_logits():
+            outputs = tf.nn.softmax(outputs)
+        return self.of_tasks(tf.nn.moments(outputs, axes=1))
+
+    def named_state(self, state: Any) -> dict[str, Any]:
+        """Return all weights of the draws and the state of the model, by name."""
+        params, model_state = state
+        return dict(zip(self._names(params), [*params, *model_state], strict=True))
+
+    def state_of(self, tensors: dict[str, Any], structure: Any) -> Any:
+        """Return the state for `predict_task`: the reverse of `named_state`."""
+        params, _ = structure
+        every = [tensors[name] for name in self._names(params)]
+        return every[: len(params)], every[len(params) :]
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments, for Keras's saving."""
+        return {**super().get_config(), "from_logits": self.from_logits}
+
+    def takes_logits(self) -> bool:
+        """Return whether predictions are logits of classes, whose probabilities are averaged."""
+        if self.from_logits is not None:
+            return self.from_logits
+        kinds = (keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy)
+        return isinstance(self.loss, kinds) and bool(self.loss.get_config()["from_logits"])
