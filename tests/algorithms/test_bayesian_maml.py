@@ -163,6 +163,35 @@ def test_the_mean_of_classes_is_that_of_probabilities():
     assert np.max(variance) > 1e-4
 
 
+def test_recomputed_steps_are_the_same():
+    made = []
+    for recompute in (False, True):
+        keras.utils.set_random_seed(0)
+        made.append(
+            trained(tfmeta.BayesianMAML(network(), 0.1, 2, particles=3, recompute=recompute))
+        )
+    (kept, history), (recomputed, same) = made
+    np.testing.assert_allclose(history["loss"], same["loss"], rtol=1e-5)
+    for a, b in zip(kept.get_weights(), recomputed.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_moments_are_traced_once_and_again_for_another_loss():
+    learner, _ = trained(tfmeta.BayesianMAML(network(), 0.1, 1, particles=2))
+    calls = []
+    query = learner.query
+    learner.query = lambda *args, **kwargs: calls.append(1) or query(*args, **kwargs)
+    for seed in (1, 2):
+        mean, _ = learner.moments(episodes(seed)[0])
+    traced = len(calls)
+    assert traced
+    np.testing.assert_allclose(np.sum(mean, -1), 1, rtol=1e-5)
+    learner.compile(loss="sparse_categorical_crossentropy")
+    mean, _ = learner.moments(episodes(1)[0])
+    assert len(calls) == 2 * traced
+    assert np.ptp(np.sum(mean, -1)) > 1e-3
+
+
 def test_particles_start_anew_or_around_the_model():
     x, _ = episodes()
     far = tfmeta.BayesianMAML(network(), particles=3)
