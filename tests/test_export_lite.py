@@ -53,12 +53,26 @@ LEARNERS = {
     "MAMLPlusPlus": lambda: tfmeta.MAMLPlusPlus(two_blocks(), 0.1, 2, tolerance=0.0),
     "Reptile": lambda: tfmeta.Reptile(two_blocks(), 0.1, inner_steps=3),
     "ImplicitMAML": lambda: tfmeta.ImplicitMAML(two_blocks(), 0.1, 2),
+    "BOIL": lambda: tfmeta.BOIL(two_blocks(), 0.1),
+    "FOMAML": lambda: tfmeta.FOMAML(two_blocks(), 0.1),
     "ANIL": lambda: tfmeta.ANIL(network(), 0.1, 2),
     "ProtoMAML": lambda: tfmeta.ProtoMAML(two_blocks(None), 0.001),
     "ProtoMAML-head": lambda: tfmeta.ProtoMAML(two_blocks(None), 0.01, 2, adapt=()),
     "PrototypicalNetwork": lambda: tfmeta.PrototypicalNetwork(network(None)),
     "PrototypicalNetwork-cosine": lambda: tfmeta.PrototypicalNetwork(
         two_blocks(None), "cosine", 10.0
+    ),
+}
+# What LiteRT lacks for these: particles are computed in groups, whose gradients are TensorFlow's
+# own, and the other draws random numbers.
+REFUSED = {
+    "BayesianMAML": (
+        lambda: tfmeta.BayesianMAML(two_blocks(), 0.1, particles=2),
+        "Conv2DBackpropFilter",
+    ),
+    "AmortizedBayesianMAML": (
+        lambda: tfmeta.AmortizedBayesianMAML(two_blocks(), 0.1, samples=2),
+        "StatelessRandomNormal",
     ),
 }
 # What passes from `adapt` to `predict` where it is less than all weights.
@@ -109,6 +123,23 @@ def operations(path):
 def assert_agree(first, second):
     """1e-5 of the largest logit, at which adaptation in single precision itself stands."""
     np.testing.assert_allclose(first, second, rtol=0, atol=1e-5 * max(1, np.abs(second).max()))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_learners_that_cannot_adapt_on_a_device(name, omniglot, interpreter, tmp_path):
+    make, missing = REFUSED[name]
+    keras.utils.set_random_seed(0)
+    learner = compiled(make())
+    x, y, query, _ = task(omniglot)
+    adapted = learner.adapt(x, y)
+    with pytest.raises(ValueError, match=f"`model` must be made of.*{missing}"):
+        tfmeta.export.lite(learner, tmp_path / "learner.tflite", ways=WAYS, shots=SHOTS)
+    assert not list(tmp_path.iterdir())
+    if name == "BayesianMAML":  # the particles, once adapted, are an ordinary ensemble
+        tfmeta.export.lite(adapted, tmp_path / "adapted.tflite")
+        alone = interpreter(str(tmp_path / "adapted.tflite")).get_signature_runner()
+        (predictions,) = alone(**dict.fromkeys(alone.get_input_details(), query)).values()
+        assert_agree(predictions, adapted(query).numpy())
 
 
 @pytest.mark.parametrize("name", LEARNERS)
