@@ -40,7 +40,8 @@ sanitize-address sanitize-thread: $(VENV)/.test
 	# Not the checkout's own build: the working directory comes last. And pytest does not capture
 	# what a sanitizer prints before it ends the process.
 	LD_PRELOAD="$$($(CC) -print-file-name=lib$(runtime).so) $$($(CC) -print-file-name=libstdc++.so)" \
-	ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS=ignore_noninstrumented_modules=1 \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+	TSAN_OPTIONS=ignore_noninstrumented_modules=1:allocator_may_return_null=1 \
 	PYTHONSAFEPATH=1 PYTHONPATH=$(VENV)/$(runtime):$(CURDIR) TFMETA_SANITIZED=$(runtime) \
 	$(bin)/pytest -p no:cacheprovider --capture=sys --import-mode=append -k "not 50_gb" $(KERNEL_TESTS)
 

@@ -358,8 +358,10 @@ void ComputePrototypes(void* kernel, TF_OpKernelContext* context) {
               "ways must be a number of at least 0");
   if (!call.ok()) return;
   const std::int64_t classes = kGradient ? in[1] : *Data<std::int64_t>(ways);
-  call.Expect(classes <= kLargest / std::max<std::int64_t>(1, in[0] * in[2]),
-              "ways must be fewer: there is no memory for so many means");
+  constexpr std::int64_t kMost = std::int64_t{1} << 31;
+  call.Expect(
+      classes <= kMost / std::max<std::int64_t>(1, in[0]) / std::max<std::int64_t>(1, in[2]),
+      "ways must be such that tasks, ways and depth make less than 2^31 numbers");
   if (!call.ok()) return;
   const Prototypes prototypes = {in[0], examples[1], classes, in[2]};
   const auto* const label = Data<std::int64_t>(labels);

@@ -320,7 +320,7 @@ def test_operations_refuse_what_does_not_fit() -> None:
         distances.prototypes(tf.constant(Q), tf.constant(LABELS)[:1], 2)
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"labels must be in 0..ways-1"):
         distances.prototypes(tf.constant(Q), tf.constant(LABELS) - 2, 2)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="ways must be fewer"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="ways must be such that"):
         distances.prototypes(tf.constant(Q), tf.constant(LABELS), tf.constant(2**62, tf.int64))
     with pytest.raises(tf.errors.InvalidArgumentError, match="ways must be"):
         distances.prototypes(tf.constant(Q), tf.constant(LABELS), -1)
