@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "ops": ["types", "distances", "_core"],
     "models": ["types"],
     "task_map": TENSORS,
-    "losses": ["types"],
+    "losses": ["types", "checks"],
     "kernels": [],
     "recompute": [],
     "distances": ["kernels"],

@@ -1,6 +1,6 @@
 """Few-shot learning for Keras: wrap a model, fit it on episodes, adapt it to a new task."""
 
-from tfmeta import calibration, data, export, inner_optimizers, layers, models, ops
+from tfmeta import calibration, data, export, inner_optimizers, layers, losses, models, ops
 from tfmeta.algorithms import (
     ANIL,
     BOIL,
@@ -42,6 +42,7 @@ __all__ = [
     "export",
     "inner_optimizers",
     "layers",
+    "losses",
     "models",
     "ops",
     "uncertainty",

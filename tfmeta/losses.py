@@ -1,4 +1,4 @@
-"""The compiled loss of each of several tasks."""
+"""The compiled loss of each of several tasks; and the loss of a normal distribution."""
 
 from __future__ import annotations
 
@@ -6,6 +6,84 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+
+from tfmeta.checks import check_at_least_zero, check_positive
+
+
+@keras.saving.register_keras_serializable(package="tfmeta")
+class GaussianNLL(keras.losses.Loss):
+    """The negative log likelihood of a normal distribution, for regression with uncertainty.
+
+    A network of 2d outputs `[m, s]` predicts the mean m of d numbers and, of each, the variance
+    `v = softplus(s) + least_variance`. The loss is the mean over the d numbers of
+    `½ [log v + (y − m)²/v] + w (y − m)²`, without the constant `½ log 2π`. Both parts are least at
+    the true mean; where the variance is large, the second is what makes the mean be learnt.
+
+    Args:
+        squared_error: w, at least 0.
+        least_variance: What is added to each variance, positive.
+        **kwargs: `reduction`, `name` and `dtype`, as for `keras.losses.Loss`.
+
+    Raises:
+        TypeError: If an argument is no number.
+        ValueError: If it is out of range.
+
+    Example:
+        ```python
+        loss = tfmeta.losses.GaussianNLL(squared_error=1.0)
+        learner = tfmeta.MAML(tfmeta.models.mlp((1,), outputs=2), 0.01, 5)
+        learner.compile("adam", loss)
+        mean, variance = loss.mean_and_variance(learner.predict(inputs))
+        ```
+
+    References:
+        - Nix and Weigend. *Estimating the Mean and Variance of the Target Probability
+          Distribution.* ICNN 1994.
+    """
+
+    def __init__(
+        self, squared_error: float = 0.0, least_variance: float = 1e-4, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        check_at_least_zero("squared_error", squared_error)
+        check_positive("least_variance", least_variance)
+        self.squared_error = squared_error
+        self.least_variance = least_variance
+
+    def mean_and_variance(self, outputs: Any) -> tuple[Any, Any]:
+        """Return m and v, `[..., d]` each, of a network's outputs `[..., 2d]`.
+
+        Raises:
+            ValueError: If the number of outputs is odd.
+        """
+        if outputs.shape[-1] is None or outputs.shape[-1] % 2:
+            raise ValueError(
+                "`outputs` must be twice as many as there are numbers to predict. Received: "
+                f"shape={tuple(outputs.shape)}"
+            )
+        mean, spread = keras.ops.split(outputs, 2, axis=-1)
+        return mean, keras.ops.softplus(spread) + self.least_variance
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return the loss of each example, `[...]` of `[..., d]` and `[..., 2d]`."""
+        mean, variance = self.mean_and_variance(y_pred)
+        if y_true.shape[-1] != mean.shape[-1]:
+            raise ValueError(
+                f"`y_pred` must have two outputs for each of the {y_true.shape[-1]} targets. "
+                f"Received: shape={tuple(y_pred.shape)}"
+            )
+        squares = (keras.ops.cast(y_true, mean.dtype) - mean) ** 2
+        losses = (keras.ops.log(variance) + squares / variance) / 2 + self.squared_error * squares
+        return keras.ops.mean(losses, axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments, for Keras's saving."""
+        return {
+            **super().get_config(),
+            "squared_error": self.squared_error,
+            "least_variance": self.least_variance,
+        }
+
 
 # Losses that are the mean, or sum, of what each example has by itself.
 _BY_EXAMPLE = {
@@ -23,6 +101,7 @@ _BY_EXAMPLE = {
     keras.losses.Poisson: keras.losses.poisson,
     keras.losses.SparseCategoricalCrossentropy: keras.losses.sparse_categorical_crossentropy,
     keras.losses.SquaredHinge: keras.losses.squared_hinge,
+    GaussianNLL: None,
 }
 
 
@@ -70,7 +149,7 @@ def _by_example(learner: Any) -> Any:
         return None
     loss = keras.losses.get(learner.loss) if isinstance(learner.loss, str) else learner.loss
     for kind, function in _BY_EXAMPLE.items():
-        if loss is function:
+        if function is not None and loss is function:
             return kind(reduction="none")
         if type(loss) is kind:
             return kind.from_config({**loss.get_config(), "reduction": "none"})
