@@ -186,13 +186,14 @@ class SaveState(keras.callbacks.Callback):
         self.keep = keep
         self._others: list[keras.callbacks.Callback] | None = None
         self._data: Any = None
+        self._found: State | None = None
         self._signal: int | None = None
 
     @property
     def step(self) -> int:
         """The number of the meta-batch to begin with: 0, or where the newest state is."""
-        state = newest(self.folder)
-        return 0 if state is None else state.step
+        self._found = newest(self.folder)
+        return 0 if self._found is None else self._found.step
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Continue from the newest state, if there is one."""
@@ -215,7 +216,9 @@ class SaveState(keras.callbacks.Callback):
         self._epoch_began: int | None = None
         self._offset = 0
         self._before_last: Callable[[], None] | None = None
-        self._state = state = newest(self.folder)
+        # Not read twice, and what is damaged is said once.
+        self._state = state = self._found or newest(self.folder)
+        self._found = None
         if state is None:
             return
         _check_settings(state, self._settings)
