@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import importlib
 import json
 import logging
 import math
@@ -24,6 +25,7 @@ import os
 import re
 import signal
 import threading
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -159,7 +161,7 @@ class SaveState(keras.callbacks.Callback):
     written.
 
     The other callbacks of the same `fit` are continued too: of each, what has changed since
-    training began is kept, as far as it is numbers, strings, arrays, and lists and dicts of them.
+    training began is kept, as far as it is numbers, strings, arrays, and lists and dicts of such.
     In an epoch that is continued, Keras counts the batches from 0 again.
 
     Args:
@@ -582,6 +584,8 @@ def _pack(value: Any, arrays: list[Array]) -> Any:
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind not in "OUSVmM":
         arrays.append(np.array(value))
         return {"array": len(arrays) - 1, "scalar": isinstance(value, np.generic)}
+    if isinstance(value, types.FunctionType) and value.__module__.startswith("keras."):
+        return {"function": [value.__module__, value.__qualname__]}
     if type(value) in (list, tuple):
         return {type(value).__name__: [_pack(inner, arrays) for inner in value]}
     if type(value) is dict:
@@ -599,5 +603,10 @@ def _unpack(value: Any, arrays: list[Array]) -> Any:
     if "dict" in value:
         return {_unpack(key, arrays): _unpack(inner, arrays) for key, inner in value["dict"]}
     ((kind, values),) = value.items()
+    if kind == "function":  # by which EarlyStopping and its kin compare
+        module, name = values
+        if not module.startswith("keras."):
+            raise ValueError(f"functions must be of Keras. Received: {name} of {module}")
+        return getattr(importlib.import_module(module), name)
     made = [_unpack(inner, arrays) for inner in values]
     return tuple(made) if kind == "tuple" else made
