@@ -42,7 +42,7 @@ def train(folder: Path, steps: int = STEPS, epochs: int = EPOCHS, every: int = E
         training.dataset(2, start=save.step),
         steps_per_epoch=steps,
         epochs=epochs,
-        validation_data=validation.dataset(2).take(2),
+        validation_data=validation.dataset(1).take(3),
         callbacks=[keras.callbacks.EarlyStopping(patience=99), save],
         verbose=0,
     )

@@ -104,7 +104,7 @@ def train(save: SaveState, *callbacks: Any, learner: Any = None, **options: Any)
     options = {"epochs": EPOCHS, "steps_per_epoch": STEPS, **options}
     history = learner.fit(
         SAMPLER.dataset(2, start=save.step),
-        validation_data=VALIDATION.dataset(2).take(2),
+        validation_data=VALIDATION.dataset(1).take(2),
         callbacks=[*callbacks, save],
         verbose=0,
         **options,

@@ -369,7 +369,10 @@ class SaveState(keras.callbacks.Callback):
                 f"`x` must be a tf.data.Dataset to go on from '{state.path}', which is of the "
                 f"middle of an epoch. Received: {type(self._data).__name__}"
             )
+        # Traced for other shapes before, the graph of validation would round otherwise.
+        before = self.model.test_function
         self.model.evaluate(self._data.take(1), verbose=0)
+        self.model.test_function = before
 
     def _stop(self) -> None:
         assert self._signal is not None

@@ -145,7 +145,7 @@ def test_an_interruption_at_the_end(
         assert {file: made[file] for file in whole} == whole
 
 
-def kill_in_the_middle(source: Path, folder: Path, chunk: int) -> int:
+def kill_in_the_middle(source: Path, folder: Path, chunk: int, seconds: float = 0.05) -> int:
     """Cache in another process, which is killed; return how many images it has noted."""
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", PROGRAM, source, folder, str(chunk)],
@@ -155,7 +155,7 @@ def kill_in_the_middle(source: Path, folder: Path, chunk: int) -> int:
     while not (folder / "progress.json").exists():
         assert process.poll() is None
         time.sleep(0.001)
-    time.sleep(0.05)
+    time.sleep(seconds)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     return int(json.loads((folder / "progress.json").read_text())["read"])
@@ -180,7 +180,7 @@ def test_omniglot_is_cached_with_interruptions(
     for name in ("images_background.zip", "images_evaluation.zip"):
         with zipfile.ZipFile(data_dir / "omniglot" / name) as file:
             file.extractall(tmp_path / "omniglot")
-    noted = kill_in_the_middle(tmp_path / "omniglot", tmp_path / "parts", 1024)
+    noted = kill_in_the_middle(tmp_path / "omniglot", tmp_path / "parts", 1024, seconds=6)
     begun = time.perf_counter()
     parts = cache(tmp_path / "omniglot", tmp_path / "parts", verbose=False)
     middle = time.perf_counter()
