@@ -440,7 +440,7 @@ FAST = {"PrototypicalNetwork"}
     "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in LEARNERS]
 )
 def test_every_learner_goes_on(name: str, tmp_path: Path) -> None:
-    """By `SaveState` to the bit, and by Keras's `BackupAndRestore` from the beginning of the epoch.
+    """By `SaveState` to the bit, and by Keras's `BackupAndRestore` between two epochs.
 
     One learner stands for several processes: its variables are spoilt in between. What it was
     compiled to is traced once.
@@ -477,8 +477,18 @@ def test_every_learner_goes_on(name: str, tmp_path: Path) -> None:
         for a, b in zip(continued, whole, strict=True):
             np.testing.assert_array_equal(a, b)
 
-    # Keras's own keeps the weights after the fourth step, and repeats the epoch of it.
     set_all(first)
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(0, keras.callbacks.BackupAndRestore(str(tmp_path / "epochs")), Raise(5))
+    set_all([np.ones_like(value) for value in first])
+    continued = fit(3, keras.callbacks.BackupAndRestore(str(tmp_path / "epochs")))
+    if name not in NOT_REPEATED:
+        for a, b in zip(continued, whole, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    # In the middle of an epoch, it keeps the weights after the fourth step and repeats the epoch.
+    set_all(first)
+    learner._initial_epoch = None  # Keras leaves it behind for the next `fit`
     kept: list[Any] = []
     see = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: (
