@@ -194,6 +194,39 @@ def test_sigterm_in_an_epoch_loses_no_step(
         np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
+@pytest.mark.slow
+def test_maml_plus_plus_is_resumed_in_an_epoch(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("train", photos, *TINY, "-a", "maml++", "--epochs", 2, "--inner-steps", 2)
+    tfmeta(*command, "--output", tmp_path / "whole")
+
+    def end(self: training.SaveEpoch, batch: int, logs: object = None) -> None:
+        if int(self.model.optimizer.iterations) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.SaveEpoch, "on_train_batch_end", end)
+        tfmeta(*command, "--output", tmp_path / "run", code=130)
+    tfmeta(*command, "--output", tmp_path / "run", "--resume")
+    resumed, whole = Run(tmp_path / "run"), Run(tmp_path / "whole")
+    assert resumed.history_file.read_bytes() == whole.history_file.read_bytes()
+    for a, b in zip(resumed.learner().variables, whole.learner().variables, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def test_without_states_a_run_goes_on_from_its_model(
+    prototypical: Path, photos: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(prototypical, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "states")
+    tfmeta("train", photos, *TINY, "--epochs", 3, "--output", tmp_path / "run", "--resume")
+    rows, before = Run(tmp_path / "run").history(), Run(prototypical).history()
+    assert rows[:2] == before
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert int(Run(tmp_path / "run").learner().optimizer.iterations) == 6
+
+
 def test_a_run_of_another_version_is_refused(prototypical: Path, tmp_path: Path) -> None:
     values = json.loads((prototypical / "settings.json").read_text())
     del values["shots"]

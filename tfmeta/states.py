@@ -528,7 +528,11 @@ def _check_variables(path: Path, part: str, then: list[Any], now: list[Any]) -> 
 def _settings(model: keras.Model) -> dict[str, Any]:
     """Return what a model and its training were made with, flat; nothing where it cannot tell."""
     try:
-        config = json.loads(json.dumps(keras.saving.serialize_keras_object(model), default=str))
+        # What JSON cannot hold is known by its type, for an address would differ each time.
+        text = json.dumps(
+            keras.saving.serialize_keras_object(model), default=lambda x: type(x).__name__
+        )
+        config = json.loads(text)
     except (NotImplementedError, TypeError, ValueError):
         return {}
     flat: dict[str, Any] = {}
