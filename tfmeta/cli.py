@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tfmeta.evaluation import evaluate as evaluate_learner
 from tfmeta.formats import FORMATS
 from tfmeta.functional import BATCH_NORM_MODES
 from tfmeta.runs import DEFAULTS, SPLITS, Run, Settings
+from tfmeta.states import newest
 
 POSITIVE = click.IntRange(min=1)
 FOLDER = click.Path(path_type=Path)
@@ -136,7 +138,7 @@ def datasets() -> None:
     metavar="RUN",
     help="Folder of the run.  [default: runs/DATA-ALGORITHM]",
 )
-@click.option("--resume", is_flag=True, help="Continue the run from its last finished epoch.")
+@click.option("--resume", is_flag=True, help="Continue the run from where it was.")
 @click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds.")
 # Keras takes no larger one.
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
@@ -192,6 +194,14 @@ def datasets() -> None:
     show_default=True,
     help="Episodes after each epoch; 0 for none.",
 )
+@click.option(
+    "--save-every",
+    type=POSITIVE,
+    default=100,
+    show_default=True,
+    metavar="STEPS",
+    help="Save a state to resume from each time that many steps are done.",
+)
 # Network and learner
 @click.option("--network", type=Name(["conv4"]), default="conv4", show_default=True)
 @click.option("--downsample", type=Name(["pool", "stride"]), default="pool", show_default=True)
@@ -217,10 +227,14 @@ def datasets() -> None:
     show_default=True,
     help="Of MAML: whose statistics normalise the queries.",
 )
-def train(run_path: Path | None, resume: bool, overwrite: bool, **values: Any) -> None:
+def train(
+    run_path: Path | None, resume: bool, overwrite: bool, save_every: int, **values: Any
+) -> None:
     """Train on DATA, a data set's name or a folder of images with one sub-folder a class.
 
-    RUN gets the model after each epoch, the settings, the history and a learning curve.
+    RUN gets the model after each epoch, the settings, the history and a learning curve; and states,
+    from which the same command with --resume goes on as if it had never been interrupted. Ctrl-C
+    and SIGTERM end training after the step, with everything saved; a second one ends it at once.
     """
     if resume and overwrite:
         raise click.UsageError("--resume continues a run and --overwrite replaces it: choose one.")
@@ -236,20 +250,19 @@ def train(run_path: Path | None, resume: bool, overwrite: bool, **values: Any) -
         run.check_free(overwrite)
     have_tasks_at_once(settings)
     settings, parts = loaded(settings, any_ways)
-    if resume and run.model_file.exists():
-        learner = run.learner()
-    else:
+    if not settings.images:  # which a run that is resumed has
         settings = training.settled(settings, parts)
-        learner = training.new_learner(settings, parts[0].example_shape)
     try:
-        training.train(settings, run, learner, parts)
-    except KeyboardInterrupt:
+        training.train(settings, run, parts, resume=resume, save_every=save_every)
+    except KeyboardInterrupt as stop:
         done = f"the model after {len(run.history())} of {settings.epochs} epochs"
         held = done if run.model_file.exists() else "no model yet: no epoch was finished"
-        click.echo(f"\nStopped; {run.path} holds {held}.")
+        state = newest(run.states)
+        step = f"the state after step {state.step}" if state else "no state: no step was finished"
+        click.echo(f"\nStopped; {run.path} holds {step}, and {held}.")
         instead = " in place of --overwrite" if overwrite else ""
         click.echo(f"The same command with --resume{instead} goes on from there.")
-        raise SystemExit(130) from None
+        raise SystemExit(128 + getattr(stop, "signal", signal.SIGINT)) from None
     click.echo(f"Saved in {run.path}. Next: tfmeta evaluate {run.path}")
 
 
@@ -335,7 +348,7 @@ class Searched(click.ParamType[tuple[str, str]]):
 
 
 # Everything that `train` takes can be set, but for what is searched.
-@main.command(params=[option for option in train.params if option.name != "resume"])
+@main.command(params=[o for o in train.params if o.name not in ("resume", "save_every")])
 @click.option(
     "--search",
     "searched",

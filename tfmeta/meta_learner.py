@@ -26,6 +26,7 @@ from tfmeta.inputs import (
 from tfmeta.kernels import avoided
 from tfmeta.losses import of_class_numbers, task_losses
 from tfmeta.padding import is_padded, most_ways, put_back, real_task, without_padding
+from tfmeta.states import saving
 from tfmeta.task_map import (
     TASK_AXES,
     TaskAxis,
@@ -193,7 +194,8 @@ class MetaLearner(keras.Model, abc.ABC):
         The labels of the first meta-batch are checked beforehand, for in the graph an error would
         be hard to read, and under XLA there would be none. The default of `shuffle` differs:
         samplers draw at random already, and Keras would warn that it cannot shuffle a
-        `tf.data.Dataset`.
+        `tf.data.Dataset`. With `tfmeta.states.SaveState` among `callbacks`, a training that was
+        interrupted goes on.
 
         Raises:
             ValueError: If the labels don't fit, the model has a layer without the derivative that
@@ -207,7 +209,10 @@ class MetaLearner(keras.Model, abc.ABC):
         if isinstance(first, dict):
             self.check_inputs(first)
         try:
-            return super().fit(x, *args, shuffle=shuffle, **kwargs)
+            with saving(kwargs.get("callbacks"), x) as callbacks:
+                if callbacks is not None:
+                    kwargs["callbacks"] = callbacks
+                return super().fit(x, *args, shuffle=shuffle, **kwargs)
         except tf.errors.InvalidArgumentError as error:
             raise readable(error) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -24,6 +25,7 @@ _GRADIENT = {"ways": 5, "meta_batch_size": 16, "steps": 200}
 DEFAULTS: dict[str, dict[str, int]] = {
     "maml": _GRADIENT,
     "fomaml": _GRADIENT,
+    "maml++": _GRADIENT,
     "prototypical": {"ways": 20, "meta_batch_size": 1, "steps": 100},
 }
 
@@ -98,7 +100,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], what: str) -> 
 
 
 class Run:
-    """The folder of a run: `settings.json`, `model.keras`, `history.csv`, `learning_curve.png`.
+    """The folder of a run: settings, model, history, learning curve, and `states` to go on from.
 
     Args:
         path: The folder; it need not exist yet.
@@ -110,8 +112,7 @@ class Run:
         self.model_file = self.path / "model.keras"
         self.history_file = self.path / "history.csv"
         self.curve_file = self.path / "learning_curve.png"
-        # What training writes, besides the settings.
-        self.files = (self.model_file, self.history_file, self.curve_file)
+        self.states = self.path / "states"
 
     def check_free(self, overwrite: bool) -> None:
         """Raise unless a new run may be written here.
@@ -136,9 +137,16 @@ class Run:
     def start(self, settings: Settings) -> None:
         """Make the folder and write the settings; an older run's files go."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for file in self.files:
-            file.unlink(missing_ok=True)
+        self.clear()
         self.write_settings(settings)
+
+    def clear(self) -> None:
+        """Remove what training has written, besides the settings."""
+        states = [*self.states.glob("state-*"), *self.states.glob(".state-*")]
+        for file in (self.model_file, self.history_file, self.curve_file, *states):
+            file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is not there, or has something else in it
+            self.states.rmdir()
 
     def write_settings(self, settings: Settings) -> None:
         """Write the settings."""
@@ -150,16 +158,25 @@ class Run:
 
         Raises:
             FileNotFoundError: If this is no run folder.
-            ValueError: If the file is damaged.
+            ValueError: If the file is damaged, or of another version.
         """
         if not self.settings_file.is_file():
             raise FileNotFoundError(f"'{self.path}' is no run folder: it has no settings.json")
         try:
-            return Settings(**json.loads(self.settings_file.read_text()))
+            values = dict(json.loads(self.settings_file.read_text()))
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"'{self.settings_file}' is damaged or of another version ({error!r})"
             ) from error
+        known = {field.name for field in dataclasses.fields(Settings)}
+        lacking, unknown = known - {"images", "classes"} - values.keys(), values.keys() - known
+        if lacking or unknown:
+            raise ValueError(
+                f"'{self.settings_file}' is damaged or of another version (it lacks "
+                f"{sorted(lacking) or 'nothing'}, and has {sorted(unknown) or 'nothing'} that this "
+                "version does not know)"
+            )
+        return Settings(**values)
 
     def resumed(self, settings: Settings) -> Settings:
         """Return the settings to continue this run with; only the epochs may differ from before.

@@ -10,12 +10,13 @@ import keras
 import tensorflow as tf
 
 from tfmeta import plots
-from tfmeta.algorithms import FOMAML, MAML, PrototypicalNetwork
+from tfmeta.algorithms import FOMAML, MAML, MAMLPlusPlus, PrototypicalNetwork
 from tfmeta.data import ClassDataset, EpisodeSampler, load
 from tfmeta.files import replacing
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.models import conv4
 from tfmeta.runs import SPLITS, Run, Settings
+from tfmeta.states import SaveState
 
 # How much of a folder of images each part gets.
 FRACTIONS = (0.6, 0.2, 0.2)
@@ -72,7 +73,8 @@ def new_learner(settings: Settings, example_shape: tuple[int, ...]) -> MetaLearn
             learn_temperature=cosine,
         )
     else:
-        learner = {"maml": MAML, "fomaml": FOMAML}[settings.algorithm](
+        gradient_based = {"maml": MAML, "fomaml": FOMAML, "maml++": MAMLPlusPlus}
+        learner = gradient_based[settings.algorithm](
             network,
             inner_learning_rate=settings.inner_learning_rate,
             inner_steps=settings.inner_steps,
@@ -169,9 +171,9 @@ class SaveEpoch(keras.callbacks.Callback):
 
 
 def episodes(
-    settings: Settings, parts: tuple[ClassDataset, ...], epoch: int = 0
+    settings: Settings, parts: tuple[ClassDataset, ...], start: int = 0
 ) -> tuple[tf.data.Dataset, tf.data.Dataset | None]:
-    """Return the meta-batches of `epoch` and on, and the episodes of validation, if there are any.
+    """Return the meta-batches from `start` on, and the episodes of validation, if there are any.
 
     Batch number `n` is a pure function of the seed and `n`; the episodes of validation are the same
     after each epoch, so that epochs compare.
@@ -188,41 +190,54 @@ def episodes(
     if settings.validation_episodes:
         watched = evaluation_sampler(settings, parts[1], seed=settings.seed)
         validation = watched.dataset().take(settings.validation_episodes)
-    return sampler.dataset(settings.meta_batch_size, start=epoch * settings.steps), validation
+    return sampler.dataset(settings.meta_batch_size, start=start), validation
 
 
 def train(
     settings: Settings,
     run: Run,
-    learner: MetaLearner,
     parts: tuple[ClassDataset, ...],
     *,
+    resume: bool = False,
+    save_every: int = 100,
     verbose: bool = True,
 ) -> None:
-    """Train up to `settings.epochs`, from the epoch that the learner has reached.
+    """Train up to `settings.epochs`.
 
-    A run that was interrupted and continued sees the episodes of one that was not.
+    A run that was interrupted and resumed ends as one that was not: the same weights and history.
 
     Args:
         settings: The settings of the run.
         run: Its folder.
-        learner: A new learner, or one that the run saved.
         parts: What `load_data` returned.
+        resume: Whether to go on, from the newest state in the folder, or where none is whole from
+            the model of the last finished epoch.
+        save_every: Steps between two states; there is one at the end of each epoch as well.
         verbose: Whether to show a progress bar.
+
+    Raises:
+        Stopped: If SIGINT or SIGTERM came; everything is saved.
+        ValueError: If training diverges, or the state is of other settings.
     """
-    epoch = int(learner.optimizer.iterations) // settings.steps
+    save = SaveState(run.states, save_every)
+    step = save.step if resume else 0
+    if resume and not step and run.model_file.is_file():
+        learner = run.learner()
+        step = int(learner.optimizer.iterations)
+    else:
+        learner = new_learner(settings, parts[0].example_shape)
     # Draws a batch, which may fail: before the files of an older run go.
-    batches, validation = episodes(settings, parts, epoch)
-    if epoch:
+    batches, validation = episodes(settings, parts, step)
+    if step:
         run.write_settings(settings)
     else:
         run.start(settings)
     learner.fit(
         batches,
         steps_per_epoch=settings.steps,
-        initial_epoch=epoch,
+        initial_epoch=step // settings.steps,
         epochs=settings.epochs,
         validation_data=validation,
-        callbacks=[SaveEpoch(run)],
+        callbacks=[SaveEpoch(run), save],
         verbose="auto" if verbose else 0,
     )
