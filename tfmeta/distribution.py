@@ -166,6 +166,11 @@ def replicas_here() -> int:
     return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
+def replica_here() -> Any:
+    """Return which of the replicas computes what is computed here."""
+    return tf.distribute.get_replica_context().replica_id_in_sync_group
+
+
 @contextlib.contextmanager
 def same_everywhere(optimizer: Any) -> Iterator[None]:
     """Let an optimizer apply gradients that are the sum over all replicas already.

@@ -18,6 +18,7 @@ from tfmeta.distribution import (
     Replicated,
     check_alike,
     digest,
+    replica_here,
     replicas_here,
     same_everywhere,
     shared_out,
@@ -41,6 +42,7 @@ from tfmeta.task_map import (
     TASK_AXES,
     TaskAxis,
     chunks_at_once,
+    counted_from,
     current_tasks,
     map_tasks,
     side_by_side,
@@ -253,10 +255,14 @@ class MetaLearner(Replicated, abc.ABC):
             self.build(tf.nest.map_structure(lambda value: tuple(value.shape), x))
         x = self.checked(episode_inputs(x))
         columns = most_ways(x)
+        tasks = _number_of_tasks(x)
+        # Those of the replicas before this one.
+        first = tasks * replica_here() if replicas_here() > 1 else 0
 
         def one_task(task: Any) -> Any:
             padded, *others = keras.utils.unpack_x_y_sample_weight(task)
-            loss, gradients, predictions = self.task_gradients(*real_task(padded, *others))
+            with counted_from(first):
+                loss, gradients, predictions = self.task_gradients(*real_task(padded, *others))
             return [loss, *gradients], put_back(padded.get("query_mask"), predictions, columns)
 
         totals, predictions = sum_over_tasks(
@@ -264,7 +270,6 @@ class MetaLearner(Replicated, abc.ABC):
             keras.utils.pack_x_y_sample_weight(x, y, sample_weight),
             **self._execution(x),
         )
-        tasks = _number_of_tasks(x)
         if not self._sums_over_tasks():
             totals = [total / tf.cast(tasks, total.dtype) for total in totals]
         self.outer_update(*totals, tasks=tasks)

@@ -210,7 +210,7 @@ def train(
         parts: What `load_data` returned.
         verbose: Whether to show a progress bar.
     """
-    epoch = int(learner.optimizer.iterations) // settings.steps
+    epoch = int(learner.optimizer.iterations.numpy()) // settings.steps
     # Draws a batch, which may fail: before the files of an older run go.
     batches, validation = episodes(settings, parts, epoch)
     if epoch:
