@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from tfmeta.classifier import Classifier
 from tfmeta.data.benchmarks import BENCHMARKS, OMNIGLOT_PRESETS
 from tfmeta.data.class_dataset import ClassDataset, did_you_mean
 from tfmeta.data.images import SUFFIXES
+from tfmeta.distribution import strategy_of_environment
 from tfmeta.evaluation import evaluate as evaluate_learner
 from tfmeta.formats import FORMATS
 from tfmeta.functional import BATCH_NORM_MODES
 from tfmeta.runs import DEFAULTS, SPLITS, Run, Settings
+from tfmeta.states import newest
+from tfmeta.workers import start_workers
 
 POSITIVE = click.IntRange(min=1)
 FOLDER = click.Path(path_type=Path)
@@ -136,7 +140,7 @@ def datasets() -> None:
     metavar="RUN",
     help="Folder of the run.  [default: runs/DATA-ALGORITHM]",
 )
-@click.option("--resume", is_flag=True, help="Continue the run from its last finished epoch.")
+@click.option("--resume", is_flag=True, help="Continue the run from where it was.")
 @click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds.")
 # Keras takes no larger one.
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
@@ -192,6 +196,21 @@ def datasets() -> None:
     show_default=True,
     help="Episodes after each epoch; 0 for none.",
 )
+@click.option(
+    "--save-every",
+    type=POSITIVE,
+    default=100,
+    show_default=True,
+    metavar="STEPS",
+    help="Save a state to resume from each time that many steps are done.",
+)
+@click.option(
+    "--workers",
+    type=POSITIVE,
+    default=1,
+    show_default=True,
+    help="Processes that train together on this machine, for trying it out.",
+)
 # Network and learner
 @click.option("--network", type=Name(["conv4"]), default="conv4", show_default=True)
 @click.option("--downsample", type=Name(["pool", "stride"]), default="pool", show_default=True)
@@ -217,10 +236,23 @@ def datasets() -> None:
     show_default=True,
     help="Of MAML: whose statistics normalise the queries.",
 )
-def train(run_path: Path | None, resume: bool, overwrite: bool, **values: Any) -> None:
+def train(
+    run_path: Path | None,
+    resume: bool,
+    overwrite: bool,
+    save_every: int,
+    workers: int,
+    **values: Any,
+) -> None:
     """Train on DATA, a data set's name or a folder of images with one sub-folder a class.
 
-    RUN gets the model after each epoch, the settings, the history and a learning curve.
+    RUN gets the model after each epoch, the settings, the history and a learning curve; and states,
+    from which the same command with --resume goes on as if it had never been interrupted. Ctrl-C
+    and SIGTERM end training after the step, with everything saved; a second one ends it at once.
+
+    Where TF_CONFIG or Slurm's srun says that there are several workers, they share the tasks of
+    each step out; RUN must be a folder that all of them see. --workers starts some on this machine,
+    which write what they have to say to RUN/worker_0.log and so on.
     """
     if resume and overwrite:
         raise click.UsageError("--resume continues a run and --overwrite replaces it: choose one.")
@@ -234,22 +266,27 @@ def train(run_path: Path | None, resume: bool, overwrite: bool, **values: Any) -
         settings = run.resumed(settings)
     else:
         run.check_free(overwrite)
+    if workers > 1 and "TF_CONFIG" not in os.environ:  # which those that are started have
+        raise SystemExit(start_workers(workers, run.path))
     have_tasks_at_once(settings)
+    strategy = strategy_of_environment()
     settings, parts = loaded(settings, any_ways)
-    if resume and run.model_file.exists():
-        learner = run.learner()
-    else:
+    if not settings.images:  # which a run that is resumed has
         settings = training.settled(settings, parts)
-        learner = training.new_learner(settings, parts[0].example_shape)
     try:
-        training.train(settings, run, learner, parts)
-    except KeyboardInterrupt:
+        with training.together(strategy, settings, run, parts) as own:
+            training.train(
+                settings, own, parts, resume=resume, save_every=save_every, strategy=strategy
+            )
+    except KeyboardInterrupt as stop:
         done = f"the model after {len(run.history())} of {settings.epochs} epochs"
         held = done if run.model_file.exists() else "no model yet: no epoch was finished"
-        click.echo(f"\nStopped; {run.path} holds {held}.")
+        state = newest(run.states)
+        step = f"the state after step {state.step}" if state else "no state: no step was finished"
+        click.echo(f"\nStopped; {run.path} holds {step}, and {held}.")
         instead = " in place of --overwrite" if overwrite else ""
         click.echo(f"The same command with --resume{instead} goes on from there.")
-        raise SystemExit(130) from None
+        raise SystemExit(128 + getattr(stop, "signal", signal.SIGINT)) from None
     click.echo(f"Saved in {run.path}. Next: tfmeta evaluate {run.path}")
 
 
@@ -335,7 +372,7 @@ class Searched(click.ParamType[tuple[str, str]]):
 
 
 # Everything that `train` takes can be set, but for what is searched.
-@main.command(params=[option for option in train.params if option.name != "resume"])
+@main.command(params=[o for o in train.params if o.name not in ("resume", "save_every", "workers")])
 @click.option(
     "--search",
     "searched",

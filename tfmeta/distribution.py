@@ -53,7 +53,7 @@ def strategy_of_environment() -> Any:
 def workers_of(strategy: Any) -> tuple[int, int]:
     """Return which worker this process is, and how many there are."""
     extended = strategy.extended
-    if not extended._in_multi_worker_mode():
+    if getattr(extended, "_num_workers", 1) == 1:
         return 0, 1
     return extended._id_in_cluster, extended._num_workers
 
@@ -61,6 +61,40 @@ def workers_of(strategy: Any) -> tuple[int, int]:
 def local(strategy: Any, values: Any) -> Any:
     """Return what the first replica of this process has of each of a nest of values."""
     return tf.nest.map_structure(lambda x: strategy.experimental_local_results(x)[0], values)
+
+
+def of_workers(strategy: Any, values: Any) -> Any:
+    """Return what each of the workers has, `[workers, n]`; all must ask for it.
+
+    Args:
+        strategy: A strategy.
+        values: int32 `[n]`, what this one has.
+    """
+    _, workers = workers_of(strategy)
+    if workers == 1:
+        return np.asarray(values)[None]
+    # Made once, for TensorFlow counts its exchanges.
+    if "_tfmeta_gather" not in vars(strategy):
+        replicas = strategy.num_replicas_in_sync // workers
+
+        @tf.function(autograph=False, reduce_retracing=True)  # type: ignore[untyped-decorator]
+        def gathered(mine: Any) -> Any:
+            def gather(mine: Any) -> Any:
+                # On this replica's device, which the argument is not.
+                mine = tf.identity(mine)
+                return tf.distribute.get_replica_context().all_gather(mine, axis=0)
+
+            return local(strategy, strategy.run(gather, args=(mine,)))[::replicas]
+
+        strategy._tfmeta_gather = gathered
+    return strategy._tfmeta_gather(tf.constant(values, tf.int32)[None]).numpy()
+
+
+def most_of_workers(strategy: Any, value: int) -> int:
+    """Return the largest of the workers' numbers; all must ask for it."""
+    if workers_of(strategy)[1] == 1:
+        return value
+    return int(of_workers(strategy, np.array([value])).max())
 
 
 def digest(*parts: Any) -> bytes:
@@ -87,23 +121,15 @@ def check_alike(strategy: Any, digests: Mapping[str, bytes]) -> None:
     worker, workers = workers_of(strategy)
     if workers == 1:
         return
-    mine = tf.constant([list(b"".join(digests.values()))], tf.int32)
-
-    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
-    def everyones() -> Any:
-        def gathered() -> Any:
-            return tf.distribute.get_replica_context().all_gather(mine, axis=0)
-
-        return local(strategy, strategy.run(gathered))
-
-    replicas = strategy.num_replicas_in_sync // workers
-    rows = everyones().numpy()[::replicas].reshape(workers, len(digests), -1).astype(np.uint8)
+    mine = np.frombuffer(b"".join(digests.values()), np.uint8)
+    rows = of_workers(strategy, mine.astype(np.int32)).reshape(workers, len(digests), -1)
     for i, what in enumerate(digests):
         if (rows[:, i] != rows[0, i]).any():
             # None may end before all have read what it sent.
             with contextlib.suppress(tf.errors.OpError):
-                everyones()
-            found = ", ".join(f"worker {w}: {bytes(rows[w, i]).hex()[:12]}" for w in range(workers))
+                of_workers(strategy, mine.astype(np.int32))
+            each = [bytes(row.astype(np.uint8)).hex()[:12] for row in rows[:, i]]
+            found = ", ".join(f"worker {w}: {x}" for w, x in enumerate(each))
             raise ValueError(
                 f"All workers must have the same {what}. Received, in worker {worker}, the "
                 f"digests {found}"
@@ -198,6 +224,9 @@ class Replicated(keras.Model):
     is Keras's own.
     """
 
+    train_function: Any
+    test_function: Any
+
     @property
     def _alone(self) -> bool:
         return bool(self.distribute_strategy.num_replicas_in_sync == 1)
@@ -205,7 +234,7 @@ class Replicated(keras.Model):
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Choose optimizer, loss and metrics: `keras.Model.compile`, which see."""
         super().compile(*args, **kwargs)
-        self._predict_here = None
+        self._predict_here: Any = None
         if self.jit_compile and not self._alone:
             raise ValueError(
                 "`jit_compile` must be False with several replicas, for XLA cannot compile their "

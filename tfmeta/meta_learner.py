@@ -38,6 +38,7 @@ from tfmeta.inputs import (
 from tfmeta.kernels import avoided
 from tfmeta.losses import of_class_numbers, task_losses
 from tfmeta.padding import is_padded, most_ways, put_back, real_task, without_padding
+from tfmeta.states import saving
 from tfmeta.task_map import (
     TASK_AXES,
     TaskAxis,
@@ -206,7 +207,8 @@ class MetaLearner(Replicated, abc.ABC):
         The labels of the first meta-batch are checked beforehand, for in the graph an error would
         be hard to read, and under XLA there would be none. The default of `shuffle` differs:
         samplers draw at random already, and Keras would warn that it cannot shuffle a
-        `tf.data.Dataset`.
+        `tf.data.Dataset`. With `tfmeta.states.SaveState` among `callbacks`, a training that was
+        interrupted goes on.
 
         A learner that was made in the scope of a `tf.distribute` strategy shares the tasks of each
         meta-batch out among the replicas, and learns what one replica would learn of all of them:
@@ -223,15 +225,18 @@ class MetaLearner(Replicated, abc.ABC):
         first = x
         if isinstance(x, tf.data.Dataset):
             first, _, _ = keras.utils.unpack_x_y_sample_weight(next(iter(x), (None,)))
-        x = shared_out(x, self.distribute_strategy)
+        strategy = self.distribute_strategy
         if "validation_data" in kwargs:
-            validation = shared_out(kwargs["validation_data"], self.distribute_strategy)
-            kwargs = {**kwargs, "validation_data": validation}
+            kwargs["validation_data"] = shared_out(kwargs["validation_data"], strategy)
+        shared = shared_out(x, strategy)
         try:
             if isinstance(first, dict):
                 self.check_inputs(first)
                 self._check_alike(first)
-            return super().fit(x, *args, shuffle=shuffle, **kwargs)
+            with saving(kwargs.get("callbacks"), x) as callbacks:
+                if callbacks is not None:
+                    kwargs["callbacks"] = callbacks
+                return super().fit(shared, *args, shuffle=shuffle, **kwargs)
         except tf.errors.InvalidArgumentError as error:
             raise readable(error) from error
         except LOST as error:
@@ -297,18 +302,18 @@ class MetaLearner(Replicated, abc.ABC):
             tasks: How many tasks they are of.
         """
         replicas = replicas_here()
+        totals = [loss, *gradients]
         if replicas > 1:
             statistics = self.own_statistics()
-            values = [tf.convert_to_tensor(v) for v in (loss, *gradients, *statistics)]
-            totals = summed(values)
-            means = [total / replicas for total in totals]
-            loss, *gradients = totals if self._sums_over_tasks() else means
-            gradients = gradients[: len(gradients) - len(statistics)]
-            for variable, mean in zip(statistics, means[1 + len(gradients) :], strict=True):
+            sums = summed([tf.convert_to_tensor(v) for v in (*totals, *statistics)])
+            means = [x / replicas for x in sums]
+            for variable, mean in zip(statistics, means[len(totals) :], strict=True):
                 variable.assign(mean)
+            totals = (sums if self._sums_over_tasks() else means)[: len(totals)]
+        loss, *of_weights = totals
         self._loss_tracker.update_state(loss, sample_weight=tasks)
         with same_everywhere(self.optimizer):
-            self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+            self.optimizer.apply_gradients(zip(of_weights, self.trainable_variables, strict=True))
 
     def own_statistics(self) -> list[Any]:
         """Return the weights that each replica changes by itself in a step, to be averaged then.

@@ -24,6 +24,7 @@ _GRADIENT = {"ways": 5, "meta_batch_size": 16, "steps": 200}
 DEFAULTS: dict[str, dict[str, int]] = {
     "maml": _GRADIENT,
     "fomaml": _GRADIENT,
+    "maml++": _GRADIENT,
     "prototypical": {"ways": 20, "meta_batch_size": 1, "steps": 100},
 }
 
@@ -98,7 +99,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], what: str) -> 
 
 
 class Run:
-    """The folder of a run: `settings.json`, `model.keras`, `history.csv`, `learning_curve.png`.
+    """The folder of a run: settings, model, history, learning curve, and `states` to go on from.
 
     Args:
         path: The folder; it need not exist yet.
@@ -110,8 +111,13 @@ class Run:
         self.model_file = self.path / "model.keras"
         self.history_file = self.path / "history.csv"
         self.curve_file = self.path / "learning_curve.png"
-        # What training writes, besides the settings.
-        self.files = (self.model_file, self.history_file, self.curve_file)
+        self.states = self.path / "states"
+
+    @property
+    def files(self) -> list[Path]:
+        """What training has written, besides the settings."""
+        states = [*self.states.glob("state-*"), *self.states.glob(".state-*")]
+        return [self.model_file, self.history_file, self.curve_file, *states]
 
     def check_free(self, overwrite: bool) -> None:
         """Raise unless a new run may be written here.
@@ -123,7 +129,8 @@ class Run:
             FileExistsError: If the folder holds a run and `overwrite` is false, or holds
                 something else.
         """
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+        others = (file for file in self.path.glob("*") if not file.match("worker_*.log"))
+        if not self.path.exists() or (self.path.is_dir() and not any(others)):
             return
         if not self.settings_file.is_file():
             raise FileExistsError(f"'{self.path}' exists and is no run folder; nothing is changed")
@@ -150,16 +157,25 @@ class Run:
 
         Raises:
             FileNotFoundError: If this is no run folder.
-            ValueError: If the file is damaged.
+            ValueError: If the file is damaged, or of another version.
         """
         if not self.settings_file.is_file():
             raise FileNotFoundError(f"'{self.path}' is no run folder: it has no settings.json")
         try:
-            return Settings(**json.loads(self.settings_file.read_text()))
+            values = dict(json.loads(self.settings_file.read_text()))
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"'{self.settings_file}' is damaged or of another version ({error!r})"
             ) from error
+        known = {field.name for field in dataclasses.fields(Settings)}
+        lacking, unknown = known - {"images", "classes"} - values.keys(), values.keys() - known
+        if lacking or unknown:
+            raise ValueError(
+                f"'{self.settings_file}' is damaged or of another version (it lacks "
+                f"{sorted(lacking) or 'nothing'}, and has {sorted(unknown) or 'nothing'} that this "
+                "version does not know)"
+            )
+        return Settings(**values)
 
     def resumed(self, settings: Settings) -> Settings:
         """Return the settings to continue this run with; only the epochs may differ from before.

@@ -45,6 +45,8 @@ _GRADIENT = {*_ANY, "inner_learning_rate", "inner_steps", "evaluation_steps", "b
 SEARCHABLE = {
     "maml": _GRADIENT,
     "fomaml": _GRADIENT,
+    # With batch normalisation for each step, there are as many in evaluation.
+    "maml++": _GRADIENT - {"evaluation_steps"},
     "prototypical": {*_ANY, "ways", "distance"},
 }
 _CHOICES = {
@@ -245,11 +247,8 @@ def tune(
         verbose=verbose,
     )
     best = dataclasses.replace(settings, **study.best_params)
-    if run.model_file.is_file() and run.settings() == best:
-        learner = run.learner()
-    else:
-        learner = training.new_learner(best, parts[0].example_shape)
-    training.train(best, run, learner, parts, verbose=verbose)
+    begun = run.settings_file.is_file() and run.settings() == best
+    training.train(best, run, parts, resume=begun, verbose=verbose)
     return study
 
 
