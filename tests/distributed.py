@@ -1,6 +1,6 @@
 """What the tests of several replicas train, in this process or as a program of its own: a worker.
 
-`python -m tests.distributed OUTPUT {virtual|workers} [NAMES]` writes weights and history, as JSON.
+`python -m tests.distributed OUTPUT {devices|workers} NAMES STEPS` writes what comes of it, as JSON.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import numpy as np
 import tensorflow as tf
 
 import tfmeta
+from tfmeta.distribution import strategy_of_environment
 
-STEPS, EPOCHS, TASKS = 5, 2, 8
+EPOCHS, TASKS = 2, 8
 
 
 def sampler(seed: int, classes: int = 12) -> tfmeta.data.EpisodeSampler:
@@ -30,13 +31,13 @@ def sampler(seed: int, classes: int = 12) -> tfmeta.data.EpisodeSampler:
 
 def network(outputs: int | None) -> keras.Model:
     # No bias in front of a batch normalisation: its gradient is nothing but rounding, which Adam
-    # would make steps of.
+    # would make steps of. And no kink, on the two sides of which rounding may put a number.
     layers = keras.layers
     inputs = x = keras.Input((8, 8, 1))
     for _ in range(2):
         x = layers.Conv2D(4, 3, 2, padding="same", use_bias=False)(x)
         x = layers.BatchNormalization()(x)
-        x = layers.ReLU()(x)
+        x = layers.Activation("elu")(x)
     x = layers.Flatten()(x)
     return keras.Model(inputs, layers.Dense(outputs)(x) if outputs else x)
 
@@ -54,7 +55,7 @@ def learner(name: str) -> Any:
             inner_learning_rate=0.2,
             inner_steps=2,
             first_order_epochs=1,
-            multi_step_epochs=2,
+            multi_step_epochs=5,
             cosine_epochs=2,
             outer_clip_norm=0.3,
         )
@@ -73,7 +74,7 @@ def learner(name: str) -> Any:
     return made
 
 
-def trained(name: str, strategy: Any = None, steps: int = STEPS) -> dict[str, Any]:
+def trained(name: str, strategy: Any = None, steps: int = 25) -> dict[str, Any]:
     """Train on meta-batches of 8 tasks, and return all that must not depend on the strategy."""
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
@@ -98,18 +99,52 @@ def trained(name: str, strategy: Any = None, steps: int = STEPS) -> dict[str, An
     }
 
 
+def refusals(strategy: Any) -> dict[str, str]:
+    """Return what is said to arguments that several replicas cannot take."""
+    with strategy.scope():
+        model = learner("maml")
+    said = {}
+    inputs, targets = sampler(0).batch(0, TASKS)
+    for what, call in {
+        "fit": lambda: model.fit(sampler(0).dataset(3), steps_per_epoch=1, verbose=0),
+        "train_on_batch": lambda: model.train_on_batch(inputs, targets),
+        "jit_compile": lambda: model.compile("sgd", "mse", jit_compile=True),
+    }.items():
+        try:
+            call()
+        except ValueError as error:
+            said[what] = str(error)
+    return said
+
+
+def keras_alone(strategy: Any) -> str:
+    """Return how Keras's own `fit` fails; nothing if it does not."""
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+    data = tf.data.Dataset.from_tensors((tf.ones([4, 3]), tf.ones([4, 1]))).repeat()
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    try:
+        model.fit(data.with_options(options), steps_per_epoch=1, verbose=0)
+    except Exception as error:
+        return repr(error)
+    return ""
+
+
 def main(output: str, kind: str, names: str, steps: int) -> None:
-    strategy = None
-    if kind == "virtual":
+    done: dict[str, Any] = {}
+    if kind == "devices":
         cpu = tf.config.list_physical_devices("CPU")[0]
         devices = [tf.config.LogicalDeviceConfiguration()] * 2
         tf.config.set_logical_device_configuration(cpu, devices)
         strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    elif kind == "workers":
-        from tfmeta.distribution import strategy_of_environment
-
+        done["refusals"] = refusals(strategy)
+    else:
         strategy = strategy_of_environment()
-    done = {name: trained(name, strategy, steps) for name in names.split(",")}
+    for name in names.split(","):
+        done[name] = trained(name, strategy, steps)
+    done["keras"] = keras_alone(strategy)
     Path(output).write_text(json.dumps(done))
 
 

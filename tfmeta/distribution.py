@@ -25,8 +25,6 @@ LOST = (
     tf.errors.InternalError,
     tf.errors.UnavailableError,
 )
-# In seconds: how long the others wait for a worker, at the start and at each exchange.
-TIMEOUT = 45.0
 
 
 def strategy_of_environment() -> Any:
@@ -42,12 +40,27 @@ def strategy_of_environment() -> Any:
     else:
         workers = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
         if workers > 1:
-            # Another port for each job, for two may share a node.
-            port = 12_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000
-            resolver = resolvers.SlurmClusterResolver(port_base=port)
+            resolver = _of_slurm()
     if workers == 1:
         return tf.distribute.get_strategy()
     return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+
+
+def _of_slurm() -> Any:
+    """Return the resolver of Slurm's variables."""
+    resolvers = tf.distribute.cluster_resolver
+    # Another port for each job, for two may share a node.
+    port = 12_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000
+    if tf.config.list_physical_devices("GPU"):
+        return resolvers.SlurmClusterResolver(port_base=port)
+    # TensorFlow's deals GPUs out, and fails where there are none to deal.
+    dealt = resolvers.SlurmClusterResolver(
+        port_base=port, gpus_per_node=2**16, gpus_per_task=1, auto_set_gpu=False
+    )
+    spec = dealt.cluster_spec()
+    return resolvers.SimpleClusterResolver(
+        spec, task_type=dealt.task_type, task_id=dealt.task_id, rpc_layer="grpc"
+    )
 
 
 def workers_of(strategy: Any) -> tuple[int, int]:
@@ -87,7 +100,10 @@ def of_workers(strategy: Any, values: Any) -> Any:
             return local(strategy, strategy.run(gather, args=(mine,)))[::replicas]
 
         strategy._tfmeta_gather = gathered
-    return strategy._tfmeta_gather(tf.constant(values, tf.int32)[None]).numpy()
+    try:
+        return strategy._tfmeta_gather(tf.constant(values, tf.int32)[None]).numpy()
+    except LOST as error:
+        raise lost(strategy, error) from error
 
 
 def most_of_workers(strategy: Any, value: int) -> int:
@@ -95,6 +111,17 @@ def most_of_workers(strategy: Any, value: int) -> int:
     if workers_of(strategy)[1] == 1:
         return value
     return int(of_workers(strategy, np.array([value])).max())
+
+
+def lost(strategy: Any, error: Any) -> Exception:
+    """Return what to raise where TensorFlow's exchange has failed."""
+    worker, workers = workers_of(strategy)
+    if workers == 1:
+        return error  # type: ignore[no-any-return]
+    return ConnectionError(
+        f"Another of the {workers} workers has ended or cannot be reached, and so worker {worker} "
+        "stops. Start all of them again: a training that saves its states goes on from the last."
+    )
 
 
 def digest(*parts: Any) -> bytes:
@@ -126,7 +153,7 @@ def check_alike(strategy: Any, digests: Mapping[str, bytes]) -> None:
     for i, what in enumerate(digests):
         if (rows[:, i] != rows[0, i]).any():
             # None may end before all have read what it sent.
-            with contextlib.suppress(tf.errors.OpError):
+            with contextlib.suppress(ConnectionError):
                 of_workers(strategy, mine.astype(np.int32))
             each = [bytes(row.astype(np.uint8)).hex()[:12] for row in rows[:, i]]
             found = ", ".join(f"worker {w}: {x}" for w, x in enumerate(each))

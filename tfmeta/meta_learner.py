@@ -18,6 +18,7 @@ from tfmeta.distribution import (
     Replicated,
     check_alike,
     digest,
+    lost,
     replica_here,
     replicas_here,
     same_everywhere,
@@ -240,7 +241,7 @@ class MetaLearner(Replicated, abc.ABC):
         except tf.errors.InvalidArgumentError as error:
             raise readable(error) from error
         except LOST as error:
-            raise self._lost(error) from error
+            raise lost(strategy, error) from error
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Score meta-batches, their tasks shared out among replicas: `keras.Model.evaluate`."""
@@ -643,17 +644,6 @@ class MetaLearner(Replicated, abc.ABC):
             "episodes": digest(*episodes),
         }
         check_alike(self.distribute_strategy, digests)
-
-    def _lost(self, error: Any) -> Exception:
-        """Return what to raise where an exchange has failed."""
-        worker, workers = workers_of(self.distribute_strategy)
-        if workers == 1:
-            return error  # type: ignore[no-any-return]
-        return ConnectionError(
-            f"Another of the {workers} workers has ended or cannot be reached, and so worker "
-            f"{worker} stops. Start all of them again; those that save their state go on from it. "
-            f"TensorFlow says: {error.message.splitlines()[0]}"
-        )
 
     def _can_pack(self) -> bool:
         if self.task_axis == "loop":
