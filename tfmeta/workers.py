@@ -93,7 +93,7 @@ def _watched(processes: list[subprocess.Popen[bytes]], logs: list[Path]) -> int:
             for i, process in enumerate(processes):
                 if failed is None and process.poll():
                     failed = i
-                    print(f"\nWorker {i} has ended with status {process.poll()}: see {logs[i]}")
+                    print(f"\nWorker {i} has ended with status {_status(process)}: see {logs[i]}")
             if not any(running):
                 break
             if not all(running):
