@@ -22,6 +22,7 @@ import tensorflow as tf
 import tfmeta
 from tests.distributed import sampler, trained
 from tests.test_cli import write_images
+from tfmeta import workers
 from tfmeta.cli import settings_from
 from tfmeta.distribution import (
     digest,
@@ -302,44 +303,100 @@ def states(run: Path) -> list[str]:
     return sorted(file.name for file in (run / "states").glob("state-*"))
 
 
-def test_lost_worker_and_signal(photos: Path, tmp_path: Path) -> None:
-    undisturbed, run = tmp_path / "undisturbed", tmp_path / "run"
-    log = tmp_path / "log"
-    shown = tmp_path / "log.0"
-    with running(training_of(photos, undisturbed, "--workers", "2"), log=log) as processes:
-        ended(processes, log)
+@pytest.fixture(scope="module")
+def undisturbed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two workers that nothing happened to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    command = training_of(photos, folder / "run", "--workers", "2")
+    with running(command, log=folder / "log") as processes:
+        ended(processes, folder / "log")
+    return folder / "run"
 
+
+def finish(command: list[str], run: Path, undisturbed: Path, log: Path) -> None:
+    """Resume a run, which must end as the other did."""
+    assert states(run)[-1] < "state-000000000200"
+    with running([*command, "--resume"], log=log) as processes:
+        ended(processes, log)
+    expected, found = (keras.models.load_model(x / "model.keras") for x in (undisturbed, run))
+    for before, now in zip(expected.variables, found.variables, strict=True):
+        np.testing.assert_allclose(now, before, rtol=1e-5, atol=1e-7, err_msg=before.path)
+    assert (run / "history.csv").read_text() == (undisturbed / "history.csv").read_text()
+    assert (run / "worker_1.log").is_file()
+
+
+def lose(worker: int, photos: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """Kill one of two workers in the middle, and resume the run."""
+    run, log, shown = tmp_path / "run", tmp_path / "log", tmp_path / "log.0"
     command = training_of(photos, run, "--workers", "2")
     with running(command, log=log) as (parent,):
         wait_for(lambda: states(run), parent, shown)
         before = time.monotonic()
-        lost = children(parent)[1]
-        os.kill(lost, signal.SIGKILL)
-        assert parent.wait(TO_STOP) != 0
+        os.kill(children(parent)[worker], signal.SIGKILL)
+        assert parent.wait(TO_STOP) == 128 + signal.SIGKILL
         assert time.monotonic() - before < TO_STOP
     text = shown.read_text(errors="replace")
-    assert "Another of the 2 workers has ended or cannot be reached" in text
-    assert "Worker 1 has ended with status 137: see" in text
-    assert states(run)[-1] < "state-000000000200"
+    assert f"Worker {worker} has ended with status 137: see" in text
+    other = (run / f"worker_{1 - worker}.log").read_text(errors="replace")
+    assert "Another of the 2 workers has ended or cannot be reached" in other
+    finish(command, run, undisturbed, log)
 
-    newest = states(run)[-1]
-    with running([*command, "--resume"], log=log) as (parent,):
-        wait_for(lambda: states(run)[-1] > newest, parent, shown)
-        workers = children(parent)
-        assert len(workers) == 2
+
+def test_lost_worker(photos: Path, undisturbed: Path, tmp_path: Path) -> None:
+    lose(1, photos, undisturbed, tmp_path)
+
+
+@pytest.mark.slow
+def test_lost_first_worker(photos: Path, undisturbed: Path, tmp_path: Path) -> None:
+    lose(0, photos, undisturbed, tmp_path)
+
+
+@pytest.mark.slow
+def test_signal_to_workers(photos: Path, undisturbed: Path, tmp_path: Path) -> None:
+    run, log, shown = tmp_path / "run", tmp_path / "log", tmp_path / "log.0"
+    command = training_of(photos, run, "--workers", "2")
+    with running(command, log=log) as (parent,):
+        wait_for(lambda: states(run), parent, shown)
+        started = children(parent)
+        assert len(started) == 2
         parent.send_signal(signal.SIGINT)
         assert parent.wait(TO_STOP) == 130, shown.read_text(errors="replace")
-        assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+        assert not any(Path(f"/proc/{worker}").exists() for worker in started)
     assert "goes on from there" in shown.read_text(errors="replace")
-    assert states(run)[-1] < "state-000000000200"
+    finish(command, run, undisturbed, log)
 
-    with running([*command, "--resume"], log=log) as processes:
-        ended(processes, log)
-    expected, found = (keras.models.load_model(x / "model.keras") for x in (undisturbed, run))
-    for before_, now in zip(expected.variables, found.variables, strict=True):
-        np.testing.assert_allclose(now, before_, rtol=1e-5, atol=1e-7, err_msg=before_.path)
-    assert (run / "history.csv").read_text() == (undisturbed / "history.csv").read_text()
-    assert (run / "worker_1.log").is_file()
+
+@pytest.mark.parametrize(
+    ("program", "status"),
+    [
+        ("print('done', i)", 0),
+        ("sys.exit(3 if i else 0)", 3),
+        ("i or os.kill(os.getpid(), 9); time.sleep(60)", 137),
+        ("i or os.kill(os.getppid(), 15); time.sleep(60)", 143),
+    ],
+)
+def test_start_workers(
+    program: str,
+    status: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    lines = [
+        "import json, os, sys, time",
+        "i = json.loads(os.environ['TF_CONFIG'])['task']['index']",
+        "print(os.getpid(), flush=True)",
+        program,
+    ]
+    monkeypatch.setattr(workers, "_COMMAND", [sys.executable, "-c", "\n".join(lines)])
+    monkeypatch.setattr(workers, "GRACE", 1.0)
+    assert workers.start_workers(2, tmp_path / "run") == status
+    logs = [(tmp_path / "run" / f"worker_{i}.log").read_text().split() for i in range(2)]
+    if not status:
+        assert [log[1:] for log in logs] == [["done", "0"], ["done", "1"]]
+        assert "done 0" in capfd.readouterr().out
+    for log in logs:
+        assert not log or not Path(f"/proc/{log[0]}").exists()
 
 
 def test_workers_that_differ(photos: Path, tmp_path: Path) -> None:
