@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import logging
 import os
 from collections.abc import Sequence
@@ -578,7 +579,8 @@ class MetaLearner(Replicated, abc.ABC):
         tensors = episode_inputs(inputs)
         check_masks(tensors)
         if not self.built:
-            with self.distribute_strategy.scope():
+            strategy = self._distribute_strategy
+            with strategy.scope() if strategy else contextlib.nullcontext():
                 self.build(keras.tree.map_structure(lambda tensor: tuple(tensor.shape), tensors))
         if not keras.tree.is_nested(tensors["support_y"]):
             labels = np.asarray(tensors["support_y"])
