@@ -232,7 +232,22 @@ tfmeta::Element CheckElement(const py::array& array) {
        "dtype " + Text(array.dtype()));
 }
 
-tfmeta::Examples CheckExamples(const py::array& array, bool mapped_file) {
+// An array, or several that are seen as one along the first axis.
+std::vector<py::array> Shards(const py::object& examples) {
+  if (py::isinstance<py::array>(examples)) return {py::reinterpret_borrow<py::array>(examples)};
+  std::vector<py::array> shards;
+  if (py::isinstance<py::list>(examples) || py::isinstance<py::tuple>(examples)) {
+    for (const py::handle& shard : examples) {
+      if (!py::isinstance<py::array>(shard)) break;
+      shards.push_back(py::reinterpret_borrow<py::array>(shard));
+    }
+    if (!shards.empty() && shards.size() == py::len(examples)) return shards;
+  }
+  throw py::type_error("`examples` must be an array, or a list of arrays. Received: " +
+                       Text(py::type::of(examples)));
+}
+
+tfmeta::Examples CheckArray(const py::array& array, bool mapped_file) {
   const tfmeta::Element element = CheckElement(array);
   const py::ssize_t rank = array.ndim();
   if (rank == 0 || array.size() == 0) {
@@ -251,7 +266,7 @@ tfmeta::Examples CheckExamples(const py::array& array, bool mapped_file) {
          "strides " + Text(array.attr("strides")));
   }
   const bool images = rank > 2;
-  return {static_cast<const unsigned char*>(array.data()),
+  return {{{static_cast<const unsigned char*>(array.data()), 0, array.shape(0)}},
           array.strides(0),
           element,
           array.shape(0),
@@ -259,6 +274,29 @@ tfmeta::Examples CheckExamples(const py::array& array, bool mapped_file) {
           images ? array.shape(1) : 0,
           images ? array.shape(2) : 0,
           mapped_file};
+}
+
+tfmeta::Examples CheckExamples(const std::vector<py::array>& arrays, bool mapped_file) {
+  tfmeta::Examples examples = CheckArray(arrays[0], mapped_file);
+  if (arrays.size() == 1) return examples;
+  examples.stride = examples.size * arrays[0].itemsize();
+  examples.shards.clear();
+  examples.count = 0;
+  for (const py::array& array : arrays) {
+    const tfmeta::Examples one = CheckArray(array, mapped_file);
+    if (!array.dtype().equal(arrays[0].dtype()) || array.ndim() != arrays[0].ndim() ||
+        !std::equal(array.shape() + 1, array.shape() + array.ndim(), arrays[0].shape() + 1)) {
+      Fail("`examples` must be of one type and shape in all shards",
+           Text(array.dtype()) + " " + Text(array.attr("shape")) + " behind " +
+               Text(arrays[0].dtype()) + " " + Text(arrays[0].attr("shape")));
+    }
+    if (one.count > 1 && one.stride != examples.stride) {
+      Fail("shards of `examples` must be contiguous", "strides " + Text(array.attr("strides")));
+    }
+    examples.shards.push_back({one.shards[0].data, examples.count, one.count});
+    examples.count += one.count;
+  }
+  return examples;
 }
 
 // One number for each channel: the last axis of examples, but for grey images `[n, h, w]`.
@@ -278,11 +316,13 @@ tfmeta::Normalization CheckNormalization(const py::array& examples,
   return given;
 }
 
-py::array_t<float> Gather(const py::array& examples, const py::array& indices,
-                          const py::array& turns, const std::optional<py::array>& augmentations,
+py::array_t<float> Gather(const py::object& given, const py::array& indices, const py::array& turns,
+                          const std::optional<py::array>& augmentations,
                           const std::optional<py::array>& scale,
                           const std::optional<py::array>& offset, int threads, bool mapped_file) {
-  const tfmeta::Examples source = CheckExamples(examples, mapped_file);
+  const std::vector<py::array> shards = Shards(given);
+  const py::array& examples = shards[0];
+  const tfmeta::Examples source = CheckExamples(shards, mapped_file);
   const tfmeta::Normalization normalization = CheckNormalization(examples, scale, offset);
   const auto* index = Data<std::int64_t>("indices", indices, kAnyRank);
   const auto* turn = Data<std::uint8_t>("turns", turns, kAnyRank);

@@ -340,9 +340,25 @@ void Move(const Window& window, Byte* to, std::ptrdiff_t stride, std::int64_t by
 
 // ---- Memory.
 
+struct Place {
+  const Shard& shard;
+  const Byte* example;
+};
+
+Place Find(const Examples& examples, std::int64_t index) {
+  const std::vector<Shard>& shards = examples.shards;
+  auto behind = shards.end();
+  if (shards.size() > 1) {
+    behind = std::upper_bound(shards.begin(), shards.end(), index,
+                              [](std::int64_t i, const Shard& shard) { return i < shard.first; });
+  }
+  const Shard& shard = *(behind - 1);
+  return {shard, shard.data + (index - shard.first) * examples.stride};
+}
+
 // Tells the system what becomes of the pages of an example, and of those around it up to multiples
 // of `unit`, but of none beyond the array, where other memory may begin.
-void Advise([[maybe_unused]] const Examples& examples, [[maybe_unused]] const Byte* example,
+void Advise([[maybe_unused]] const Examples& examples, [[maybe_unused]] const Place& place,
             [[maybe_unused]] std::int64_t bytes, [[maybe_unused]] std::uintptr_t unit,
             [[maybe_unused]] int advice) {
 #ifdef __linux__
@@ -351,9 +367,9 @@ void Advise([[maybe_unused]] const Examples& examples, [[maybe_unused]] const By
   unit = std::max(unit, page);
   const auto down = [](Address address, Address unit) { return address / unit * unit; };
   const auto up = [](Address address, Address unit) { return (address + unit - 1) / unit * unit; };
-  const auto first = reinterpret_cast<Address>(examples.data);
-  const auto last = first + static_cast<Address>((examples.count - 1) * examples.stride + bytes);
-  const auto begin = reinterpret_cast<Address>(example);
+  const auto first = reinterpret_cast<Address>(place.shard.data);
+  const auto last = first + static_cast<Address>((place.shard.count - 1) * examples.stride + bytes);
+  const auto begin = reinterpret_cast<Address>(place.example);
   const auto end = begin + static_cast<Address>(bytes);
   const Address from = std::max(down(begin, unit), down(first, page));
   const Address to = std::min(up(end, unit), up(last, page));
@@ -362,24 +378,24 @@ void Advise([[maybe_unused]] const Examples& examples, [[maybe_unused]] const By
 }
 
 // Calls the example that comes next: from memory into the cache, or from the file into memory.
-void Prefetch(const Examples& examples, const Byte* example, std::int64_t bytes) {
+void Prefetch(const Examples& examples, const Place& place, std::int64_t bytes) {
 #ifdef __linux__
-  if (examples.mapped_file) return Advise(examples, example, bytes, 1, MADV_WILLNEED);
+  if (examples.mapped_file) return Advise(examples, place, bytes, 1, MADV_WILLNEED);
 #endif
 #ifdef __GNUC__
   // The start is enough for large examples: the hardware follows a run of cache lines by itself.
   for (std::int64_t i = 0; i < std::min<std::int64_t>(bytes, 1024); i += 64) {
-    __builtin_prefetch(example + i);
+    __builtin_prefetch(place.example + i);
   }
 #endif
 }
 
 // Takes the pages of an example out of this process; the file keeps them. Without it the resident
 // memory would grow towards the size of the file. The system maps 64 KiB around a missing page.
-void Release([[maybe_unused]] const Examples& examples, [[maybe_unused]] const Byte* example,
+void Release([[maybe_unused]] const Examples& examples, [[maybe_unused]] const Place& place,
              [[maybe_unused]] std::int64_t bytes) {
 #ifdef __linux__
-  if (examples.mapped_file) Advise(examples, example, bytes, 1 << 16, MADV_DONTNEED);
+  if (examples.mapped_file) Advise(examples, place, bytes, 1 << 16, MADV_DONTNEED);
 #endif
 }
 
@@ -445,7 +461,8 @@ std::int64_t Gather(const Examples& examples, const Drawn& drawn,
       std::fill_n(to, size, 0.0f);
       return true;
     }
-    const Byte* example = examples.data + index * examples.stride;
+    const Place found = Find(examples, index);
+    const Byte* example = found.example;
     const int turns = drawn.turns[place] % 4;
     const Augmentation* changes = drawn.augmentations ? drawn.augmentations + place : nullptr;
 
@@ -487,7 +504,7 @@ std::int64_t Gather(const Examples& examples, const Drawn& drawn,
                     to + y * row_size + left * pixel_size);
       }
     }
-    Release(examples, example, bytes);
+    Release(examples, found, bytes);
     return finite;
   };
 
@@ -503,7 +520,7 @@ std::int64_t Gather(const Examples& examples, const Drawn& drawn,
     std::int64_t bad = none;
     for (std::int64_t place = turn * per_turn; place < end; ++place) {
       if (place + 1 < none && drawn.indices[place + 1] >= 0) {
-        Prefetch(examples, examples.data + drawn.indices[place + 1] * examples.stride, bytes);
+        Prefetch(examples, Find(examples, drawn.indices[place + 1]), bytes);
       }
       if (!gather_one(place, scratch[static_cast<std::size_t>(worker)])) bad = std::min(bad, place);
     }

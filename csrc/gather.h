@@ -21,6 +21,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "augmentation.h"
 
@@ -28,14 +29,21 @@ namespace tfmeta {
 
 enum class Element { kUint8, kUint16, kFloat16, kFloat32 };
 
-struct Examples {
+// A stretch of examples in memory; those of a folder of files are in as many as there are files.
+struct Shard {
   const unsigned char* data;
-  std::ptrdiff_t stride;  // bytes from one example to the next; an example itself is contiguous
+  std::int64_t first;  // the index of its first example
+  std::int64_t count;
+};
+
+struct Examples {
+  std::vector<Shard> shards;  // at least one, none empty, in the order of indices
+  std::ptrdiff_t stride;      // bytes from one example to the next; an example itself is contiguous
   Element element;
   std::int64_t count;          // how many examples there are
   std::int64_t size;           // elements of one example
   std::int64_t rows, columns;  // of pixels of an image; 0 where examples are none
-  bool mapped_file;  // the pages of a shared file: read ahead, and given back once they were used
+  bool mapped_file;  // the pages of shared files: read ahead, and given back once they were used
 };
 
 struct Drawn {

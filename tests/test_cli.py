@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import keras
@@ -170,6 +171,68 @@ def test_a_run_that_is_interrupted_and_resumed_is_the_run_that_was_not(
     pairs = zip(resumed.learner().weights, whole.learner().weights, strict=True)
     for a, b in pairs:
         np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def test_sigterm_in_an_epoch_loses_no_step(
+    photos: Path, prototypical: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("train", photos, *TINY, "--epochs", 2, "--output", tmp_path / "run")
+
+    def end(self: training.SaveEpoch, batch: int, logs: object = None) -> None:
+        if int(self.model.optimizer.iterations) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.SaveEpoch, "on_train_batch_end", end)
+        output = tfmeta(*command, code=128 + signal.SIGTERM).output
+    assert "the state after step 3, and the model after 1 of 2 epochs" in output
+    assert "The same command with --resume goes on from there." in output
+    tfmeta(*command, "--resume")
+    resumed, whole = Run(tmp_path / "run"), Run(prototypical)
+    assert resumed.history_file.read_bytes() == whole.history_file.read_bytes()
+    for a, b in zip(resumed.learner().weights, whole.learner().weights, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+@pytest.mark.slow
+def test_maml_plus_plus_is_resumed_in_an_epoch(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("train", photos, *TINY, "-a", "maml++", "--epochs", 2, "--inner-steps", 2)
+    tfmeta(*command, "--output", tmp_path / "whole")
+
+    def end(self: training.SaveEpoch, batch: int, logs: object = None) -> None:
+        if int(self.model.optimizer.iterations) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.SaveEpoch, "on_train_batch_end", end)
+        tfmeta(*command, "--output", tmp_path / "run", code=130)
+    tfmeta(*command, "--output", tmp_path / "run", "--resume")
+    resumed, whole = Run(tmp_path / "run"), Run(tmp_path / "whole")
+    assert resumed.history_file.read_bytes() == whole.history_file.read_bytes()
+    for a, b in zip(resumed.learner().variables, whole.learner().variables, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def test_without_states_a_run_goes_on_from_its_model(
+    prototypical: Path, photos: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(prototypical, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "states")
+    tfmeta("train", photos, *TINY, "--epochs", 3, "--output", tmp_path / "run", "--resume")
+    rows, before = Run(tmp_path / "run").history(), Run(prototypical).history()
+    assert rows[:2] == before
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert int(Run(tmp_path / "run").learner().optimizer.iterations) == 6
+
+
+def test_a_run_of_another_version_is_refused(prototypical: Path, tmp_path: Path) -> None:
+    values = json.loads((prototypical / "settings.json").read_text())
+    del values["shots"]
+    (tmp_path / "settings.json").write_text(json.dumps({**values, "colour": 3}))
+    text = refused("evaluate", tmp_path)
+    assert "is damaged or of another version (it lacks ['shots'], and has ['colour'] that" in text
 
 
 def test_a_run_stopped_in_its_first_epoch_has_no_model_and_can_be_resumed(

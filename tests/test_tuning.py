@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -352,9 +353,7 @@ def test_a_finished_search_is_resumed_with_more_trials_or_replaced(
     photos: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "run"
-    path.mkdir()
-    for file in whole.iterdir():
-        (path / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(whole, path)
     (path / "notes.txt").write_text("mine")
     before = drawn(load(whole))
     # Nothing to search and nothing to train: the model stays what it was.

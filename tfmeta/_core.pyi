@@ -1,6 +1,7 @@
 """The C++ core: a meta-batch and its copying, prototypes and distances. Private; see csrc/*.h."""
 
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +59,7 @@ def augmentations(
     """
 
 def gather(
-    examples: npt.NDArray[np.uint8 | np.uint16 | np.float16 | np.float32],
+    examples: npt.NDArray[Any] | Sequence[npt.NDArray[Any]],
     indices: npt.NDArray[np.int64],
     turns: npt.NDArray[np.uint8],
     augmentations: npt.NDArray[np.void] | None = None,
@@ -69,12 +70,13 @@ def gather(
 ) -> npt.NDArray[np.float32]:
     """Copy drawn examples into a float32 array: turned, augmented, normalised.
 
-    `indices`, of any shape, `turns` and `augmentations` have the same shape; the result has that
-    and an example's. Index -1 gives zeros. uint8 is multiplied by `float32(1 / 255)`, uint16 by
-    `float32(1 / 65535)`; floats are checked to be finite. `scale` and `offset` `[channels]` come
-    last. The result begins at a multiple of 64 bytes. `mapped_file` says that `examples` are the
-    pages of a shared memory-mapped file, which are given back to the system after use. Never say so
-    of other memory: its content would be lost.
+    `examples` are of uint8, uint16, float16 or float32; several contiguous arrays are seen as one,
+    along the first axis. `indices`, of any shape, `turns` and `augmentations` have the same shape;
+    the result has that and an example's. Index -1 gives zeros. uint8 is multiplied by
+    `float32(1 / 255)`, uint16 by `float32(1 / 65535)`; floats are checked to be finite. `scale` and
+    `offset` `[channels]` come last. The result begins at a multiple of 64 bytes. `mapped_file` says
+    that `examples` are the pages of shared memory-mapped files, which are given back to the system
+    after use. Never say so of other memory: its content would be lost.
     """
 
 def prototypes(

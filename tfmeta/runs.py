@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -113,12 +114,6 @@ class Run:
         self.curve_file = self.path / "learning_curve.png"
         self.states = self.path / "states"
 
-    @property
-    def files(self) -> list[Path]:
-        """What training has written, besides the settings."""
-        states = [*self.states.glob("state-*"), *self.states.glob(".state-*")]
-        return [self.model_file, self.history_file, self.curve_file, *states]
-
     def check_free(self, overwrite: bool) -> None:
         """Raise unless a new run may be written here.
 
@@ -143,9 +138,16 @@ class Run:
     def start(self, settings: Settings) -> None:
         """Make the folder and write the settings; an older run's files go."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for file in self.files:
-            file.unlink(missing_ok=True)
+        self.clear()
         self.write_settings(settings)
+
+    def clear(self) -> None:
+        """Remove what training has written, besides the settings."""
+        states = [*self.states.glob("state-*"), *self.states.glob(".state-*")]
+        for file in (self.model_file, self.history_file, self.curve_file, *states):
+            file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is not there, or has something else in it
+            self.states.rmdir()
 
     def write_settings(self, settings: Settings) -> None:
         """Write the settings."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import importlib
 import json
 import logging
 import math
@@ -24,6 +25,7 @@ import os
 import re
 import signal
 import threading
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -160,7 +162,7 @@ class SaveState(keras.callbacks.Callback):
     written.
 
     The other callbacks of the same `fit` are continued too: of each, what has changed since
-    training began is kept, as far as it is numbers, strings, arrays, and lists and dicts of them.
+    training began is kept, as far as it is numbers, strings, arrays, and lists and dicts of such.
     In an epoch that is continued, Keras counts the batches from 0 again.
 
     Args:
@@ -371,7 +373,10 @@ class SaveState(keras.callbacks.Callback):
                 f"`x` must be a tf.data.Dataset to go on from '{state.path}', which is of the "
                 f"middle of an epoch. Received: {type(self._data).__name__}"
             )
+        # Traced for other shapes before, the graph of validation would round otherwise.
+        before = self.model.test_function
         self.model.evaluate(self._data.take(1), verbose=0)
+        self.model.test_function = before
 
     def _agree(self) -> None:
         """Have all workers stop after the same step, whichever of them the signal has come to."""
@@ -531,7 +536,11 @@ def _check_variables(path: Path, part: str, then: list[Any], now: list[Any]) -> 
 def _settings(model: keras.Model) -> dict[str, Any]:
     """Return what a model and its training were made with, flat; nothing where it cannot tell."""
     try:
-        config = json.loads(json.dumps(keras.saving.serialize_keras_object(model), default=str))
+        # What JSON cannot hold is known by its type, for an address would differ each time.
+        text = json.dumps(
+            keras.saving.serialize_keras_object(model), default=lambda x: type(x).__name__
+        )
+        config = json.loads(text)
     except (NotImplementedError, TypeError, ValueError):
         return {}
     flat: dict[str, Any] = {}
@@ -590,6 +599,8 @@ def _pack(value: Any, arrays: list[Array]) -> Any:
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind not in "OUSVmM":
         arrays.append(np.array(value))
         return {"array": len(arrays) - 1, "scalar": isinstance(value, np.generic)}
+    if isinstance(value, types.FunctionType) and value.__module__.startswith("keras."):
+        return {"function": [value.__module__, value.__qualname__]}
     if type(value) in (list, tuple):
         return {type(value).__name__: [_pack(inner, arrays) for inner in value]}
     if type(value) is dict:
@@ -607,5 +618,10 @@ def _unpack(value: Any, arrays: list[Array]) -> Any:
     if "dict" in value:
         return {_unpack(key, arrays): _unpack(inner, arrays) for key, inner in value["dict"]}
     ((kind, values),) = value.items()
+    if kind == "function":  # by which EarlyStopping and its kin compare
+        module, name = values
+        if not module.startswith("keras."):
+            raise ValueError(f"functions must be of Keras. Received: {name} of {module}")
+        return getattr(importlib.import_module(module), name)
     made = [_unpack(inner, arrays) for inner in values]
     return tuple(made) if kind == "tuple" else made

@@ -456,8 +456,9 @@ def _journal(file: Path) -> Path:
 def _remove(run: Run) -> None:
     # The journal last: without it a file that was being written would be damaged.
     file = trials_file(run)
-    for path in (file, _journal(file), run.settings_file, *run.files):
+    for path in (file, _journal(file), run.settings_file):
         path.unlink(missing_ok=True)
+    run.clear()
 
 
 def _optuna() -> Any:

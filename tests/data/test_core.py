@@ -239,7 +239,11 @@ def test_gather_equals_twin(
     if data.draw(st.booleans()):
         arguments[4] = random.uniform(0.1, 5, channels or 1).astype(np.float32)
         arguments[5] = random.uniform(-2, 2, channels or 1).astype(np.float32)
-    assert_same([_core.gather(*arguments, threads)], [reference.gather(*arguments)])
+    expected = [reference.gather(*arguments)]
+    assert_same([_core.gather(*arguments, threads)], expected)
+    places = st.lists(st.integers(1, count - 1), unique=True) if count > 1 else st.just([])
+    shards = [part.copy() for part in np.split(examples, sorted(data.draw(places)))]
+    assert_same([_core.gather(shards, *arguments[1:], threads)], expected)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32])
@@ -461,6 +465,26 @@ GOOD_GATHER = {
         ({"examples": np.zeros([9, 4, 5], np.uint8)}, ValueError, "square"),
         ({"examples": np.zeros([9, 16], np.uint8)}, ValueError, "square"),
         ({"examples": [[1]]}, TypeError, "examples"),
+        ({"examples": []}, TypeError, "an array, or a list of arrays"),
+        (
+            {"examples": [np.zeros([9, 4, 4], np.uint8), np.zeros([9, 4, 4], np.float32)]},
+            ValueError,
+            "of one type and shape in all shards.*float32",
+        ),
+        (
+            {"examples": [np.zeros([9, 4, 4], np.uint8), np.zeros([9, 4, 5], np.uint8)]},
+            ValueError,
+            "of one type and shape in all shards",
+        ),
+        ({"examples": [np.zeros([9, 4, 4], np.uint8)[::2]] * 2}, ValueError, "be contiguous"),
+        (
+            {
+                "examples": [np.zeros([4, 4, 4], np.uint8)] * 2,
+                "indices": np.full([2, 3, 4], 8),
+            },
+            ValueError,
+            "number of examples, 8",
+        ),
         ({"indices": np.full([2, 3, 4], 9)}, ValueError, "`indices` .* 9"),
         ({"indices": np.full([2, 3, 4], -2)}, ValueError, "`indices` .* -2"),
         ({"indices": np.zeros([2, 3, 4], np.int32)}, ValueError, "`indices` .*int32"),

@@ -19,20 +19,27 @@ from tfmeta.data import ClassDataset, EpisodeSampler
 PROGRAM = """
 import sys
 import numpy as np
-from tfmeta.data import ClassDataset, EpisodeSampler
+from tfmeta.data import ClassDataset, EpisodeSampler, Shards
 
 def resident():
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1e3
 
 path, dtype, side, megabytes = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+steps, parts = int(sys.argv[5]), int(sys.argv[6])
 examples = np.memmap(path, dtype, "r").reshape(-1, side, side, 3)
+if parts > 1:
+    # Mapped as often as there are parts, as a folder of files is.
+    size = len(examples) // parts
+    offsets = range(0, size * parts, size)
+    shape, each = (size, side, side, 3), examples[0].nbytes
+    examples = Shards([np.memmap(path, dtype, "r", offset * each, shape) for offset in offsets])
 dataset = ClassDataset(examples, np.arange(len(examples)) // 600)
 sampler = EpisodeSampler(dataset, 5, 1, 15, num_threads=2)
 before = highest = resident()
 read = step = 0
-while read < megabytes:
-    sampler.batch(step, 4)
+while read < megabytes or step < steps:
+    sampler.batch(step, 4 if megabytes else 1)
     step += 1
     read += 4 * 5 * 16 * examples[0].nbytes / 1e6
     highest = max(highest, resident())
@@ -53,22 +60,48 @@ def sparse_file(path: pathlib.Path, size: int) -> pathlib.Path:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is measured through /proc")
-@pytest.mark.parametrize(("dtype", "side"), [("uint8", 84), ("float32", 42), ("float64", 42)])
+@pytest.mark.parametrize(
+    ("dtype", "side", "parts"),
+    [("uint8", 84, 1), ("uint8", 84, 20), ("float32", 42, 1), ("float64", 42, 1)],
+)
 def test_a_file_of_50_gb_is_read_within_200_mb(
-    tmp_path: pathlib.Path, dtype: str, side: int
+    tmp_path: pathlib.Path, dtype: str, side: int, parts: int
 ) -> None:
     example = side * side * 3 * np.dtype(dtype).itemsize
     path = sparse_file(tmp_path / "examples", example * (50_100_000_000 // example))
+    size, growth = size_and_growth(path, dtype, side, megabytes=500, parts=parts)
+    assert size > 50
+    assert growth < 200
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured through /proc")
+@pytest.mark.parametrize("parts", [1, 50])
+def test_100_gb_are_sampled_for_2000_steps_within_300_mb(
+    tmp_path: pathlib.Path, parts: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = sparse_file(tmp_path / "examples", 84 * 84 * 3 * (100_200_000_000 // (84 * 84 * 3)))
+    size, growth = size_and_growth(path, "uint8", 84, steps=2000, parts=parts)
+    with capsys.disabled():
+        print(f"\n{size:.1f} GB in {parts} mappings: resident memory grew by {growth:.0f} MB")
+    assert size > 100
+    assert growth < 300
+
+
+def size_and_growth(
+    path: pathlib.Path, dtype: str, side: int, megabytes: int = 0, steps: int = 0, parts: int = 1
+) -> tuple[float, float]:
+    """Gigabytes of the file, and megabytes by which the process that samples from it grows."""
+    numbers = map(str, (side, megabytes, steps, parts))
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM, path, dtype, str(side), "500"],
+        [sys.executable, "-W", "ignore", "-c", PROGRAM, path, dtype, *numbers],
         cwd=pathlib.Path(__file__).parents[2],
         capture_output=True,
         text=True,
         check=True,
     )
     size, growth = map(float, result.stdout.split()[-2:])
-    assert size > 50
-    assert growth < 200
+    return size, growth
 
 
 @pytest.mark.parametrize("mode", ["r", "r+", "c"])

@@ -2,10 +2,12 @@
 
 from tfmeta.data.augmentation import Augmentation
 from tfmeta.data.benchmarks import BENCHMARKS, load
+from tfmeta.data.caching import cache
 from tfmeta.data.class_dataset import ClassDataset
 from tfmeta.data.episode_list import EpisodeList, write_episodes
 from tfmeta.data.episodes import EpisodeSampler
 from tfmeta.data.functions import FunctionSampler, Sinusoids
+from tfmeta.data.shards import Shards
 
 __all__ = [
     "BENCHMARKS",
@@ -14,7 +16,9 @@ __all__ = [
     "EpisodeList",
     "EpisodeSampler",
     "FunctionSampler",
+    "Shards",
     "Sinusoids",
+    "cache",
     "load",
     "write_episodes",
 ]

@@ -6,13 +6,14 @@ import copy
 import difflib
 import itertools
 import os
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tfmeta.data.readers import read_directory, read_tfds
+from tfmeta.data.shards import Shards
 from tfmeta.data.splits import shuffled
 from tfmeta.types import Array
 
@@ -26,8 +27,9 @@ class ClassDataset:
     from another one shares them.
 
     Args:
-        examples: NumPy array `[n, ...]`, an `np.memmap` of that shape for data larger than memory,
-            or a list of strings. uint8 stands for images of 0..255.
+        examples: NumPy array `[n, ...]`; for data larger than memory an `np.memmap` of that shape,
+            or `tfmeta.data.Shards` for several; or a list of strings. uint8 stands for images of
+            0..255.
         labels: The class of each example, `[n]`: integers or strings. Classes are numbered from 0
             in the sorted order of the labels that occur.
         class_names: The name of each class, in that order; the labels themselves by default.
@@ -58,14 +60,14 @@ class ClassDataset:
 
     def __init__(
         self,
-        examples: Array | Sequence[str],
+        examples: Array | Shards | Sequence[str],
         labels: npt.ArrayLike,
         class_names: Sequence[str] | None = None,
         groups: Sequence[str] | None = None,
         *,
         description: str = "",
     ) -> None:
-        self.examples = _check_examples(examples)
+        self.examples: Array = _check_examples(examples)
         checked = _check_labels(labels, len(self.examples))
         # Equal labels come to lie together, each class's examples in ascending order.
         order = np.argsort(checked, kind="stable")
@@ -85,7 +87,7 @@ class ClassDataset:
     @classmethod
     def from_arrays(
         cls,
-        examples: Array | Sequence[str],
+        examples: Array | Shards | Sequence[str],
         labels: npt.ArrayLike,
         class_names: Sequence[str] | None = None,
         groups: Sequence[str] | None = None,
@@ -419,9 +421,11 @@ def _check_labels(labels: npt.ArrayLike, examples: int) -> Array:
     return checked
 
 
-def _check_examples(examples: Array | Sequence[str]) -> Array:
+def _check_examples(examples: Any) -> Any:
+    if isinstance(examples, Shards):  # which has what is needed of an array
+        return examples
     if not isinstance(examples, np.ndarray):
-        if not isinstance(examples, Sized):
+        if not hasattr(examples, "__len__"):
             raise TypeError(
                 "`examples` must be an array, or a list of arrays or strings. "
                 f"Received: examples={examples!r}"

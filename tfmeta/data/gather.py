@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import operator
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from tfmeta import _core
 from tfmeta.data.augmentation import Augmentation
 from tfmeta.data.class_dataset import ClassDataset
 from tfmeta.data.normalization import Numbers, scale_and_offset
+from tfmeta.data.shards import Shards
 from tfmeta.types import Array, Episodes
 
 _SMALL_FILE = 64 << 20  # a memory-mapped file below this size may stay in memory as a whole
@@ -55,11 +57,12 @@ class Gather:
                 f"Received: examples of type {examples.dtype}, shape {examples.shape}"
             )
         self._scale, self._offset = scale_and_offset(examples, mean, std)
-        self._in_core = self._become_floats and _in_core(examples)
-        self._file = _large_mapped_file(examples)
-        if self._file is not None:
+        self._arrays = examples.arrays if isinstance(examples, Shards) else [examples]
+        self._in_core = self._become_floats and all(map(_in_core, self._arrays))
+        self._files = _large_mapped_files(self._arrays)
+        for file in self._files:
             # Reading ahead of scattered examples would read a multiple of what is wanted.
-            self._file.madvise(mmap.MADV_RANDOM)
+            file.madvise(mmap.MADV_RANDOM)
 
     def __call__(
         self,
@@ -100,33 +103,32 @@ class Gather:
 
     def _gathered(self, indices: Array, turns: Array, changes: Array | None) -> Array:
         """Return examples `[tasks, ways * n, ...]`, for indices and changes `[tasks, ways, n]`."""
-        examples, file = self.examples, self._file
+        arrays, mapped = self._arrays, bool(self._files)
         turns = turns.repeat(indices.shape[2], axis=1)
         indices = indices.copy().reshape(turns.shape)
         if not self._in_core:
             examples = self._taken(indices)
-            if file is not None:
+            for file in self._files:
                 file.madvise(mmap.MADV_DONTNEED)
-                file = None
             if not self._become_floats:
                 for place in zip(*np.nonzero(turns), strict=True):
                     examples[place] = np.rot90(examples[place], turns[place])
                 examples[indices < 0] = "" if examples.dtype.kind in "OU" else 0
                 return examples
-            examples = examples.reshape(-1, *examples.shape[2:])
+            arrays, mapped = [examples.reshape(-1, *examples.shape[2:])], False
             places = np.arange(indices.size).reshape(indices.shape)
             indices = np.where(indices < 0, -1, places)
         if changes is not None:
             changes = changes.copy().reshape(turns.shape)
         return _core.gather(
-            examples,
+            arrays,
             indices,
             turns,
             changes,
             self._scale,
             self._offset,
             self.num_threads,
-            file is not None,
+            mapped,
         )
 
     def _taken(self, indices: Array) -> Array:
@@ -193,13 +195,18 @@ def _in_core(examples: Array) -> bool:
     )
 
 
-def _large_mapped_file(array: Any) -> Any:
-    """The mapping that `array` views, if its pages can be read from the file again."""
+def _large_mapped_files(arrays: Sequence[Array]) -> list[Any]:
+    """The mappings that arrays view, if the pages of all can be read from the files again."""
+    files = [file for array in arrays if (file := _mapped_file(array)) is not None]
+    large = sum(map(len, files)) > _SMALL_FILE and hasattr(mmap, "MADV_DONTNEED")
+    return files if large and len(files) == len(arrays) else []
+
+
+def _mapped_file(array: Any) -> Any:
     while isinstance(array, np.ndarray):
         mapping = getattr(array, "_mmap", None)
         if mapping is not None:
             # What was written to a copy-on-write mapping is in no file.
-            shared = getattr(array, "mode", "c") != "c" and hasattr(mmap, "MADV_DONTNEED")
-            return mapping if shared and len(mapping) > _SMALL_FILE else None
+            return mapping if getattr(array, "mode", "c") != "c" else None
         array = array.base
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,7 +23,7 @@ SUFFIXES = (
     *(".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm"),
     *(".png", ".ppm", ".tif", ".tiff", ".webp"),
 )
-_CHUNK = 1024  # images decoded before they are copied into the result: bounds the memory held twice
+CHUNK = 1024  # images decoded before they are copied into the result: bounds the memory held twice
 
 
 def read_image(
@@ -137,43 +137,72 @@ def read_images(
     Raises:
         ValueError: An image cannot be read, or its size differs from the others'.
     """
+    images: ImageArray | None = None
+    kept: list[int] = []
+    unreadable: list[str] = []
+    for i, image in each_image(paths, skip_unreadable=skip_unreadable, **options):
+        if image is None:
+            unreadable.append(os.fspath(paths[i]))
+            continue
+        if images is None:
+            images = np.empty((len(paths), *image.shape), np.uint8)
+        if image.shape != images.shape[1:]:
+            raise different_sizes(
+                f"{os.fspath(paths[kept[0]])!r} of shape {images.shape[1:]}",
+                f"{os.fspath(paths[i])!r} of shape {image.shape}",
+            )
+        images[len(kept)] = image
+        kept.append(i)
+    warn_unreadable(unreadable, stacklevel=5)
+    if images is None:
+        raise ValueError(f"None of the {len(paths)} images can be read.")
+    return images[: len(kept)], kept
+
+
+def each_image(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    start: int = 0,
+    skip_unreadable: bool = False,
+    **options: Any,
+) -> Iterator[tuple[int, ImageArray | None]]:
+    """Reads many image files, in threads and in the order of `paths`.
+
+    Args:
+        paths: The image files.
+        start: The position in `paths` to begin with.
+        skip_unreadable: Gives `None` for a file that cannot be read, instead of raising an error.
+        **options: As for `read_image`.
+
+    Yields:
+        The position in `paths`, and the image.
+
+    Raises:
+        ValueError: An image cannot be read.
+    """
     check_image_options(options.get("size"), options.get("resample", "lanczos"))
 
-    def read(path: str | os.PathLike[str]) -> ImageArray | Exception:
+    def read(path: str | os.PathLike[str]) -> ImageArray | None:
         try:
             return read_image(path, **options)
         # A link that leads nowhere is a FileNotFoundError.
         except (ValueError, FileNotFoundError) as error:
             if skip_unreadable:
-                return error
+                return None
             hint = "Leave out such files with skip_unreadable=True (--skip-unreadable)."
             raise ValueError(f"{error}. {hint}") from error
 
-    images: ImageArray | None = None
-    kept: list[int] = []
-    unreadable: list[str] = []
     # Worth it for photographs; small drawings are decoded too fast to gain by threads.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(paths), _CHUNK):
-            for i, image in enumerate(pool.map(read, paths[start : start + _CHUNK]), start):
-                if isinstance(image, Exception):
-                    unreadable.append(os.fspath(paths[i]))
-                    continue
-                if images is None:
-                    images = np.empty((len(paths), *image.shape), np.uint8)
-                if image.shape != images.shape[1:]:
-                    raise different_sizes(
-                        f"{os.fspath(paths[kept[0]])!r} of shape {images.shape[1:]}",
-                        f"{os.fspath(paths[i])!r} of shape {image.shape}",
-                    )
-                images[len(kept)] = image
-                kept.append(i)
-    if unreadable:
-        shown = ", ".join(unreadable[:10]) + (", ..." if len(unreadable) > 10 else "")
-        warnings.warn(f"Left out {len(unreadable)} unreadable image(s): {shown}", stacklevel=4)
-    if images is None:
-        raise ValueError(f"None of the {len(paths)} images can be read.")
-    return images[: len(kept)], kept
+        for first in range(start, len(paths), CHUNK):
+            yield from enumerate(pool.map(read, paths[first : first + CHUNK]), first)
+
+
+def warn_unreadable(paths: Sequence[str], stacklevel: int) -> None:
+    """Warns of the files that were left out, if there are any."""
+    if paths:
+        shown = ", ".join(paths[:10]) + (", ..." if len(paths) > 10 else "")
+        warnings.warn(f"Left out {len(paths)} unreadable image(s): {shown}", stacklevel=stacklevel)
 
 
 def different_sizes(one: str, other: str) -> ValueError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,12 +40,29 @@ def read_directory(
     skip_unreadable: bool,
 ) -> Labelled:
     """Reads a folder of images, a sub-folder a class. See `ClassDataset.from_directory`."""
+    files, labels = list_images(path)
+    pixels, kept = read_images(
+        files,
+        size=size,
+        grayscale=grayscale,
+        invert=invert,
+        resample=resample,
+        skip_unreadable=skip_unreadable,
+    )
+    labels = [labels[i] for i in kept]
+    return Labelled(pixels, labels, *classes_and_groups(path, labels))
+
+
+def list_images(path: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
+    """Returns the image files below a folder and the class of each, in sorted order."""
     root = Path(path)
     if not root.exists():
         raise FileNotFoundError(f"`path` must be an existing folder. Received: path={str(path)!r}")
     if not root.is_dir():
         raise NotADirectoryError(f"`path` must be a folder. Received: path={str(path)!r}, a file")
-    files, labels, seen = [], [], set()
+    files: list[str] = []
+    labels: list[str] = []
+    seen = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
         # Links can lead round in a circle, or to a class that is there by itself.
         real = os.path.realpath(folder)
@@ -63,15 +81,13 @@ def read_directory(
             "`path` must hold one sub-folder of images for each class; no images "
             f"({', '.join(SUFFIXES)}) were found in sub-folders. Received: path={str(path)!r}"
         )
-    pixels, kept = read_images(
-        files,
-        size=size,
-        grayscale=grayscale,
-        invert=invert,
-        resample=resample,
-        skip_unreadable=skip_unreadable,
-    )
-    labels = [labels[i] for i in kept]
+    return files, labels
+
+
+def classes_and_groups(
+    path: str | os.PathLike[str], labels: list[str]
+) -> tuple[list[str], list[str] | None]:
+    """Returns the names of the classes, which are paths, and what they lie in, if in anything."""
     classes = sorted(set(labels))
     if len(classes) == 1:
         raise ValueError(
@@ -79,10 +95,42 @@ def read_directory(
             f"Received: path={str(path)!r} with the one class {classes[0]!r}"
         )
     groups = [name.rpartition("/")[0] for name in classes]
-    return Labelled(pixels, labels, classes, groups if any(groups) else None)
+    return classes, groups if any(groups) else None
 
 
 def read_tfds(
+    name: str, split: str, data_dir: str | os.PathLike[str] | None, **options: Any
+) -> Labelled:
+    """Reads a data set of TensorFlow Datasets. See `ClassDataset.from_tfds`."""
+    records = open_tfds(name, split, data_dir, **options)
+    batches = list(records.batches(0))
+    shapes = sorted({batch[0].shape[1:] for batch in batches})
+    if len(shapes) > 1:
+        raise different_sizes(*(f"an image of shape {shape}" for shape in shapes[:2]))
+    images, labels, *groups = map(np.concatenate, zip(*batches, strict=True))
+    examples: Array | list[str] = images
+    if images.dtype == object:
+        examples = [text.decode() for text in images]
+    return Labelled(examples, labels, *records.names(labels, *groups))
+
+
+class Records(NamedTuple):
+    """What is read of TensorFlow Datasets.
+
+    Attributes:
+        name: With configuration and version.
+        number: How many examples there are.
+        batches: Gives, from an example on, columns of images, labels and, where asked for, groups.
+        names: Gives the names of the classes of all labels and groups, and those of the groups.
+    """
+
+    name: str
+    number: int
+    batches: Callable[[int], Iterator[list[Array]]]
+    names: Callable[..., tuple[list[str], list[str] | None]]
+
+
+def open_tfds(
     name: str,
     split: str,
     data_dir: str | os.PathLike[str] | None,
@@ -92,8 +140,8 @@ def read_tfds(
     group_key: str | None,
     download: bool,
     **image_options: Any,
-) -> Labelled:
-    """Reads a data set of TensorFlow Datasets. See `ClassDataset.from_tfds`."""
+) -> Records:
+    """Opens a data set of TensorFlow Datasets. See `ClassDataset.from_tfds`."""
     # Slow to import, and of no use to most programs.
     import tensorflow as tf
     import tensorflow_datasets as tfds
@@ -130,27 +178,25 @@ def read_tfds(
 
     records = builder.as_dataset(
         split=split,
-        # Images whose size is not known beforehand cannot be stacked before they are resized.
-        batch_size=1 if None in feature.shape else 128,
         # One file after the other; the decoded images are read once, so they need no cache.
         read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
     )
-    batches = list(records.map(chosen, num_parallel_calls=tf.data.AUTOTUNE).as_numpy_iterator())
-    if not batches:
+    number = int(records.cardinality())
+    if number == 0:
         raise ValueError(f"`split` must hold examples. Received: split={split!r} of {name!r}")
-    shapes = sorted({batch[image_key].shape[1:] for batch in batches})
-    if len(shapes) > 1:
-        raise different_sizes(*(f"an image of shape {shape}" for shape in shapes[:2]))
-    columns = {key: np.concatenate([batch[key] for batch in batches]) for key in keys}
-    examples: Array | list[str] = columns[image_key]
-    if columns[image_key].dtype == object:
-        examples = [text.decode() for text in columns[image_key]]
 
-    classes, first = np.unique(columns[label_key], return_index=True)
-    groups = None
-    if group_key is not None:
-        groups = _spell(features[group_key], columns[group_key][first])
-    return Labelled(examples, columns[label_key], _spell(features[label_key], classes), groups)
+    def batches(start: int) -> Iterator[list[Array]]:
+        # Images whose size is not known beforehand cannot be stacked before they are resized.
+        read = records.skip(start).batch(1 if None in feature.shape else 128)
+        for batch in read.map(chosen, num_parallel_calls=tf.data.AUTOTUNE).as_numpy_iterator():
+            yield [batch[key] for key in keys]
+
+    def names(labels: Array, groups: Array | None = None) -> tuple[list[str], list[str] | None]:
+        classes, first = np.unique(labels, return_index=True)
+        of = None if groups is None else _spell(features[group_key], groups[first])
+        return _spell(features[label_key], classes), of
+
+    return Records(builder.info.full_name, number, batches, names)
 
 
 def _is_image(name: str) -> bool:

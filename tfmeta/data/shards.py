@@ -1,0 +1,113 @@
+"""Several arrays that are seen as one, such as the files of a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfmeta.types import Array
+
+
+class Shards:
+    """Arrays one behind the other along the first axis, each where it lies.
+
+    A `ClassDataset` takes it in the place of one array; examples are gathered from the shards
+    themselves, which are never put together.
+
+    Args:
+        source: A folder, whose files `*.npy` are mapped into memory in sorted order of their names;
+            or arrays, `np.memmap` among them, `[n_i, ...]`.
+
+    Attributes:
+        arrays: A tuple.
+        shape: `(n, ...)` with n the sum of all `n_i`.
+        dtype: The type of the numbers.
+
+    Raises:
+        FileNotFoundError: A folder is not there or has no such files.
+        TypeError: There are other things than arrays of numbers.
+        ValueError: Shards are empty, not contiguous, have no axis for what makes up an example, or
+            differ in type or shape.
+
+    Example:
+        >>> import numpy as np
+        >>> Shards([np.zeros([2, 9, 9], np.uint8), np.ones([3, 9, 9], np.uint8)])
+        Shards(2 arrays, shape=(5, 9, 9), dtype=uint8)
+    """
+
+    def __init__(self, source: str | os.PathLike[str] | Iterable[Array]) -> None:
+        if isinstance(source, str | os.PathLike):
+            files = sorted(Path(source).glob("*.npy"))
+            if not files:
+                raise FileNotFoundError(
+                    f"`source` must be a folder with files *.npy. Received: source='{source}'"
+                )
+            self.arrays: tuple[Array, ...] = tuple(np.load(file, mmap_mode="r") for file in files)
+            names = [f"'{file}'" for file in files]
+        else:
+            self.arrays = tuple(source)
+            names = [f"source[{i}]" for i in range(len(self.arrays))]
+        for name, array in zip(names, self.arrays, strict=True):
+            _check(name, array, names[0], self.arrays[0])
+        if not self.arrays:
+            raise ValueError("`source` must hold at least one array. Received: none")
+        self._offsets = np.cumsum([0, *map(len, self.arrays)])
+        self.dtype = self.arrays[0].dtype
+        self.shape: tuple[int, ...] = (int(self._offsets[-1]), *self.arrays[0].shape[1:])
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all numbers."""
+        return sum(array.nbytes for array in self.arrays)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> Array:
+        """Returns a copy of some examples.
+
+        Args:
+            index: An integer, a slice or an array of integers; negative ones count from the end.
+        """
+        if isinstance(index, slice):
+            index = np.arange(*index.indices(len(self)))
+        numbers = np.asarray(index)
+        if numbers.dtype.kind not in "iu":
+            raise TypeError(f"`index` must be integers or a slice. Received: {index!r}")
+        numbers = np.where(numbers < 0, numbers + len(self), numbers)
+        if ((numbers < 0) | (numbers >= len(self))).any():
+            raise IndexError(f"`index` must be within {len(self)} examples. Received: {index!r}")
+        taken = np.empty([*numbers.shape, *self.shape[1:]], self.dtype)
+        shards = np.searchsorted(self._offsets, numbers, "right") - 1
+        for shard in np.unique(shards):
+            here = shards == shard
+            taken[here] = self.arrays[shard][numbers[here] - self._offsets[shard]]
+        return taken
+
+    def __repr__(self) -> str:
+        return f"Shards({len(self.arrays)} arrays, shape={self.shape}, dtype={self.dtype})"
+
+
+def _check(name: str, array: Any, of_first: str, first: Any) -> None:
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+        received = getattr(array, "dtype", type(array).__name__)
+        raise TypeError(f"`source` must be arrays of numbers. Received: {name} of type {received}")
+    if array.ndim < 2 or 0 in array.shape or not array.flags.c_contiguous:
+        raise ValueError(
+            "`source` must be contiguous arrays [examples, ...] of at least one example each. "
+            f"Received: {name} of shape {array.shape}, strides {array.strides}"
+        )
+    if (array.dtype, array.shape[1:]) != (first.dtype, first.shape[1:]):
+        raise ValueError(
+            "`source` must be arrays of one type, whose examples have one shape. Received: "
+            f"{of_first} of {first.dtype} {first.shape} and {name} of {array.dtype} {array.shape}"
+        )
