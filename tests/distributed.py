@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfmeta
-from tfmeta.distribution import strategy_of_environment
+from tfmeta.distribution import strategy_of_environment, workers_of
 
 EPOCHS, TASKS = 2, 8
 
@@ -107,8 +107,10 @@ def refusals(strategy: Any) -> dict[str, str]:
         model = learner("maml")
     said = {}
     inputs, targets = sampler(0).batch(0, TASKS)
+    others = sampler(workers_of(strategy)[0]).dataset(TASKS)
     for what, call in {
         "fit": lambda: model.fit(sampler(0).dataset(3), steps_per_epoch=1, verbose=0),
+        "episodes": lambda: model.fit(others, steps_per_epoch=1, verbose=0),
         "train_on_batch": lambda: model.train_on_batch(inputs, targets),
         "jit_compile": lambda: model.compile("sgd", "mse", jit_compile=True),
     }.items():
@@ -141,11 +143,11 @@ def main(output: str, kind: str, names: str, steps: int) -> None:
         devices = [tf.config.LogicalDeviceConfiguration()] * 2
         tf.config.set_logical_device_configuration(cpu, devices)
         strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-        done["refusals"] = refusals(strategy)
     else:
         strategy = strategy_of_environment()
     for name in names.split(","):
         done[name] = trained(name, strategy, steps)
+    done["refusals"] = refusals(strategy)
     done["keras"] = keras_alone(strategy)
     Path(output).write_text(json.dumps(done))
 

@@ -154,7 +154,9 @@ def test_two_devices(tmp_path: Path) -> None:
 
 def test_two_workers(tmp_path: Path) -> None:
     names = "maml,maml_plus_plus"
-    for done in learn("workers", 2, names, tmp_path):
+    for i, done in enumerate(learn("workers", 2, names, tmp_path)):
+        message = f"All workers must have the same episodes. Received, in worker {i}, the digests "
+        assert done["refusals"]["episodes"].startswith(message)
         for name in names.split(","):
             assert_same(done[name], name)
         # When this fails, Keras can do without `Replicated`'s functions (its issue 20585).
@@ -399,13 +401,17 @@ def test_start_workers(
         assert not log or not Path(f"/proc/{log[0]}").exists()
 
 
-def test_workers_that_differ(photos: Path, tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    commands = [training_of(photos, tmp_path / "run", "--seed", seed) for seed in "01"]
+@pytest.mark.parametrize("what", ["settings", pytest.param("data", marks=pytest.mark.slow)])
+def test_workers_that_differ(what: str, photos: Path, tmp_path: Path) -> None:
+    log, run = tmp_path / "log", tmp_path / "run"
+    commands = [training_of(photos, run), training_of(photos, run, "--seed", "1")]
+    if what == "data":
+        other = write_images(tmp_path / "photos", 10, images=6)
+        commands[1] = training_of(other, run)
     with running(*commands, log=log, workers=True) as processes:
         codes = [process.wait(120) for process in processes]
     for i, code in enumerate(codes):
         text = Path(f"{log}.{i}").read_text(errors="replace")
         assert code == 1, text
-        assert f"All workers must have the same settings. Received, in worker {i}, the" in text
-    assert not (tmp_path / "run" / "settings.json").exists()
+        assert f"All workers must have the same {what}. Received, in worker {i}, the" in text
+    assert not (run / "settings.json").exists()

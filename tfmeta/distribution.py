@@ -114,10 +114,10 @@ def most_of_workers(strategy: Any, value: int) -> int:
 
 
 def lost(strategy: Any, error: Any) -> Exception:
-    """Return what to raise where TensorFlow's exchange has failed."""
+    """Return what to raise where TensorFlow's exchange has failed; raise what is no exchange's."""
     worker, workers = workers_of(strategy)
     if workers == 1:
-        return error  # type: ignore[no-any-return]
+        raise error
     return ConnectionError(
         f"Another of the {workers} workers has ended or cannot be reached, and so worker {worker} "
         "stops. Start all of them again: a training that saves its states goes on from the last."
