@@ -15,6 +15,7 @@ LOOPS = [*TENSORS, "task_map", "losses", "packed.", "inner_loop", "padding", "in
 PUBLIC = [
     *LOOPS,
     "export.",
+    "distribution",
     "states",
     "meta_learner",
     "calibration",
@@ -40,11 +41,12 @@ MAY_IMPORT = {
     "random_weights": ["types"],
     "padding": ["types"],
     "inputs": ["padding"],
-    "states": ["types", "checks", "files"],
+    "distribution": [],
+    "states": ["types", "checks", "files", "distribution"],
     "packed.": ["types", "layers", "functional", "kernels", "packed."],
     "inner_loop": [*TENSORS, "task_map", "recompute", "packed."],
     "export.": ["types", "checks", "files", "kernels", "layers", "functional", "inputs", "export."],
-    "meta_learner": [*LOOPS, "kernels", "states", "export."],
+    "meta_learner": [*LOOPS, "kernels", "distribution", "states", "export."],
     "calibration": ["types", "checks"],
     "evaluation": ["types", "checks", "padding", "meta_learner", "calibration"],
     "algorithms.": [*LOOPS, "svgd", "random_weights", "meta_learner", "algorithms."],
@@ -57,7 +59,8 @@ MAY_IMPORT = {
     "tuning": [*PUBLIC, "files", "runs", "training"],
     "formats": ["types", "files", "export."],
     "classifier": [*PUBLIC, "files", "formats"],
-    "cli": [*PUBLIC, "runs", "training", "tuning", "formats", "classifier", "__init__"],
+    "workers": [],
+    "cli": [*PUBLIC, "runs", "training", "workers", "tuning", "formats", "classifier", "__init__"],
 }
 
 

@@ -19,11 +19,13 @@ from tfmeta.classifier import Classifier
 from tfmeta.data.benchmarks import BENCHMARKS, OMNIGLOT_PRESETS
 from tfmeta.data.class_dataset import ClassDataset, did_you_mean
 from tfmeta.data.images import SUFFIXES
+from tfmeta.distribution import strategy_of_environment
 from tfmeta.evaluation import evaluate as evaluate_learner
 from tfmeta.formats import FORMATS
 from tfmeta.functional import BATCH_NORM_MODES
 from tfmeta.runs import DEFAULTS, SPLITS, Run, Settings
 from tfmeta.states import newest
+from tfmeta.workers import start_workers
 
 POSITIVE = click.IntRange(min=1)
 FOLDER = click.Path(path_type=Path)
@@ -202,6 +204,13 @@ def datasets() -> None:
     metavar="STEPS",
     help="Save a state to resume from each time that many steps are done.",
 )
+@click.option(
+    "--workers",
+    type=POSITIVE,
+    default=1,
+    show_default=True,
+    help="Processes that train together on this machine, for trying it out.",
+)
 # Network and learner
 @click.option("--network", type=Name(["conv4"]), default="conv4", show_default=True)
 @click.option("--downsample", type=Name(["pool", "stride"]), default="pool", show_default=True)
@@ -228,13 +237,22 @@ def datasets() -> None:
     help="Of MAML: whose statistics normalise the queries.",
 )
 def train(
-    run_path: Path | None, resume: bool, overwrite: bool, save_every: int, **values: Any
+    run_path: Path | None,
+    resume: bool,
+    overwrite: bool,
+    save_every: int,
+    workers: int,
+    **values: Any,
 ) -> None:
     """Train on DATA, a data set's name or a folder of images with one sub-folder a class.
 
     RUN gets the model after each epoch, the settings, the history and a learning curve; and states,
     from which the same command with --resume goes on as if it had never been interrupted. Ctrl-C
     and SIGTERM end training after the step, with everything saved; a second one ends it at once.
+
+    Where TF_CONFIG or Slurm's srun says that there are several workers, they share the tasks of
+    each step out; RUN must be a folder that all of them see. --workers starts some on this machine,
+    which write what they have to say to RUN/worker_0.log and so on.
     """
     if resume and overwrite:
         raise click.UsageError("--resume continues a run and --overwrite replaces it: choose one.")
@@ -248,12 +266,18 @@ def train(
         settings = run.resumed(settings)
     else:
         run.check_free(overwrite)
+    if workers > 1 and "TF_CONFIG" not in os.environ:  # which those that are started have
+        raise SystemExit(start_workers(workers, run.path))
     have_tasks_at_once(settings)
+    strategy = strategy_of_environment()
     settings, parts = loaded(settings, any_ways)
     if not settings.images:  # which a run that is resumed has
         settings = training.settled(settings, parts)
     try:
-        training.train(settings, run, parts, resume=resume, save_every=save_every)
+        with training.together(strategy, settings, run, parts) as own:
+            training.train(
+                settings, own, parts, resume=resume, save_every=save_every, strategy=strategy
+            )
     except KeyboardInterrupt as stop:
         done = f"the model after {len(run.history())} of {settings.epochs} epochs"
         held = done if run.model_file.exists() else "no model yet: no epoch was finished"
@@ -348,7 +372,7 @@ class Searched(click.ParamType[tuple[str, str]]):
 
 
 # Everything that `train` takes can be set, but for what is searched.
-@main.command(params=[o for o in train.params if o.name not in ("resume", "save_every")])
+@main.command(params=[o for o in train.params if o.name not in ("resume", "save_every", "workers")])
 @click.option(
     "--search",
     "searched",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import logging
 import os
 from collections.abc import Sequence
@@ -13,6 +14,19 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.checks import check_count
+from tfmeta.distribution import (
+    LOST,
+    Replicated,
+    check_alike,
+    digest,
+    lost,
+    replica_here,
+    replicas_here,
+    same_everywhere,
+    shared_out,
+    summed,
+    workers_of,
+)
 from tfmeta.export.preprocessing import Preprocessing
 from tfmeta.export.saved_model import saved_learner
 from tfmeta.export.serving import refuse_several
@@ -31,6 +45,7 @@ from tfmeta.task_map import (
     TASK_AXES,
     TaskAxis,
     chunks_at_once,
+    counted_from,
     current_tasks,
     map_tasks,
     side_by_side,
@@ -41,7 +56,7 @@ from tfmeta.types import Array, Inputs
 _IN_FLIGHT = 8
 
 
-class MetaLearner(keras.Model, abc.ABC):
+class MetaLearner(Replicated, abc.ABC):
     """A model that adapts to a task from its support set, and is trained on episodes.
 
     A new algorithm supplies `adapt_task` and `predict_task` for one task. `fit`, `evaluate`,
@@ -197,24 +212,48 @@ class MetaLearner(keras.Model, abc.ABC):
         `tf.data.Dataset`. With `tfmeta.states.SaveState` among `callbacks`, a training that was
         interrupted goes on.
 
+        A learner that was made in the scope of a `tf.distribute` strategy shares the tasks of each
+        meta-batch out among the replicas, and learns what one replica would learn of all of them:
+        see `docs/distributed.md`.
+
         Raises:
             ValueError: If the labels don't fit, the model has a layer without the derivative that
                 the learner needs, or a task's support loss is NaN or infinite: it names inner step
                 and task, and the weights stay those of the step before. XLA compiles such checks
-                away.
+                away. If the tasks cannot be shared out evenly, or other workers have another
+                learner or other episodes.
+            ConnectionError: If another worker has ended.
         """
         first = x
         if isinstance(x, tf.data.Dataset):
             first, _, _ = keras.utils.unpack_x_y_sample_weight(next(iter(x), (None,)))
-        if isinstance(first, dict):
-            self.check_inputs(first)
+        strategy = self.distribute_strategy
+        if "validation_data" in kwargs:
+            kwargs["validation_data"] = shared_out(kwargs["validation_data"], strategy)
+        shared = shared_out(x, strategy)
         try:
+            if isinstance(first, dict):
+                self.check_inputs(first)
+                self._check_alike(first)
             with saving(kwargs.get("callbacks"), x) as callbacks:
                 if callbacks is not None:
                     kwargs["callbacks"] = callbacks
-                return super().fit(x, *args, shuffle=shuffle, **kwargs)
+                return super().fit(shared, *args, shuffle=shuffle, **kwargs)
         except tf.errors.InvalidArgumentError as error:
             raise readable(error) from error
+        except LOST as error:
+            raise lost(strategy, error) from error
+
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Score meta-batches, their tasks shared out among replicas: `keras.Model.evaluate`."""
+        return super().evaluate(shared_out(x, self.distribute_strategy), *args, **kwargs)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Predict for meta-batches, their tasks shared out among replicas: `keras.Model.predict`.
+
+        Every worker gets all predictions.
+        """
+        return super().predict(shared_out(x, self.distribute_strategy), *args, **kwargs)
 
     def train_step(self, data: Any) -> Any:
         """Take one outer step on a meta-batch; each task's outer gradient is taken by itself."""
@@ -223,10 +262,14 @@ class MetaLearner(keras.Model, abc.ABC):
             self.build(tf.nest.map_structure(lambda value: tuple(value.shape), x))
         x = self.checked(episode_inputs(x))
         columns = most_ways(x)
+        tasks = _number_of_tasks(x)
+        # Those of the replicas before this one.
+        first = tasks * replica_here() if replicas_here() > 1 else 0
 
         def one_task(task: Any) -> Any:
             padded, *others = keras.utils.unpack_x_y_sample_weight(task)
-            loss, gradients, predictions = self.task_gradients(*real_task(padded, *others))
+            with counted_from(first):
+                loss, gradients, predictions = self.task_gradients(*real_task(padded, *others))
             return [loss, *gradients], put_back(padded.get("query_mask"), predictions, columns)
 
         totals, predictions = sum_over_tasks(
@@ -234,13 +277,53 @@ class MetaLearner(keras.Model, abc.ABC):
             keras.utils.pack_x_y_sample_weight(x, y, sample_weight),
             **self._execution(x),
         )
-        tasks = tf.shape(tf.nest.flatten(x)[0])[0]
         if not self._sums_over_tasks():
             totals = [total / tf.cast(tasks, total.dtype) for total in totals]
-        loss, *gradients = totals
-        self._loss_tracker.update_state(loss, sample_weight=tasks)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        self.outer_update(*totals, tasks=tasks)
         return self.compute_metrics(x, y, predictions, sample_weight=sample_weight)
+
+    def test_step(self, data: Any) -> Any:
+        """Score a meta-batch."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        predictions = self(x, training=False)
+        loss = self.compute_loss(x, y, predictions, sample_weight, training=False)
+        replicas = replicas_here()
+        if replicas > 1 and self._sums_over_tasks():
+            loss *= replicas  # the metric averages over replicas
+        self._loss_tracker.update_state(loss, sample_weight=_number_of_tasks(x))
+        return self.compute_metrics(x, y, predictions, sample_weight=sample_weight)
+
+    def outer_update(self, loss: Any, *gradients: Any, tasks: Any) -> None:
+        """Take an outer step from what this replica has of loss and gradients, and log the loss.
+
+        They are summed over replicas, or averaged, as the compiled loss is over tasks.
+
+        Args:
+            loss: The outer loss of this replica's tasks.
+            *gradients: One for each trainable variable.
+            tasks: How many tasks they are of.
+        """
+        replicas = replicas_here()
+        totals = [loss, *gradients]
+        if replicas > 1:
+            statistics = self.own_statistics()
+            sums = summed([tf.convert_to_tensor(v) for v in (*totals, *statistics)])
+            means = [x / replicas for x in sums]
+            for variable, mean in zip(statistics, means[len(totals) :], strict=True):
+                variable.assign(mean)
+            totals = (sums if self._sums_over_tasks() else means)[: len(totals)]
+        loss, *of_weights = totals
+        self._loss_tracker.update_state(loss, sample_weight=tasks)
+        with same_everywhere(self.optimizer):
+            self.optimizer.apply_gradients(zip(of_weights, self.trainable_variables, strict=True))
+
+    def own_statistics(self) -> list[Any]:
+        """Return the weights that each replica changes by itself in a step, to be averaged then.
+
+        The default is all that the wrapped model has of statistics.
+        """
+        stored = self.model.non_trainable_variables
+        return [v for v in stored if keras.backend.is_float_dtype(v.dtype)]
 
     def compute_loss(
         self,
@@ -250,10 +333,16 @@ class MetaLearner(keras.Model, abc.ABC):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """Return the compiled loss of the examples that are there, `keras.Model.compute_loss`."""
+        """Return the compiled loss of the examples that are there, `keras.Model.compute_loss`.
+
+        It is the loss of these examples, however many replicas have others: Keras would divide a
+        mean by their number, and an inner step would be shorter.
+        """
         if is_padded(x):
             y, y_pred, sample_weight = without_padding(x["query_mask"], y, y_pred, sample_weight)
-        return super().compute_loss(x, y, y_pred, sample_weight, training=training)
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training=training)
+        replicas = replicas_here()
+        return loss if replicas == 1 or self._sums_over_tasks() else loss * replicas
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Update the metrics with the examples that are there, `keras.Model.compute_metrics`."""
@@ -287,11 +376,7 @@ class MetaLearner(keras.Model, abc.ABC):
                 if tasks is not None and tasks.weights is not None:
                     loss = tf.reduce_sum(loss * tf.cast(tasks.weights, loss.dtype))
                 scaled = self.optimizer.scale_loss(loss)
-            # TensorFlow's own zeros for what the loss does not reach are not for Keras's variables.
-            gradients = [
-                tf.zeros(v.shape, v.dtype) if g is None else g
-                for g, v in zip(tape.gradient(scaled, variables), variables, strict=True)
-            ]
+            gradients = gradients_of(tape, scaled, variables)
         except LookupError as error:
             operation = str(error).rsplit(" ", 1)[-1]
             raise ValueError(
@@ -494,7 +579,9 @@ class MetaLearner(keras.Model, abc.ABC):
         tensors = episode_inputs(inputs)
         check_masks(tensors)
         if not self.built:
-            self.build(keras.tree.map_structure(lambda tensor: tuple(tensor.shape), tensors))
+            strategy = self._distribute_strategy
+            with strategy.scope() if strategy else contextlib.nullcontext():
+                self.build(keras.tree.map_structure(lambda tensor: tuple(tensor.shape), tensors))
         if not keras.tree.is_nested(tensors["support_y"]):
             labels = np.asarray(tensors["support_y"])
             self.check_labels(labels[tensors["support_mask"]] if is_padded(tensors) else labels)
@@ -535,6 +622,30 @@ class MetaLearner(keras.Model, abc.ABC):
     def _default_save_signature(self) -> None:
         # Keras would trace a learner inside an adapted model, with inputs that it does not take.
         return None
+
+    def _aggregate_additional_loss(self, loss: Any) -> Any:
+        # A regularizer's loss; Keras divides it where it does not divide a sum over examples.
+        replicas = replicas_here()
+        loss = super()._aggregate_additional_loss(loss)
+        return loss * replicas if replicas > 1 and self._sums_over_tasks() else loss
+
+    def _check_alike(self, first: Any) -> None:
+        """Raise on all workers unless they have the same learner and the same first meta-batch."""
+        if workers_of(self.distribute_strategy)[1] == 1:
+            return
+        weights = [(v.shape, v.dtype) for v in self.variables]
+        settings = {
+            name: value
+            for name, value in self.get_config().items()
+            if isinstance(value, str | int | float | bool | None) and name != "name"
+        }
+        optimizer = {**self.optimizer.get_config(), "name": None}
+        episodes = [np.asarray(part) for part in tf.nest.flatten(first)]
+        digests = {
+            "learner": digest(type(self).__name__, settings, weights, optimizer),
+            "episodes": digest(*episodes),
+        }
+        check_alike(self.distribute_strategy, digests)
 
     def _can_pack(self) -> bool:
         if self.task_axis == "loop":
@@ -677,6 +788,19 @@ def readable(error: Any, where: str = "") -> Any:
             if beginning in words:
                 return ValueError(beginning + words.split(beginning, 1)[1] + where)
     return error
+
+
+def gradients_of(tape: tf.GradientTape, loss: Any, variables: list[Any]) -> list[Any]:
+    """Return the gradients for Keras's variables, zeros for what the loss does not reach."""
+    # TensorFlow's own zeros are not for them.
+    return [
+        tf.zeros(v.shape, v.dtype) if g is None else g
+        for g, v in zip(tape.gradient(loss, variables), variables, strict=True)
+    ]
+
+
+def _number_of_tasks(inputs: Inputs) -> Any:
+    return tf.shape(tf.nest.flatten(inputs)[0])[0]
 
 
 def _check_finite(state: Any) -> None:

@@ -124,7 +124,8 @@ class Run:
             FileExistsError: If the folder holds a run and `overwrite` is false, or holds
                 something else.
         """
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+        others = (file for file in self.path.glob("*") if not file.match("worker_*.log"))
+        if not self.path.exists() or (self.path.is_dir() and not any(others)):
             return
         if not self.settings_file.is_file():
             raise FileExistsError(f"'{self.path}' exists and is no run folder; nothing is changed")

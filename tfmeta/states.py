@@ -35,6 +35,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.checks import check_count
+from tfmeta.distribution import most_of_workers
 from tfmeta.files import replacing
 from tfmeta.types import Array
 
@@ -256,6 +257,7 @@ class SaveState(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Save if it is time, and stop if a signal has come."""
+        self._agree()
         before, self._done = self._done, self._offset + batch + 1
         if self._steps is None:
             if self._signal is not None:
@@ -279,6 +281,7 @@ class SaveState(keras.callbacks.Callback):
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         """Stop if a signal has come: the last step and the validation are done again."""
+        self._agree()
         if self._signal is not None:
             if self._before_last is not None:
                 self._before_last()
@@ -288,6 +291,7 @@ class SaveState(keras.callbacks.Callback):
         """Save."""
         if self.model.stop_training is _EPOCH_IS_DONE:
             self.model.stop_training = False
+        self._agree()
         assert self._epoch_began is not None
         self._epoch_began += self._done
         self._done = self._offset = 0
@@ -373,6 +377,10 @@ class SaveState(keras.callbacks.Callback):
         before = self.model.test_function
         self.model.evaluate(self._data.take(1), verbose=0)
         self.model.test_function = before
+
+    def _agree(self) -> None:
+        """Have all workers stop after the same step, whichever of them the signal has come to."""
+        self._signal = most_of_workers(self.model.distribute_strategy, self._signal or 0) or None
 
     def _stop(self) -> None:
         assert self._signal is not None

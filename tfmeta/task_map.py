@@ -63,6 +63,17 @@ def current_tasks() -> Tasks | None:
     return _TASKS.get()
 
 
+@contextlib.contextmanager
+def counted_from(first: Any) -> Iterator[None]:
+    """Give the current tasks the numbers that they have where `first` tasks are before them."""
+    tasks = _TASKS.get()
+    if tasks is None:
+        yield
+        return
+    with _are_current(tasks._replace(numbers=tasks.numbers + first)):
+        yield
+
+
 def side_by_side() -> bool:
     """Return whether tensors have an axis of tasks, because several are computed at once."""
     tasks = _TASKS.get()

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import shutil
+import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfmeta import plots
 from tfmeta.algorithms import FOMAML, MAML, MAMLPlusPlus, PrototypicalNetwork
 from tfmeta.data import ClassDataset, EpisodeSampler, load
+from tfmeta.distribution import check_alike, digest, workers_of
 from tfmeta.files import replacing
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.models import conv4
 from tfmeta.runs import SPLITS, Run, Settings
-from tfmeta.states import SaveState
+from tfmeta.states import SaveState, newest
 
 # How much of a folder of images each part gets.
 FRACTIONS = (0.6, 0.2, 0.2)
@@ -171,12 +177,15 @@ class SaveEpoch(keras.callbacks.Callback):
 
 
 def episodes(
-    settings: Settings, parts: tuple[ClassDataset, ...], start: int = 0
+    settings: Settings, parts: tuple[ClassDataset, ...], start: int = 0, replicas: int = 1
 ) -> tuple[tf.data.Dataset, tf.data.Dataset | None]:
     """Return the meta-batches from `start` on, and the episodes of validation, if there are any.
 
     Batch number `n` is a pure function of the seed and `n`; the episodes of validation are the same
-    after each epoch, so that epochs compare.
+    after each epoch, so that epochs compare. Several replicas score as many of them at once.
+
+    Raises:
+        ValueError: If the replicas cannot share them out evenly.
     """
     sampler = EpisodeSampler(
         parts[0],
@@ -189,8 +198,64 @@ def episodes(
     validation = None
     if settings.validation_episodes:
         watched = evaluation_sampler(settings, parts[1], seed=settings.seed)
+        if settings.validation_episodes % replicas:
+            raise ValueError(
+                f"`validation_episodes` must be a multiple of the number of replicas, {replicas}. "
+                f"Received: validation_episodes={settings.validation_episodes}"
+            )
         validation = watched.dataset().take(settings.validation_episodes)
+        if replicas > 1:
+            validation = validation.batch(replicas, drop_remainder=True).map(
+                lambda *batch: tf.nest.map_structure(lambda x: tf.squeeze(x, 1), batch)
+            )
     return sampler.dataset(settings.meta_batch_size, start=start), validation
+
+
+@contextlib.contextmanager
+def together(
+    strategy: Any, settings: Settings, run: Run, parts: tuple[ClassDataset, ...]
+) -> Iterator[Run]:
+    """Give the folder that this worker writes to, where all workers are to train the same.
+
+    All must take part when a state or a model is saved, as TensorFlow wants it, but one is to write
+    it. So all but the first one write to a copy of the run's folder, which goes at the end.
+
+    Args:
+        strategy: Of `tf.distribute`.
+        settings: The settings of the run.
+        run: Its folder, which all workers must see.
+        parts: What `load_data` returned.
+
+    Raises:
+        ValueError: On every worker, if one has other settings, other data or another folder.
+    """
+    state = newest(run.states)
+    written = [file for file in (run.settings_file, run.history_file) if file.is_file()]
+    values = dataclasses.asdict(settings)
+    # Each worker may have its own place for the data, which are compared by themselves.
+    del values["data"], values["data_options"]
+    digests = {
+        "settings": digest(values),
+        "data": digest(*(x for part in parts for x in _samples(part))),
+        "run folder": digest(state and state.step, [file.read_text() for file in written]),
+    }
+    with tempfile.TemporaryDirectory(prefix="tfmeta-worker-") as scratch:
+        if workers_of(strategy)[0]:
+            run = (
+                Run(shutil.copytree(run.path, scratch, dirs_exist_ok=True))
+                if written
+                else Run(scratch)
+            )
+        check_alike(strategy, digests)
+        yield run
+
+
+def _samples(part: ClassDataset) -> list[Any]:
+    """Return what tells two data sets apart: the index of classes, and some of the examples."""
+    some = np.linspace(0, len(part) - 1, min(len(part), 256)).astype(int)
+    examples = [np.asarray(part.examples[i]) for i in some]
+    index = [part.class_offsets, part.class_indices, part.quarter_turns]
+    return [list(part.class_names), *map(np.asarray, index), *examples]
 
 
 def train(
@@ -201,6 +266,7 @@ def train(
     resume: bool = False,
     save_every: int = 100,
     verbose: bool = True,
+    strategy: Any = None,
 ) -> None:
     """Train up to `settings.epochs`.
 
@@ -214,20 +280,23 @@ def train(
             the model of the last finished epoch.
         save_every: Steps between two states; there is one at the end of each epoch as well.
         verbose: Whether to show a progress bar.
+        strategy: Of `tf.distribute`, or `None`; see `together`.
 
     Raises:
         Stopped: If SIGINT or SIGTERM came; everything is saved.
         ValueError: If training diverges, or the state is of other settings.
     """
+    strategy = strategy or tf.distribute.get_strategy()
     save = SaveState(run.states, save_every)
     step = save.step if resume else 0
-    if resume and not step and run.model_file.is_file():
-        learner = run.learner()
-        step = int(learner.optimizer.iterations)
-    else:
-        learner = new_learner(settings, parts[0].example_shape)
+    with strategy.scope():
+        if resume and not step and run.model_file.is_file():
+            learner = run.learner()
+            step = int(learner.optimizer.iterations.numpy())
+        else:
+            learner = new_learner(settings, parts[0].example_shape)
     # Draws a batch, which may fail: before the files of an older run go.
-    batches, validation = episodes(settings, parts, step)
+    batches, validation = episodes(settings, parts, step, strategy.num_replicas_in_sync)
     if step:
         run.write_settings(settings)
     else:

@@ -171,6 +171,11 @@ class MAML(MetaLearner):
             )
         ]
 
+    def own_statistics(self) -> list[Any]:
+        """Return the moving statistics, where they are kept."""
+        passing = self._passing()
+        return [v for v in super().own_statistics() if id(v) not in passing]
+
     def adapted_weights(self) -> list[tuple[str, tuple[int, ...]]]:
         """Return the name and shape of each tensor that the inner loop changes."""
         chosen = chosen_variables(self.model, self.adapted_part)
@@ -634,10 +639,14 @@ class MAML(MetaLearner):
     def _classes_are_outputs(self) -> bool:
         return of_class_numbers(self.loss)
 
+    def _passing(self) -> set[int]:
+        """Return the statistics that a task's query set leaves no trace in, by `id`."""
+        norms = [] if self.batch_norm == "running" else batch_norm_layers(self.model)
+        return {id(v) for layer in norms for v in layer.non_trainable_variables}
+
     def _keep(self, model_state: Params) -> None:
         """Keep a task's random seeds, and its moving statistics if evaluation will use them."""
-        norms = [] if self.batch_norm == "running" else batch_norm_layers(self.model)
-        passing = {id(v) for layer in norms for v in layer.non_trainable_variables}
+        passing = self._passing()
         if side_by_side():
             # All that a rule can change but the seeds are statistics of batches.
             stored = self.model.non_trainable_variables

@@ -241,10 +241,10 @@ class MAMLPlusPlus(MAML):
     def outer_rate(self) -> float:
         """Return the optimizer's rate in the current epoch, by `cosine_epochs`."""
         assert self.cosine_epochs is not None
-        if float(self.initial_rate) == 0.0:
+        if float(self.initial_rate.numpy()) == 0.0:
             self.initial_rate.assign(self.optimizer.learning_rate)
-        done = min(int(self.epoch) / self.cosine_epochs, 1.0)
-        height = float(self.initial_rate) - self.final_learning_rate
+        done = min(int(self.epoch.numpy()) / self.cosine_epochs, 1.0)
+        height = float(self.initial_rate.numpy()) - self.final_learning_rate
         return self.final_learning_rate + height * (1 + math.cos(math.pi * done)) / 2
 
     def get_config(self) -> dict[str, Any]:
@@ -268,7 +268,7 @@ class _CountEpochs(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         # A run that goes on elsewhere than the learner knows says so by `initial_epoch`.
-        self.model.epoch.assign(max(int(self.model.epoch), epoch))
+        self.model.epoch.assign(max(int(self.model.epoch.numpy()), epoch))
         if self.model.cosine_epochs is not None:
             self.model.optimizer.learning_rate = self.model.outer_rate()
 

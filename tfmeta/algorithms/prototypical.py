@@ -12,8 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.checks import check_positive
+from tfmeta.functional import batch_norm_layers
 from tfmeta.inputs import episode_inputs, known_ways
-from tfmeta.meta_learner import MetaLearner, copy_of
+from tfmeta.meta_learner import MetaLearner, copy_of, gradients_of
 from tfmeta.ops import cosine_similarity, prototypes, squared_euclidean
 from tfmeta.packed import packed_call, spread_weights, tried
 from tfmeta.padding import MASKS, put_back, without_padding
@@ -99,9 +100,30 @@ class PrototypicalNetwork(MetaLearner):
         state = self._prototypes(embedded[:, :shots], tensors["support_y"])
         return self._logits(embedded[:, shots:], *state)
 
+    def build(self, input_shape: Any) -> None:
+        """Build the encoder; with several replicas, its batch normalisation sees all their tasks.
+
+        That is `synchronized=True` of Keras's `BatchNormalization`.
+        """
+        super().build(input_shape)
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            for layer in batch_norm_layers(self.model):
+                layer.synchronized = True
+
     def train_step(self, data: Any) -> Any:
-        """Take one outer step on all tasks at once, which is Keras's own step."""
-        return keras.Model.train_step(self, data)
+        """Take one outer step on all tasks at once, as Keras's own step does."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            predictions = self(x, training=True)
+            loss = self.compute_loss(x, y, predictions, sample_weight)
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = gradients_of(tape, scaled, self.trainable_variables)
+        self.outer_update(loss, *gradients, tasks=tf.shape(predictions)[0])
+        return self.compute_metrics(x, y, predictions, sample_weight=sample_weight)
+
+    def own_statistics(self) -> list[Any]:
+        """Return none, for statistics are those of all replicas."""
+        return []
 
     def adapt_task(self, support_x: Any, support_y: Any, *, training: bool) -> tuple[Any, Any]:
         """Return the prototypes `[ways, d]` and which of them have examples, `[ways]`."""
@@ -201,7 +223,9 @@ class PrototypicalNetwork(MetaLearner):
 
     def _can_pack(self) -> bool:
         # All tasks are one batch anyway; the rules' batch normalisation is faster than Keras's,
-        # and without rules there is nothing to warn of.
+        # and without rules there is nothing to warn of. It is not that of several replicas.
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            return False
         if self.task_axis == "packed":
             return super()._can_pack()
         return self.task_axis == "auto" and self.why_not_packed() is None

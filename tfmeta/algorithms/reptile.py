@@ -110,6 +110,11 @@ class Reptile(MAML):
             for i, slot in enumerate(start)
         ]
 
+    def own_statistics(self) -> list[Any]:
+        """Return the moving statistics, where they are kept, and the inner optimizer's slots."""
+        slots = [slot for slot in self.slots if keras.backend.is_float_dtype(slot.dtype)]
+        return [*super().own_statistics(), *slots]
+
     def path(
         self,
         support_x: Any,

@@ -1,0 +1,320 @@
+"""Learners on several devices and workers: what Keras's `fit` lacks under `tf.distribute`.
+
+Everything that is exchanged is exchanged by TensorFlow: `tf.distribute.MirroredStrategy` between
+the devices of a process, `tf.distribute.MultiWorkerMirroredStrategy` between processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+# What TensorFlow reports, on the other workers, of one that has ended.
+LOST = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+    tf.errors.UnavailableError,
+)
+
+
+def strategy_of_environment() -> Any:
+    """Return the strategy of this process, which must not have used TensorFlow before.
+
+    That is a `tf.distribute.MultiWorkerMirroredStrategy` for a process that `TF_CONFIG` or Slurm's
+    `srun` made one of several workers, and TensorFlow's default, of one replica, for any other.
+    """
+    resolvers = tf.distribute.cluster_resolver
+    if "TF_CONFIG" in os.environ:
+        resolver = resolvers.TFConfigClusterResolver()
+        workers = sum(map(len, resolver.cluster_spec().as_dict().values()))
+    else:
+        workers = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+        if workers > 1:
+            resolver = _of_slurm()
+    if workers == 1:
+        return tf.distribute.get_strategy()
+    return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+
+
+def _of_slurm() -> Any:
+    """Return the resolver of Slurm's variables."""
+    resolvers = tf.distribute.cluster_resolver
+    # Another port for each job, for two may share a node.
+    port = 12_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000
+    if tf.config.list_physical_devices("GPU"):
+        return resolvers.SlurmClusterResolver(port_base=port)
+    # TensorFlow's deals GPUs out, and fails where there are none to deal.
+    dealt = resolvers.SlurmClusterResolver(
+        port_base=port, gpus_per_node=2**16, gpus_per_task=1, auto_set_gpu=False
+    )
+    spec = dealt.cluster_spec()
+    return resolvers.SimpleClusterResolver(
+        spec, task_type=dealt.task_type, task_id=dealt.task_id, rpc_layer="grpc"
+    )
+
+
+def workers_of(strategy: Any) -> tuple[int, int]:
+    """Return which worker this process is, and how many there are."""
+    extended = strategy.extended
+    if getattr(extended, "_num_workers", 1) == 1:
+        return 0, 1
+    return extended._id_in_cluster, extended._num_workers
+
+
+def local(strategy: Any, values: Any) -> Any:
+    """Return what the first replica of this process has of each of a nest of values."""
+    return tf.nest.map_structure(lambda x: strategy.experimental_local_results(x)[0], values)
+
+
+def of_workers(strategy: Any, values: Any) -> Any:
+    """Return what each of the workers has, `[workers, n]`; all must ask for it.
+
+    Args:
+        strategy: A strategy.
+        values: int32 `[n]`, what this one has.
+    """
+    _, workers = workers_of(strategy)
+    if workers == 1:
+        return np.asarray(values)[None]
+    # Made once, for TensorFlow counts its exchanges.
+    if "_tfmeta_gather" not in vars(strategy):
+        replicas = strategy.num_replicas_in_sync // workers
+
+        @tf.function(autograph=False, reduce_retracing=True)  # type: ignore[untyped-decorator]
+        def gathered(mine: Any) -> Any:
+            def gather(mine: Any) -> Any:
+                # On this replica's device, which the argument is not.
+                mine = tf.identity(mine)
+                return tf.distribute.get_replica_context().all_gather(mine, axis=0)
+
+            return local(strategy, strategy.run(gather, args=(mine,)))[::replicas]
+
+        strategy._tfmeta_gather = gathered
+    try:
+        return strategy._tfmeta_gather(tf.constant(values, tf.int32)[None]).numpy()
+    except LOST as error:
+        raise lost(strategy, error) from error
+
+
+def most_of_workers(strategy: Any, value: int) -> int:
+    """Return the largest of the workers' numbers; all must ask for it."""
+    if workers_of(strategy)[1] == 1:
+        return value
+    return int(of_workers(strategy, np.array([value])).max())
+
+
+def lost(strategy: Any, error: Any) -> Exception:
+    """Return what to raise where TensorFlow's exchange has failed; raise what is no exchange's."""
+    worker, workers = workers_of(strategy)
+    if workers == 1:
+        raise error
+    return ConnectionError(
+        f"Another of the {workers} workers has ended or cannot be reached, and so worker {worker} "
+        "stops. Start all of them again: a training that saves its states goes on from the last."
+    )
+
+
+def digest(*parts: Any) -> bytes:
+    """Return the SHA-256 of arrays, and of what JSON can hold."""
+    sha = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            sha.update(f"{part.dtype}{part.shape}".encode())
+            part = str(part.tolist()) if part.dtype == object else np.ascontiguousarray(part).data
+        sha.update(part if isinstance(part, memoryview) else json.dumps(part, default=str).encode())
+    return sha.digest()
+
+
+def check_alike(strategy: Any, digests: Mapping[str, bytes]) -> None:
+    """Raise on every worker, unless all of them have the same.
+
+    Args:
+        strategy: A strategy.
+        digests: What they must have the same of, and the `digest` of what this one has.
+
+    Raises:
+        ValueError: If a worker has another digest than this one.
+    """
+    worker, workers = workers_of(strategy)
+    if workers == 1:
+        return
+    mine = np.frombuffer(b"".join(digests.values()), np.uint8)
+    rows = of_workers(strategy, mine.astype(np.int32)).reshape(workers, len(digests), -1)
+    for i, what in enumerate(digests):
+        if (rows[:, i] != rows[0, i]).any():
+            # None may end before all have read what it sent.
+            with contextlib.suppress(ConnectionError):
+                of_workers(strategy, mine.astype(np.int32))
+            each = [bytes(row.astype(np.uint8)).hex()[:12] for row in rows[:, i]]
+            found = ", ".join(f"worker {w}: {x}" for w, x in enumerate(each))
+            raise ValueError(
+                f"All workers must have the same {what}. Received, in worker {worker}, the "
+                f"digests {found}"
+            )
+
+
+def shared_out(data: Any, strategy: Any) -> Any:
+    """Return a data set of meta-batches with the tasks of each shared out among the replicas.
+
+    Replica r of n has the tasks `r·T/n` and on of each meta-batch of T tasks. Each worker draws
+    whole meta-batches and keeps its part; one that is to draw its part only says so itself, by
+    `strategy.distribute_datasets_from_function` and the sampler's `shard`.
+
+    Args:
+        data: A `tf.data.Dataset` of meta-batches; anything else is returned as it is.
+        strategy: A strategy.
+
+    Raises:
+        ValueError: If the tasks of a meta-batch cannot be shared out evenly.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1 or not isinstance(data, tf.data.Dataset):
+        return data
+    sizes = {spec.shape[0] for spec in tf.nest.flatten(data.element_spec)}
+    tasks = sizes.pop()
+    if sizes or not tasks or tasks % replicas:
+        raise ValueError(
+            "`meta_batch_size` must be a multiple of the number of replicas (devices of all "
+            f"workers), {replicas}, for its tasks to be shared out. Received: a data set with "
+            f"meta_batch_size={tasks if not sizes else sizes | {tasks}}"
+        )
+    each = tasks // replicas
+
+    def parts_of(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        here = replicas // context.num_input_pipelines
+        first = context.input_pipeline_id * here * each
+
+        def part(*batch: Any) -> Any:
+            return tf.nest.map_structure(
+                lambda x: tf.reshape(x[first : first + here * each], [here, each, *x.shape[1:]]),
+                batch if len(batch) > 1 else batch[0],
+            )
+
+        return data.map(part).unbatch().prefetch(here)
+
+    shared = strategy.distribute_datasets_from_function(parts_of)
+    # In meta-batches, as Keras counts, and not in the parts of one.
+    shared._cardinality = data.cardinality().numpy()
+    return shared
+
+
+def summed(values: list[Any]) -> list[Any]:
+    """Return the sums over all replicas of what each of them has."""
+    context = tf.distribute.get_replica_context()
+    return list(context.all_reduce(tf.distribute.ReduceOp.SUM, values))
+
+
+def replicas_here() -> int:
+    """Return how many replicas compute what is computed here: by how much Keras scales losses."""
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+def replica_here() -> Any:
+    """Return which of the replicas computes what is computed here."""
+    return tf.distribute.get_replica_context().replica_id_in_sync_group
+
+
+@contextlib.contextmanager
+def same_everywhere(optimizer: Any) -> Iterator[None]:
+    """Let an optimizer apply gradients that are the sum over all replicas already.
+
+    Keras's sums them behind the clipping of norms, which is then one of each replica's gradients.
+    """
+    optimizers = [optimizer, getattr(optimizer, "inner_optimizer", optimizer)]
+    for each in optimizers:
+        each.__dict__["_all_reduce_sum_gradients"] = lambda pairs: pairs
+    try:
+        yield
+    finally:
+        # Another replica of this process may have done it.
+        for each in optimizers:
+            each.__dict__.pop("_all_reduce_sum_gradients", None)
+
+
+class Replicated(keras.Model):
+    """A Keras model that can be trained by replicas in several processes.
+
+    Keras 3.15 reduces batches and logs across replicas in a way that
+    `tf.distribute.MultiWorkerMirroredStrategy` refuses (Keras's issue 20585). Here a model is built
+    from the part of a batch that the first replica of the process has, and logs are that replica's;
+    at the end of an epoch, metrics are read for all replicas as ever. With one replica, everything
+    is Keras's own.
+    """
+
+    train_function: Any
+    test_function: Any
+
+    @property
+    def _alone(self) -> bool:
+        return bool(self.distribute_strategy.num_replicas_in_sync == 1)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Choose optimizer, loss and metrics: `keras.Model.compile`, which see."""
+        super().compile(*args, **kwargs)
+        self._predict_here: Any = None
+        if self.jit_compile and not self._alone:
+            raise ValueError(
+                "`jit_compile` must be False with several replicas, for XLA cannot compile their "
+                "exchange. Received: jit_compile=True"
+            )
+
+    def make_train_function(self, force: bool = False) -> None:
+        """Make the function that Keras calls for each step of training."""
+        if self._alone:
+            super().make_train_function(force)
+        elif force or self.train_function is None:
+            self.train_function = self._on_replicas(self.train_step)
+
+    def make_test_function(self, force: bool = False) -> None:
+        """Make the function that Keras calls for each step of evaluation."""
+        if self._alone:
+            super().make_test_function(force)
+        elif force or self.test_function is None:
+            self.test_function = self._on_replicas(self.test_step)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """Return predictions for a single batch; with several replicas, of this process alone."""
+        if self._alone:
+            return super().predict_on_batch(x)
+        # Keras would let every replica predict all of it, and put their results together.
+        if self._predict_here is None:
+            step = self.predict_step
+            self._predict_here = step if self.run_eagerly else tf.function(step, autograph=False)
+        x = tf.nest.map_structure(tf.convert_to_tensor, x)
+        return tf.nest.map_structure(np.asarray, self._predict_here((x,)))
+
+    def _on_replicas(self, step: Any) -> Any:
+        strategy = self.distribute_strategy
+
+        def steps(batches: Any) -> Any:
+            for _ in range(self.steps_per_execution):
+                logs = strategy.run(step, args=(next(batches),))
+            return local(strategy, logs)
+
+        compiled = steps if self.run_eagerly else tf.function(steps, autograph=False)
+
+        def checked(batches: Any) -> Any:
+            if not isinstance(batches, (tf.data.Iterator, tf.distribute.DistributedIterator)):
+                raise ValueError(
+                    "`train_on_batch` and `test_on_batch` are for one replica; use `fit` and "
+                    f"`evaluate` with several. Received: {strategy.num_replicas_in_sync} replicas"
+                )
+            return compiled(batches)
+
+        return checked
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        if iterator is not None and not self._alone:
+            _, _, batches = next(iter(iterator))
+            iterator, data_batch = None, local(self.distribute_strategy, next(batches))
+        super()._maybe_symbolic_build(iterator, data_batch)
