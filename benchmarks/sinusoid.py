@@ -28,7 +28,7 @@ import tfmeta
 
 WAVES = {"amplitude": (0.1, 5.0), "phase": (0.0, 2 * np.pi), "frequency": (0.5, 2.0), "noise": 0.01}
 INNER_STEPS = 5
-LOSS = tfmeta.losses.GaussianNLL(squared_error=1.0, least_variance=0.05)
+LOSS = tfmeta.losses.GaussianNLL(squared_error=2.0, least_variance=0.3)
 
 
 def network(outputs: int) -> keras.Model:
@@ -42,7 +42,7 @@ def maml() -> tuple[Any, Any]:
 def bayesian() -> tuple[Any, Any]:
     # Ten particles share the inner step, hence the larger rate.
     learner = tfmeta.BayesianMAML(
-        network(2), 0.05, INNER_STEPS, particles=10, outer_loss="query", task_chunk=10
+        network(2), 0.03, INNER_STEPS, particles=10, outer_loss="query", task_chunk=10
     )
     return learner, LOSS
 
@@ -84,7 +84,8 @@ def main() -> None:
                 keras.utils.set_random_seed(seed)
                 learner, loss = {"maml": maml, "bayesian": bayesian}[name]()
                 rate = keras.optimizers.schedules.CosineDecay(arguments.rate, arguments.steps)
-                learner.compile(keras.optimizers.Adam(rate), loss, jit_compile=True)
+                optimizer = keras.optimizers.Adam(rate, global_clipnorm=10.0)
+                learner.compile(optimizer, loss)
                 waves = tfmeta.data.Sinusoids(shots, 10, seed=seed, **WAVES)
                 begin = time.perf_counter()
                 learner.fit(waves.dataset(10), steps_per_epoch=arguments.steps, verbose=0)

@@ -41,42 +41,30 @@ def descent_direction(
     """
     if number == 1:
         return gradients
-    g, x = (_vectors(tensors, axes, number) for tensors in (gradients, particles))
+    g, x = (
+        [_by_task(z, a, number) for z, a in zip(y, axes, strict=True)]
+        for y in (gradients, particles)
+    )
     # Far from the origin the squares in the kernel would cancel.
-    x -= tf.reduce_mean(x, axis=1, keepdims=True)
-    kernel, width = _kernel(x, number)
+    x = [each - tf.reduce_mean(each, axis=2, keepdims=True) for each in x]
+    products = [tf.reduce_sum(tf.matmul(each, each, transpose_b=True), axis=0) for each in x]
+    kernel, width = _kernel(tf.add_n(products), number)
     apart = tf.linalg.diag(tf.reduce_sum(kernel, axis=1)) - kernel
     apart *= (2 * repulsion / number / width)[:, None, None]
-    return _tensors(tf.matmul(kernel, g) - tf.matmul(apart, x), particles, axes)
+    return [
+        tf.reshape(tf.matmul(kernel, one) - tf.matmul(apart, other), like.shape)
+        for one, other, like in zip(g, x, particles, strict=True)
+    ]
 
 
-def _vectors(tensors: Params, axes: Sequence[int], number: int) -> Any:
-    """Return `[tasks, M, d]` of tensors with `tasks*M` in an axis each."""
-    rows = []
-    for x, axis in zip(tensors, axes, strict=True):
-        first = x if axis == 0 else tf.transpose(x, _front(axis, len(x.shape)))
-        rows.append(tf.reshape(first, [-1, number, math.prod(x.shape) // x.shape[axis]]))
-    return tf.concat(rows, -1)
+def _by_task(x: Any, axis: int, number: int) -> Any:
+    """Return `[n, tasks, M, m]` of a tensor with `tasks*M` in an axis: nothing is moved."""
+    before, behind = math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
+    return tf.reshape(x, [before, -1, number, behind])
 
 
-def _tensors(vectors: Any, like: Params, axes: Sequence[int]) -> Params:
-    """Return the tensors of which `_vectors` made `[tasks, M, d]`."""
-    sizes = [math.prod(x.shape) // x.shape[axis] for x, axis in zip(like, axes, strict=True)]
-    tensors = []
-    for part, x, axis in zip(tf.split(vectors, sizes, -1), like, axes, strict=True):
-        order = _front(axis, len(x.shape))
-        first = tf.reshape(part, [x.shape[i] for i in order])
-        tensors.append(first if axis == 0 else tf.transpose(first, np.argsort(order)))
-    return tensors
-
-
-def _front(axis: int, rank: int) -> list[int]:
-    return [axis, *(i for i in range(rank) if i != axis)]
-
-
-def _kernel(x: Any, number: int) -> tuple[Any, Any]:
-    """Return the kernel `[tasks, M, M]`, symmetric, and its width `[tasks]`."""
-    products = tf.matmul(x, x, transpose_b=True)
+def _kernel(products: Any, number: int) -> tuple[Any, Any]:
+    """Return the kernel `[tasks, M, M]`, symmetric, and its width `[tasks]`, of inner products."""
     square = tf.linalg.diag_part(products)
     distances = tf.maximum(square[:, :, None] + square[:, None] - 2 * products, 0)
     pairs = np.ravel_multi_index(np.triu_indices(number, 1), (number, number))
