@@ -42,7 +42,7 @@ def maml() -> tuple[Any, Any]:
 def bayesian() -> tuple[Any, Any]:
     # Ten particles share the inner step, hence the larger rate.
     learner = tfmeta.BayesianMAML(
-        network(2), 0.03, INNER_STEPS, particles=10, outer_loss="query", task_chunk=10
+        network(2), 0.02, INNER_STEPS, particles=10, outer_loss="query", task_chunk=10
     )
     return learner, LOSS
 
@@ -69,7 +69,7 @@ def scores(learner: Any, inputs: Any, targets: Any) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--rate", type=float, default=3e-3, help="Adam's, which falls to nothing")
+    parser.add_argument("--rate", type=float, default=2e-3, help="Adam's, which falls to nothing")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--shots", type=int, nargs="+", default=[5, 10])
     parser.add_argument("--learners", nargs="+", default=["maml", "bayesian"])

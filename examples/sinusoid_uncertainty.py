@@ -34,19 +34,19 @@ test_waves = tfmeta.data.Sinusoids(shots=5, queries=100, seed=1000, **WAVES)
 # A network with two outputs, the mean and what becomes the variance. Its loss is the likelihood of
 # the points; the squared error beside it makes the mean be learnt where the variance is large.
 #
-# The inner rate is three times that of MAML, because ten particles share a step.
+# The inner rate is twice that of MAML, because ten particles share a step.
 
 STEPS, EPOCHS = 1000, 4
 loss = tfmeta.losses.GaussianNLL(squared_error=2.0, least_variance=0.3)
 learner = tfmeta.BayesianMAML(
     tfmeta.models.mlp((1,), outputs=2, units=(40, 40, 40)),
-    inner_learning_rate=0.03,
+    inner_learning_rate=0.02,
     inner_steps=5,
     particles=10,
     outer_loss="query",
     task_chunk=10,
 )
-rate = keras.optimizers.schedules.CosineDecay(3e-3, EPOCHS * STEPS)
+rate = keras.optimizers.schedules.CosineDecay(2e-3, EPOCHS * STEPS)
 learner.compile(keras.optimizers.Adam(rate, global_clipnorm=10.0), loss)
 learner.fit(waves.dataset(meta_batch_size=10), steps_per_epoch=STEPS, epochs=EPOCHS)
 
