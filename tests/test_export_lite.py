@@ -63,6 +63,18 @@ LEARNERS = {
         two_blocks(None), "cosine", 10.0
     ),
 }
+# Kin of one that is tested each time; each takes fifteen seconds.
+SLOW = {
+    "MAML-pool",
+    "MAML-support",
+    "MetaSGD",
+    "Reptile",
+    "ImplicitMAML",
+    "BOIL",
+    "FOMAML",
+    "ProtoMAML",
+    "PrototypicalNetwork-cosine",
+}
 # What LiteRT lacks for these: particles are computed in groups, whose gradients are TensorFlow's
 # own, and the other draws random numbers.
 REFUSED = {
@@ -142,7 +154,10 @@ def test_learners_that_cannot_adapt_on_a_device(name, omniglot, interpreter, tmp
         assert_agree(predictions, adapted(query).numpy())
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in LEARNERS],
+)
 def test_files_agree_with_the_learner(name, omniglot, interpreter, tmp_path):
     learner = made(name)
     called = learner(omniglot.batch(0)[0])[0].numpy()

@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,14 @@ class Signal(keras.callbacks.Callback):
         if next(self.left, None) is None:
             for number in self.signals:
                 os.kill(os.getpid(), number)
+
+
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """SIGINT as in a terminal: a shell has what it starts in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def others() -> list[keras.callbacks.Callback]:
@@ -324,6 +333,7 @@ def test_a_loss_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:
         ("on_epoch_end", 1, 5, signal.SIGTERM),
     ],
 )
+@pytest.mark.usefixtures("heeded")
 def test_a_signal_ends_training_with_everything_saved(
     moment: str, calls: int, step: int, number: int, undisturbed: Any, tmp_path: Path
 ) -> None:
@@ -338,6 +348,7 @@ def test_a_signal_ends_training_with_everything_saved(
     assert_same(train(SaveState(tmp_path), *others()), undisturbed)
 
 
+@pytest.mark.usefixtures("heeded")
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     twice = Signal("on_train_batch_begin", 3, signal.SIGINT, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt) as ended:

@@ -95,7 +95,15 @@ def episodes(seed=0, tasks=TASKS):
 
 
 # Options that have tests of their own, for a run that may take longer.
-SLOW = {"MAML-support", "MAML-joint", "MAMLPlusPlus-running", "PrototypicalNetwork-cosine"}
+SLOW = {
+    "MAML-support",
+    "MAML-running",
+    "MAML-with-support",
+    "MAML-joint",
+    "MAML-Adam",
+    "MAMLPlusPlus-running",
+    "PrototypicalNetwork-cosine",
+}
 
 
 @pytest.fixture(

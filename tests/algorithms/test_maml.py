@@ -97,8 +97,17 @@ def conv_task(tasks=2):
     return {"support_x": x, "support_y": labels, "query_x": q}, labels
 
 
-@pytest.mark.parametrize("downsample", ["pool", "stride"])
-@pytest.mark.parametrize("batch_norm", ["transductive", "support", "running"])
+@pytest.mark.parametrize(
+    ("batch_norm", "downsample"),
+    [
+        ("transductive", "pool"),
+        ("support", "stride"),
+        ("running", "stride"),
+        pytest.param("transductive", "stride", marks=pytest.mark.slow),
+        pytest.param("support", "pool", marks=pytest.mark.slow),
+        pytest.param("running", "pool", marks=pytest.mark.slow),
+    ],
+)
 def test_second_order_gradient_by_finite_differences(float64, batch_norm, downsample):
     """K = 3 through convolution, batch normalisation and pooling, along random directions."""
     keras.utils.set_random_seed(1)
