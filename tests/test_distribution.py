@@ -391,7 +391,7 @@ def test_start_workers(
         program,
     ]
     monkeypatch.setattr(workers, "_COMMAND", [sys.executable, "-c", "\n".join(lines)])
-    monkeypatch.setattr(workers, "GRACE", 10.0)  # a busy machine takes long to start one
+    monkeypatch.setattr(workers, "GRACE", 5.0)  # a busy machine takes long to start one
     assert workers.start_workers(2, tmp_path / "run") == status
     logs = [(tmp_path / "run" / f"worker_{i}.log").read_text().split() for i in range(2)]
     if not status:
