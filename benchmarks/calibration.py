@@ -1,10 +1,10 @@
 """How far can the probabilities of MAML and of its Bayesian kin be believed, at equal budget?
 
-5-way 1-shot tasks of CIFAR-FS, the strided network of four blocks, the same meta-batches and outer
-steps for all; 600 test episodes, the same for all. Beside each learner as it is, the same after a
-temperature that was fitted on validation episodes. Usage:
+5-way 1-shot tasks of CIFAR-FS or 20-way ones of Omniglot, the strided network of four blocks, the
+same meta-batches and outer steps for all; 600 test episodes, the same for all. Beside each learner
+as it is, the same after a temperature that was fitted on validation episodes. Usage:
 
-    TFMETA_DATA_DIR=... python benchmarks/calibration.py --json RESULTS.json
+    TFMETA_DATA_DIR=... python benchmarks/calibration.py --data omniglot --json RESULTS.json
 """
 
 from __future__ import annotations
@@ -23,35 +23,42 @@ import tensorflow as tf
 
 import tfmeta
 
-WAYS, SHOTS, QUERIES = 5, 1, 15
-# In training, where a third of the images gives almost the gradient and takes half the time.
-TRAINING_QUERIES = 5
+SHOTS, QUERIES = 1, 15
+# Shape, ways, queries in training (of which fewer give almost the gradient and take less time),
+# inner rate and inner steps.
+TASKS: dict[str, tuple[tuple[int, int, int], int, int, float, int]] = {
+    "cifar_fs": ((32, 32, 3), 5, 5, 0.05, 3),
+    "omniglot": ((28, 28, 1), 20, 2, 0.4, 1),
+}
 SCORES = ("accuracy", "negative_log_likelihood", "brier_score")
 
 
-def network(filters: int) -> keras.Model:
-    return tfmeta.models.conv4((32, 32, 3), WAYS, filters=filters, downsample="stride")
+def learners(data: str, filters: int) -> dict[str, Any]:
+    shape, ways, _, rate, steps = TASKS[data]
 
+    def network() -> keras.Model:
+        return tfmeta.models.conv4(shape, ways, filters=filters, downsample="stride")
 
-def learners(filters: int) -> dict[str, Any]:
     # The kernel of M particles divides the inner step by M and, where they are far apart, gives
     # little of it back: a larger rate makes up for it.
+    particles = {"particles": 5, "repulsion": 1 / (ways * SHOTS)}
     return {
-        "MAML": lambda: tfmeta.MAML(network(filters), 0.05, 3),
+        "MAML": lambda: tfmeta.MAML(network(), rate, steps),
         "BayesianMAML, 5 particles, query": lambda: tfmeta.BayesianMAML(
-            network(filters), 0.15, 3, particles=5, outer_loss="query", repulsion=1 / (WAYS * SHOTS)
+            network(), 3 * rate, steps, outer_loss="query", **particles
         ),
         "BayesianMAML, 5 particles, chaser": lambda: tfmeta.BayesianMAML(
-            network(filters), 0.15, 3, particles=5, repulsion=1 / (WAYS * SHOTS)
+            network(), 3 * rate, steps, **particles
         ),
         "AmortizedBayesianMAML, 3 samples": lambda: tfmeta.AmortizedBayesianMAML(
-            network(filters), 0.05, 3, samples=3, initial_std=0.02, kl_weight=1e-3
+            network(), rate, steps, samples=3, initial_std=0.02, kl_weight=1e-3
         ),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", choices=TASKS, default="cifar_fs")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--meta-batch-size", type=int, default=4)
     parser.add_argument("--filters", type=int, default=32)
@@ -62,16 +69,17 @@ def main() -> None:
     arguments = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     data_dir = os.environ.get("TFMETA_DATA_DIR")
-    parts = tfmeta.data.load("cifar_fs", data_dir=data_dir and pathlib.Path(data_dir) / "tfds")
+    _, ways, training_queries, _, _ = TASKS[arguments.data]
+    parts = tfmeta.data.load(arguments.data, data_dir=data_dir and pathlib.Path(data_dir) / "tfds")
     rows = []
     for seed in arguments.seeds:
         train, validation, test = (
-            tfmeta.data.EpisodeSampler(part, WAYS, SHOTS, queries, seed=number)
+            tfmeta.data.EpisodeSampler(part, ways, SHOTS, queries, seed=number)
             for part, queries, number in zip(
-                parts, (TRAINING_QUERIES, QUERIES, QUERIES), (seed, 1000, 1000), strict=True
+                parts, (training_queries, QUERIES, QUERIES), (seed, 1000, 1000), strict=True
             )
         )
-        for name, make in learners(arguments.filters).items():
+        for name, make in learners(arguments.data, arguments.filters).items():
             if arguments.learners and not name.startswith(tuple(arguments.learners)):
                 continue
             keras.utils.set_random_seed(seed)
