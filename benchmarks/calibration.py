@@ -14,7 +14,7 @@ import json
 import os
 import pathlib
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -24,17 +24,22 @@ import tensorflow as tf
 import tfmeta
 
 SHOTS, QUERIES = 1, 15
-# Shape, ways, queries in training (of which fewer give almost the gradient and take less time),
-# inner rate and inner steps.
-TASKS: dict[str, tuple[tuple[int, int, int], int, int, float, int]] = {
-    "cifar_fs": ((32, 32, 3), 5, 5, 0.05, 3),
-    "omniglot": ((28, 28, 1), 20, 2, 0.4, 1),
-}
 SCORES = ("accuracy", "negative_log_likelihood", "brier_score")
 
 
-def learners(data: str, filters: int) -> dict[str, Any]:
-    shape, ways, _, rate, steps = TASKS[data]
+class Problem(NamedTuple):
+    ways: int
+    # A class; fewer than in the test give almost the gradient, and take less time.
+    training_queries: int
+    inner_learning_rate: float
+    inner_steps: int
+
+
+PROBLEMS = {"cifar_fs": Problem(5, 5, 0.05, 3), "omniglot": Problem(20, 2, 0.4, 1)}
+
+
+def learners(problem: Problem, shape: tuple[int, ...], filters: int) -> dict[str, Any]:
+    ways, _, rate, steps = problem
 
     def network() -> keras.Model:
         return tfmeta.models.conv4(shape, ways, filters=filters, downsample="stride")
@@ -58,7 +63,7 @@ def learners(data: str, filters: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", choices=TASKS, default="cifar_fs")
+    parser.add_argument("--data", choices=PROBLEMS, default="cifar_fs")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--meta-batch-size", type=int, default=4)
     parser.add_argument("--filters", type=int, default=32)
@@ -69,17 +74,18 @@ def main() -> None:
     arguments = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     data_dir = os.environ.get("TFMETA_DATA_DIR")
-    _, ways, training_queries, _, _ = TASKS[arguments.data]
+    problem = PROBLEMS[arguments.data]
     parts = tfmeta.data.load(arguments.data, data_dir=data_dir and pathlib.Path(data_dir) / "tfds")
     rows = []
     for seed in arguments.seeds:
         train, validation, test = (
-            tfmeta.data.EpisodeSampler(part, ways, SHOTS, queries, seed=number)
+            tfmeta.data.EpisodeSampler(part, problem.ways, SHOTS, queries, seed=number)
             for part, queries, number in zip(
-                parts, (training_queries, QUERIES, QUERIES), (seed, 1000, 1000), strict=True
+                parts, (problem.training_queries, QUERIES, QUERIES), (seed, 1000, 1000), strict=True
             )
         )
-        for name, make in learners(arguments.data, arguments.filters).items():
+        made = learners(problem, parts[0].example_shape, arguments.filters)
+        for name, make in made.items():
             if arguments.learners and not name.startswith(tuple(arguments.learners)):
                 continue
             keras.utils.set_random_seed(seed)
