@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <numeric>
 #include <string_view>
 #include <vector>
 
@@ -16,13 +17,17 @@ namespace {
 // The most rows of a tile: with the columns its sums fill the registers.
 constexpr std::int64_t kRows = 6;
 
+// Numbers in a line of the cache, and how many rows ahead of their use lines are asked for.
+constexpr std::int64_t kLine = 16, kAhead = 8;
+
 // Products with `columns` columns and 1 to kRows rows.
 struct Tiles {
   std::int64_t columns;
-  void (*inner[kRows])(const float* const*, const float* const*, std::int64_t, std::int64_t,
-                       std::int64_t, float* const*);
-  void (*outer[kRows])(const float* const*, std::int64_t, const float* const*, std::int64_t,
-                       std::int64_t, bool, float*, std::int64_t);
+  void (*inner[kRows])(const float*, const std::int64_t*, const std::int64_t*, const float* const*,
+                       std::int64_t, std::int64_t, std::int64_t, float*, const std::int64_t*);
+  void (*outer[kRows])(const float*, const std::int64_t*, const std::int64_t*, const float*,
+                       const std::int64_t*, std::int64_t, bool, float*, std::int64_t);
+  void (*transpose)(const float*, std::int64_t, std::int64_t, std::int64_t, float*);
 };
 
 namespace portable {
@@ -82,34 +87,10 @@ void ForRows(std::int64_t rows, std::int64_t part, std::int64_t parts, const Bod
 }
 
 // Below this many products a thread costs more than it saves.
-constexpr std::int64_t kProductsPerThread = 1 << 19;
-
-// Fewer rows than this do not repay a copy of the kernel.
-constexpr std::int64_t kRowsPerCopy = 64;
+constexpr std::int64_t kProductsPerThread = 1 << 22;
 
 // So many rows of two factors stay in the cache while all their products are summed.
 constexpr std::int64_t kDepth = 512;
-
-// Writes [columns, rows] of [rows, columns] whose rows are `stride` apart, four by four numbers at
-// a time: one by one they would be written as slowly as they are multiplied.
-void Transpose(const float* from, std::int64_t stride, std::int64_t rows, std::int64_t columns,
-               float* to) {
-  const std::int64_t whole_rows = rows / 4 * 4, whole_columns = columns / 4 * 4;
-  for (std::int64_t r = 0; r < whole_rows; r += 4) {
-    for (std::int64_t c = 0; c < whole_columns; c += 4) {
-      float block[4][4];
-      for (int i = 0; i < 4; ++i) {
-        for (int j = 0; j < 4; ++j) block[j][i] = from[(r + i) * stride + c + j];
-      }
-      for (int j = 0; j < 4; ++j) std::copy_n(block[j], 4, to + (c + j) * rows + r);
-    }
-  }
-  for (std::int64_t r = 0; r < rows; ++r) {
-    for (std::int64_t c = r < whole_rows ? whole_columns : 0; c < columns; ++c) {
-      to[c * rows + r] = from[r * stride + c];
-    }
-  }
-}
 
 // Memory for numbers that are all written before they are read: a vector would fill it with zeros.
 std::unique_ptr<float[]> Room(std::int64_t numbers) {
@@ -166,29 +147,28 @@ void Pixels(const Axis& down, const Axis& across, std::int64_t examples, const I
             const float* from, const Images& target, float* to, std::int64_t depth,
             std::int64_t stride, const Tiles& tiles, std::int64_t part, std::int64_t parts,
             const Panel& panel) {
-  std::vector<const float*> rows(down.taps * across.taps * kRows);
-  std::vector<const float*> panels(down.taps * across.taps);
+  std::vector<const float*> panels;
+  std::vector<std::int64_t> shifts, sources, targets;
   for (const Axis::Span& m : down.Spans()) {
     for (const Axis::Span& n : across.Spans()) {
-      std::int64_t taps = 0;
+      panels.clear(), shifts.clear(), sources.clear(), targets.clear();
       for (std::int64_t u = m.low; u < m.high; ++u) {
-        for (std::int64_t v = n.low; v < n.high; ++v) panels[taps++] = panel(u, v);
-      }
-      const std::int64_t height = m.last - m.first, width = n.last - n.first;
-      ForRows(examples * height * width, part, parts, [&](std::int64_t first, std::int64_t last) {
-        std::array<float*, kRows> out;
-        for (std::int64_t p = first; p < last; ++p) {
-          const std::int64_t example = p / (height * width);
-          const std::int64_t i = m.first + p / width % height, j = n.first + p % width;
-          std::int64_t tap = p - first;
-          for (std::int64_t u = m.low; u < m.high; ++u) {
-            for (std::int64_t v = n.low; v < n.high; ++v, tap += kRows) {
-              rows[tap] = from + source.At(example, down.Source(i, u), across.Source(j, v));
-            }
-          }
-          out[p - first] = to + target.At(example, down.Place(i), across.Place(j));
+        for (std::int64_t v = n.low; v < n.high; ++v) {
+          panels.push_back(panel(u, v));
+          shifts.push_back(source.At(0, u * down.direction, v * across.direction));
         }
-        tiles.inner[last - first - 1](rows.data(), panels.data(), stride, taps, depth, out.data());
+      }
+      for (std::int64_t example = 0; example < examples; ++example) {
+        for (std::int64_t i = m.first; i < m.last; ++i) {
+          for (std::int64_t j = n.first; j < n.last; ++j) {
+            sources.push_back(source.At(example, down.Source(i, 0), across.Source(j, 0)));
+            targets.push_back(target.At(example, down.Place(i), across.Place(j)));
+          }
+        }
+      }
+      ForRows(sources.size(), part, parts, [&](std::int64_t first, std::int64_t last) {
+        tiles.inner[last - first - 1](from, &sources[first], shifts.data(), panels.data(), stride,
+                                      panels.size(), depth, to, &targets[first]);
       });
     }
   }
@@ -210,6 +190,24 @@ struct Residue {
   std::vector<std::int64_t> reach;
 };
 
+// to[r] = Σ x[xs[k] + rows[r]] · y[ys[k]], `columns` numbers each; of nothing, zeros. The rows of
+// `to` are `stride` apart.
+void SumProducts(const float* x, const std::vector<std::int64_t>& xs,
+                 const std::vector<std::int64_t>& rows, const float* y,
+                 const std::vector<std::int64_t>& ys, std::int64_t columns, float* to,
+                 std::int64_t stride) {
+  const std::int64_t total = xs.size();
+  for (std::int64_t k = 0; k == 0 || k < total; k += kDepth) {
+    ForColumns(columns, [&](const Tiles& tiles, std::int64_t column) {
+      ForRows(rows.size(), 0, 1, [&](std::int64_t first, std::int64_t last) {
+        tiles.outer[last - first - 1](x, xs.data() + k, &rows[first], y + column, ys.data() + k,
+                                      std::min(kDepth, total - k), k > 0,
+                                      to + first * stride + column, stride);
+      });
+    });
+  }
+}
+
 }  // namespace
 
 int Convolution::Worth(int threads) const {
@@ -219,8 +217,6 @@ int Convolution::Worth(int threads) const {
 }
 
 void Convolution::Forward(const float* x, const float* kernel, float* y, int threads) const {
-  const std::int64_t pixels = examples * out_height * out_width;
-  const std::int64_t depth = kernel_height * kernel_width * channels;
   threads = Worth(threads);
   const std::int64_t in = groups * channels, out = groups * filters;
   const std::int64_t parts = (threads + groups - 1) / groups;
@@ -229,21 +225,12 @@ void Convolution::Forward(const float* x, const float* kernel, float* y, int thr
   const Images images{height, width, in}, results{out_height, out_width, out};
   ParallelFor(groups * parts, threads, [&](std::int64_t turn, std::int64_t) {
     const std::int64_t g = turn / parts;
-    const auto copy = Room(pixels < kRowsPerCopy ? 0 : depth * Widest()->columns);
     ForColumns(filters, [&](const Tiles& tiles, std::int64_t column) {
-      const float* columns = kernel + g * filters + column;
-      std::int64_t stride = out;
-      if (pixels >= kRowsPerCopy) {
-        for (std::int64_t c = 0; c < depth; ++c) {
-          std::copy_n(columns + c * out, tiles.columns, &copy[c * tiles.columns]);
-        }
-        columns = copy.get(), stride = tiles.columns;
-      }
       const auto panel = [&](std::int64_t u, std::int64_t v) {
-        return columns + (u * kernel_width + v) * channels * stride;
+        return kernel + (u * kernel_width + v) * channels * out + g * filters + column;
       };
       Pixels(down, across, examples, images, x + g * channels, results, y + g * filters + column,
-             channels, stride, tiles, turn % parts, parts, panel);
+             channels, out, tiles, turn % parts, parts, panel);
     });
   });
 }
@@ -270,8 +257,8 @@ void Convolution::ToInput(const float* y, const float* kernel, float* x, int thr
         for (std::int64_t u = 0; u < high; ++u) {
           for (std::int64_t v = 0; v < wide; ++v) {
             const std::int64_t tap = m.reach[u] * kernel_width + n.reach[v];
-            Transpose(kernel + (tap * channels + column) * out + g * filters, out, tiles.columns,
-                      filters, panel(u, v));
+            tiles.transpose(kernel + (tap * channels + column) * out + g * filters, out,
+                            tiles.columns, filters, panel(u, v));
           }
         }
         Pixels(down, across, examples, results, y + g * filters, images, x + g * channels + column,
@@ -282,37 +269,74 @@ void Convolution::ToInput(const float* y, const float* kernel, float* x, int thr
 }
 
 void Convolution::ToKernel(const float* x, const float* y, float* kernel, int threads) const {
-  const std::int64_t pixels = examples * out_height * out_width;
+  const bool edges_fit =
+      (out_height - 1) * row_stride <= height && (out_width - 1) * column_stride <= width;
+  if (channels < kRows && edges_fit) return ToKernelOfFew(x, y, kernel, threads);
   const std::int64_t taps = kernel_height * kernel_width;
-  threads = Worth(threads);
   const std::int64_t in = groups * channels, out = groups * filters;
-  ParallelFor(groups * taps, threads, [&](std::int64_t turn, std::int64_t) {
-    const std::int64_t g = turn / taps, tap = turn % taps;
-    std::vector<const float*> rows, columns;
-    rows.reserve(pixels), columns.reserve(pixels);
+  const Images images{height, width, in}, results{out_height, out_width, out};
+  std::vector<std::int64_t> rows(channels);
+  std::iota(rows.begin(), rows.end(), 0);
+  threads = Worth(threads);
+  const std::int64_t parts = std::min(groups, (threads + taps - 1) / taps);
+  ParallelFor(taps * parts, threads, [&](std::int64_t turn, std::int64_t) {
+    const std::int64_t tap = turn / parts, part = turn % parts;
+    // The pixels of x and y that the tap joins.
+    std::vector<std::int64_t> xs, ys;
     for (std::int64_t line = 0; line < examples * out_height; ++line) {
-      const std::int64_t i = line % out_height * row_stride - top + tap / kernel_width;
+      const std::int64_t example = line / out_height, k = line % out_height;
+      const std::int64_t i = k * row_stride - top + tap / kernel_width;
       if (i < 0 || i >= height) continue;
-      const float* image = x + (line / out_height * height + i) * width * in + g * channels;
-      for (std::int64_t k = 0; k < out_width; ++k) {
-        const std::int64_t j = k * column_stride - left + tap % kernel_width;
+      for (std::int64_t l = 0; l < out_width; ++l) {
+        const std::int64_t j = l * column_stride - left + tap % kernel_width;
         if (j < 0 || j >= width) continue;
-        rows.push_back(image + j * in);
-        columns.push_back(y + (line * out_width + k) * out + g * filters);
+        xs.push_back(images.At(example, i, j));
+        ys.push_back(results.At(example, k, l));
       }
     }
-    float* to = kernel + tap * channels * out + g * filters;
-    const std::int64_t total = rows.size();
-    // A tap that no pixel meets has a sum of nothing.
-    for (std::int64_t k = 0; k == 0 || k < total; k += kDepth) {
-      ForColumns(filters, [&](const Tiles& tiles, std::int64_t column) {
-        ForRows(channels, 0, 1, [&](std::int64_t first, std::int64_t last) {
-          tiles.outer[last - first - 1](rows.data() + k, first, columns.data() + k, column,
-                                        std::min(kDepth, total - k), k > 0,
-                                        to + first * out + column, out);
-        });
-      });
+    for (std::int64_t g = groups * part / parts; g < groups * (part + 1) / parts; ++g) {
+      SumProducts(x + g * channels, xs, rows, y + g * filters, ys, filters,
+                  kernel + tap * channels * out + g * filters, out);
     }
+  });
+}
+
+void Convolution::ToKernelOfFew(const float* x, const float* y, float* kernel, int threads) const {
+  const std::int64_t in = groups * channels, out = groups * filters;
+  // All taps are rows of the same products, for which each image gets its edge of zeros.
+  const Images images{height, width, in}, results{out_height, out_width, out};
+  const Images padded{(out_height - 1) * row_stride + kernel_height,
+                      (out_width - 1) * column_stride + kernel_width, channels};
+  std::vector<std::int64_t> xs, ys, rows;
+  for (std::int64_t example = 0; example < examples; ++example) {
+    for (std::int64_t i = 0; i < out_height; ++i) {
+      for (std::int64_t j = 0; j < out_width; ++j) {
+        xs.push_back(padded.At(example, i * row_stride, j * column_stride));
+        ys.push_back(results.At(example, i, j));
+      }
+    }
+  }
+  for (std::int64_t u = 0; u < kernel_height; ++u) {
+    for (std::int64_t v = 0; v < kernel_width; ++v) {
+      for (std::int64_t c = 0; c < channels; ++c) rows.push_back(padded.At(0, u, v) + c);
+    }
+  }
+  const std::int64_t first_row = std::max<std::int64_t>(0, top);
+  const std::int64_t first_column = std::max<std::int64_t>(0, left);
+  const std::int64_t last_row = std::min(padded.height, height + top);
+  const std::int64_t last_column = std::min(padded.width, width + left);
+  ParallelFor(groups, Worth(threads), [&](std::int64_t g, std::int64_t) {
+    std::vector<float> copy(padded.At(examples, 0, 0));
+    for (std::int64_t example = 0; example < examples; ++example) {
+      for (std::int64_t i = first_row; i < last_row; ++i) {
+        for (std::int64_t j = first_column; j < last_column; ++j) {
+          const float* const from = x + images.At(example, i - top, j - left) + g * channels;
+          float* const to = &copy[padded.At(example, i, j)];
+          for (std::int64_t c = 0; c < channels; ++c) to[c] = from[c];
+        }
+      }
+    }
+    SumProducts(copy.data(), xs, rows, y + g * filters, ys, filters, kernel + g * filters, out);
   });
 }
 
