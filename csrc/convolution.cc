@@ -1,11 +1,9 @@
 #include "convolution.h"
 
 #include <algorithm>
-#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <numeric>
 #include <string_view>
 #include <vector>
 
@@ -25,8 +23,8 @@ struct Tiles {
   std::int64_t columns;
   void (*inner[kRows])(const float*, const std::int64_t*, const std::int64_t*, const float* const*,
                        std::int64_t, std::int64_t, std::int64_t, float*, const std::int64_t*);
-  void (*outer[kRows])(const float*, const std::int64_t*, const std::int64_t*, const float*,
-                       const std::int64_t*, std::int64_t, bool, float*, std::int64_t);
+  void (*outer[kRows])(const float*, const std::int64_t*, const float*, const std::int64_t*,
+                       std::int64_t, bool, float*, std::int64_t);
   void (*transpose)(const float*, std::int64_t, std::int64_t, std::int64_t, float*);
 };
 
@@ -141,7 +139,8 @@ struct Images {
 };
 
 // Computes each pixel of `to` that the axes have, of its sources in `from` and of the taps, `depth`
-// rows of columns each: `panel(u, v)` is where those of a tap begin.
+// rows of columns each: `panel(u, v)` is where those of a tap begin. A source is where that of the
+// first tap would be, moved by the tap's shift.
 template <typename Panel>
 void Pixels(const Axis& down, const Axis& across, std::int64_t examples, const Images& source,
             const float* from, const Images& target, float* to, std::int64_t depth,
@@ -161,7 +160,8 @@ void Pixels(const Axis& down, const Axis& across, std::int64_t examples, const I
       for (std::int64_t example = 0; example < examples; ++example) {
         for (std::int64_t i = m.first; i < m.last; ++i) {
           for (std::int64_t j = n.first; j < n.last; ++j) {
-            sources.push_back(source.At(example, down.Source(i, 0), across.Source(j, 0)));
+            sources.push_back(
+                panels.empty() ? 0 : source.At(example, down.Source(i, 0), across.Source(j, 0)));
             targets.push_back(target.At(example, down.Place(i), across.Place(j)));
           }
         }
@@ -180,7 +180,7 @@ struct Residue {
           std::int64_t taps)
       : first(((rest - before) % stride + stride) % stride),
         count(first < size ? (size - first + stride - 1) / stride : 0),
-        from((first + before) / stride) {
+        from((first + before - rest) / stride) {
     for (std::int64_t tap = rest; tap < taps; tap += stride) reach.push_back(tap);
   }
 
@@ -189,24 +189,6 @@ struct Residue {
   std::int64_t from;
   std::vector<std::int64_t> reach;
 };
-
-// to[r] = Σ x[xs[k] + rows[r]] · y[ys[k]], `columns` numbers each; of nothing, zeros. The rows of
-// `to` are `stride` apart.
-void SumProducts(const float* x, const std::vector<std::int64_t>& xs,
-                 const std::vector<std::int64_t>& rows, const float* y,
-                 const std::vector<std::int64_t>& ys, std::int64_t columns, float* to,
-                 std::int64_t stride) {
-  const std::int64_t total = xs.size();
-  for (std::int64_t k = 0; k == 0 || k < total; k += kDepth) {
-    ForColumns(columns, [&](const Tiles& tiles, std::int64_t column) {
-      ForRows(rows.size(), 0, 1, [&](std::int64_t first, std::int64_t last) {
-        tiles.outer[last - first - 1](x, xs.data() + k, &rows[first], y + column, ys.data() + k,
-                                      std::min(kDepth, total - k), k > 0,
-                                      to + first * stride + column, stride);
-      });
-    });
-  }
-}
 
 }  // namespace
 
@@ -269,18 +251,11 @@ void Convolution::ToInput(const float* y, const float* kernel, float* x, int thr
 }
 
 void Convolution::ToKernel(const float* x, const float* y, float* kernel, int threads) const {
-  const bool edges_fit =
-      (out_height - 1) * row_stride <= height && (out_width - 1) * column_stride <= width;
-  if (channels < kRows && edges_fit) return ToKernelOfFew(x, y, kernel, threads);
   const std::int64_t taps = kernel_height * kernel_width;
   const std::int64_t in = groups * channels, out = groups * filters;
   const Images images{height, width, in}, results{out_height, out_width, out};
-  std::vector<std::int64_t> rows(channels);
-  std::iota(rows.begin(), rows.end(), 0);
-  threads = Worth(threads);
-  const std::int64_t parts = std::min(groups, (threads + taps - 1) / taps);
-  ParallelFor(taps * parts, threads, [&](std::int64_t turn, std::int64_t) {
-    const std::int64_t tap = turn / parts, part = turn % parts;
+  ParallelFor(groups * taps, Worth(threads), [&](std::int64_t turn, std::int64_t) {
+    const std::int64_t g = turn / taps, tap = turn % taps;
     // The pixels of x and y that the tap joins.
     std::vector<std::int64_t> xs, ys;
     for (std::int64_t line = 0; line < examples * out_height; ++line) {
@@ -294,49 +269,18 @@ void Convolution::ToKernel(const float* x, const float* y, float* kernel, int th
         ys.push_back(results.At(example, k, l));
       }
     }
-    for (std::int64_t g = groups * part / parts; g < groups * (part + 1) / parts; ++g) {
-      SumProducts(x + g * channels, xs, rows, y + g * filters, ys, filters,
-                  kernel + tap * channels * out + g * filters, out);
+    float* const to = kernel + tap * channels * out + g * filters;
+    const std::int64_t total = xs.size();
+    // A tap that no pixel meets has a sum of nothing.
+    for (std::int64_t k = 0; k == 0 || k < total; k += kDepth) {
+      ForColumns(filters, [&](const Tiles& tiles, std::int64_t column) {
+        ForRows(channels, 0, 1, [&](std::int64_t first, std::int64_t last) {
+          tiles.outer[last - first - 1](
+              x + g * channels + first, xs.data() + k, y + g * filters + column, ys.data() + k,
+              std::min(kDepth, total - k), k > 0, to + first * out + column, out);
+        });
+      });
     }
-  });
-}
-
-void Convolution::ToKernelOfFew(const float* x, const float* y, float* kernel, int threads) const {
-  const std::int64_t in = groups * channels, out = groups * filters;
-  // All taps are rows of the same products, for which each image gets its edge of zeros.
-  const Images images{height, width, in}, results{out_height, out_width, out};
-  const Images padded{(out_height - 1) * row_stride + kernel_height,
-                      (out_width - 1) * column_stride + kernel_width, channels};
-  std::vector<std::int64_t> xs, ys, rows;
-  for (std::int64_t example = 0; example < examples; ++example) {
-    for (std::int64_t i = 0; i < out_height; ++i) {
-      for (std::int64_t j = 0; j < out_width; ++j) {
-        xs.push_back(padded.At(example, i * row_stride, j * column_stride));
-        ys.push_back(results.At(example, i, j));
-      }
-    }
-  }
-  for (std::int64_t u = 0; u < kernel_height; ++u) {
-    for (std::int64_t v = 0; v < kernel_width; ++v) {
-      for (std::int64_t c = 0; c < channels; ++c) rows.push_back(padded.At(0, u, v) + c);
-    }
-  }
-  const std::int64_t first_row = std::max<std::int64_t>(0, top);
-  const std::int64_t first_column = std::max<std::int64_t>(0, left);
-  const std::int64_t last_row = std::min(padded.height, height + top);
-  const std::int64_t last_column = std::min(padded.width, width + left);
-  ParallelFor(groups, Worth(threads), [&](std::int64_t g, std::int64_t) {
-    std::vector<float> copy(padded.At(examples, 0, 0));
-    for (std::int64_t example = 0; example < examples; ++example) {
-      for (std::int64_t i = first_row; i < last_row; ++i) {
-        for (std::int64_t j = first_column; j < last_column; ++j) {
-          const float* const from = x + images.At(example, i - top, j - left) + g * channels;
-          float* const to = &copy[padded.At(example, i, j)];
-          for (std::int64_t c = 0; c < channels; ++c) to[c] = from[c];
-        }
-      }
-    }
-    SumProducts(copy.data(), xs, rows, y + g * filters, ys, filters, kernel + g * filters, out);
   });
 }
 

@@ -23,8 +23,6 @@ struct Convolution {
  private:
   // How many of the threads so few products are worth.
   int Worth(int threads) const;
-  // ToKernel where a tap has few channels.
-  void ToKernelOfFew(const float* x, const float* y, float* kernel, int threads) const;
 };
 
 }  // namespace tfmeta

@@ -39,36 +39,35 @@ void Inner(const float* from, const std::int64_t* sources, const std::int64_t* s
   }
 }
 
-// out[r] = Σ a[as[k] + shifts[r]] · b[bs[k]], over k < depth, which is added to what there is if
-// `more`; out's rows are `stride` apart.
+// out[r] = Σ a[as[k] + r] · b[bs[k]], over k < depth, which is added to what there is if `more`;
+// out's rows are `stride` apart.
 template <int R, int V, typename Part>
-void Outer(const float* a, const std::int64_t* as, const std::int64_t* shifts, const float* b,
-           const std::int64_t* bs, std::int64_t depth, bool more, float* out, std::int64_t stride) {
+void Outer(const float* a, const std::int64_t* as, const float* b, const std::int64_t* bs,
+           std::int64_t depth, bool more, float* out, std::int64_t stride) {
   constexpr int kPart = sizeof(Part) / sizeof(float);
-  std::int64_t shift[R];
-  TFMETA_EACH_ROW shift[r] = shifts[r];
   Part sums[R][V] = {};
-  if (more) {
-    TFMETA_EACH_ROW TFMETA_EACH_PART std::memcpy(&sums[r][v], out + r * stride + v * kPart,
-                                                 sizeof(Part));
-  }
   for (std::int64_t k = 0; k < depth; ++k) {
     const std::int64_t ahead = k + kAhead < depth ? k + kAhead : depth - 1;
-    __builtin_prefetch(a + (as[ahead] + shift[0]));
+    __builtin_prefetch(a + as[ahead]);
     for (int v = 0; v < V * kPart; v += kLine) __builtin_prefetch(b + bs[ahead] + v);
     const float* const rows = a + as[k];
     Part columns[V];
     TFMETA_EACH_PART std::memcpy(&columns[v], b + bs[k] + v * kPart, sizeof(Part));
-    TFMETA_EACH_ROW TFMETA_EACH_PART sums[r][v] += rows[shift[r]] * columns[v];
+    TFMETA_EACH_ROW TFMETA_EACH_PART sums[r][v] += rows[r] * columns[v];
   }
-  TFMETA_EACH_ROW TFMETA_EACH_PART std::memcpy(out + r * stride + v * kPart, &sums[r][v],
-                                               sizeof(Part));
+  // Added last: one sum over all of a large image would lose digits.
+  TFMETA_EACH_ROW TFMETA_EACH_PART {
+    Part before = {};
+    if (more) std::memcpy(&before, out + r * stride + v * kPart, sizeof(Part));
+    sums[r][v] += before;
+    std::memcpy(out + r * stride + v * kPart, &sums[r][v], sizeof(Part));
+  }
 }
 
 // Transposes kFloats rows of as many numbers: rows of the first and second half are interleaved, as
 // often as it takes.
 inline void TransposeSquare(const float* from, std::int64_t stride, float* to, std::int64_t apart) {
-#ifdef __clang__
+#ifdef __clang__  // which has no __builtin_shuffle
   for (int i = 0; i < kFloats; ++i) {
     for (int j = 0; j < kFloats; ++j) to[j * apart + i] = from[i * stride + j];
   }

@@ -192,6 +192,23 @@ def test_convolutions(case: dict[str, Any]) -> None:
         np.testing.assert_allclose(one, twin, rtol=1e-5, atol=1e-5 * np.abs(twin).max())
 
 
+@pytest.mark.parametrize("strides", [(1, 1), (2, 1)])
+def test_threads_share_convolutions(strides: tuple[int, int]) -> None:
+    case = {"n": 3, "space": (16, 15), "groups": 2, "channels": 33, "filters": 80}
+    case |= {"size": (3, 2), "strides": strides, "padding": "SAME"}
+    a, k, b = (merged(z) for z in made(case))
+    out, before = kernels._window(case["space"], case["size"], strides, "SAME")
+    window = [*case["size"], *strides, *before, *case["space"], *out, case["groups"]]
+    ops = kernels.library()
+    for operation, operands in (
+        (ops.tfmeta_convolution, {"x": a, "kernel": k}),
+        (ops.tfmeta_convolution_to_input, {"y": b, "kernel": k}),
+        (ops.tfmeta_convolution_to_kernel, {"x": a, "y": b}),
+    ):
+        one, three = (operation(**operands, window=window, threads=n) for n in (1, 3))
+        np.testing.assert_array_equal(one, three)
+
+
 @settings(max_examples=10, deadline=None)
 @given(CONVOLUTIONS)
 def test_derivatives_of_convolutions(case: dict[str, Any]) -> None:

@@ -10,9 +10,6 @@ import tensorflow as tf
 from tfmeta import kernels
 from tfmeta.packed.layout import sizes
 
-# Up to as many, all products of our gradient to the filters share their rows.
-_IMAGE_CHANNELS = 5
-
 
 def convolution(
     x: Any, kernel: Any, strides: Any, padding: str, dilations: Any, bias: Any = None
@@ -30,15 +27,11 @@ def convolution(
     groups = x.shape[-1] // kernel.shape[2]
     # Without the format, second derivatives fail in eager mode.
     how = {"strides": strides, "padding": padding, "data_format": "NHWC", "dilations": dilations}
-    plain = None not in x.shape[1:] and tuple(dilations) == (1, 1) and kernels.usable(x, kernel)
-    ours = kernels.convolution_products(x.shape, kernel.shape, strides, padding) if plain else None
-    if ours and _fills_registers(kernel, groups):
-        products = ours
+    if _pays(x, kernel, groups, dilations):
+        products = kernels.convolution_products(x.shape, kernel.shape, strides, padding)
     elif groups == 1 or has_grouped_gradients(x.dtype):
         # Not Keras's convolution, which compiles one with groups by XLA on a CPU, the slow way.
         products = _tensorflow_products(x, kernel, how)
-        if ours and kernel.shape[2] <= _IMAGE_CHANNELS:
-            products = products._replace(to_kernel=ours.to_kernel)
     else:
         parts = zip(tf.split(x, groups, -1), tf.split(kernel, groups, -1), strict=True)
         y = tf.concat([tf.nn.convolution(a, k, **how) for a, k in parts], -1)
@@ -81,13 +74,15 @@ def _biased(products: kernels.Products, x: Any, kernel: Any, bias: Any) -> Any:
     return forward(x, kernel, bias)
 
 
-def _fills_registers(kernel: Any, groups: int) -> bool:
-    """Return whether kernels of our own are faster than oneDNN's, which small images slow down.
+def _pays(x: Any, kernel: Any, groups: int, dilations: Any) -> bool:
+    """Return whether kernels of our own are faster than oneDNN's.
 
-    With them a whole meta-step took a tenth less on images of 28 and of 84 pixels without strides,
-    and more with them.
+    They are where channels and filters fill registers: with a stride by a third, without one by a
+    tenth of a whole meta-step. For an image's few channels oneDNN is the better one.
     """
-    return kernel.shape[2] >= 16 and kernel.shape[3] // groups % 16 == 0  # type: ignore[no-any-return]
+    wide = kernel.shape[2] % 16 == 0 and kernel.shape[3] // groups % 16 == 0
+    plain = None not in x.shape[1:] and tuple(dilations) == (1, 1)
+    return wide and plain and kernels.usable(x, kernel)
 
 
 def depthwise_convolution(x: Any, kernel: Any, strides: Any, padding: str, dilations: Any) -> Any:
