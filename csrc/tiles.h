@@ -97,8 +97,7 @@ inline void TransposeSquare(const float* from, std::int64_t stride, float* to, s
 #endif
 }
 
-// Writes [columns, rows] of [rows, columns] whose rows are `stride` apart. One number at a time it
-// would take as long as the products.
+// Writes [columns, rows] of [rows, columns] whose rows are `stride` apart, by squares where it can.
 inline void Transpose(const float* from, std::int64_t stride, std::int64_t rows,
                       std::int64_t columns, float* to) {
   const std::int64_t whole_rows = rows / kFloats * kFloats;
@@ -126,6 +125,7 @@ constexpr Tiles kTiles = {V * sizeof(Part) / sizeof(float),
                            Outer<4, V, Part>, Outer<5, V, Part>, Outer<6, V, Part>},
                           Transpose};
 
-// The widest first; the last fits any number of columns.
+// The widest first; the last fits any number of columns. Where kVectors is 2, the second is never
+// reached.
 constexpr Tiles kAll[] = {kTiles<kVectors, Vector>, kTiles<2, Vector>, kTiles<1, Vector>,
                           kTiles<1, float>};

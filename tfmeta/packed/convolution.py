@@ -78,7 +78,7 @@ def _pays(x: Any, kernel: Any, groups: int, dilations: Any) -> bool:
     """Return whether kernels of our own are faster than oneDNN's.
 
     They are where channels and filters fill registers: with a stride by a third, without one by a
-    tenth of a whole meta-step. For an image's few channels oneDNN is the better one.
+    tenth of a whole meta-step. An image's few channels are left to oneDNN.
     """
     wide = kernel.shape[2] % 16 == 0 and kernel.shape[3] // groups % 16 == 0
     plain = None not in x.shape[1:] and tuple(dilations) == (1, 1)
