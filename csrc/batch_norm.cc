@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
 #include "clones.h"
 #include "parallel.h"
@@ -16,114 +15,175 @@ constexpr std::int64_t kChannels = 64;
 // Below this many numbers a thread costs more than it saves.
 constexpr std::int64_t kNumbersPerThread = 1 << 15;
 
-// For each channel, what all rows have in common.
-struct Sums {
-  float mean[kChannels] = {}, variance[kChannels] = {};
-  float a[kChannels] = {}, dy[kChannels] = {};
-  float a_x[kChannels] = {}, dy_x[kChannels] = {}, a_dy[kChannels] = {};
-};
-
 // The sums of a stretch of rows are added to those of the stretches before: a sum of thousands of
 // single-precision numbers one by one would lose digits.
 constexpr std::int64_t kStretch = 64;
 
-TFMETA_CLONES void AddRows(const float* __restrict x, std::int64_t stride, std::int64_t rows,
-                           std::int64_t channels, float* __restrict sum) {
-  for (std::int64_t r = 0; r < rows; ++r, x += stride) {
-    for (std::int64_t c = 0; c < channels; ++c) sum[c] += x[c];
+// Rows lie so far apart that the processor does not foresee them: their lines are asked for so many
+// rows before their use. A line has kLine numbers.
+constexpr std::int64_t kAhead = 8, kLine = 16;
+
+// Of some channels, what all rows have in common; `a` is of the second derivative only.
+struct Sums {
+  float dy[kChannels] = {}, dy_x[kChannels] = {};
+  float a[kChannels] = {}, a_x[kChannels] = {}, a_dy[kChannels] = {};
+};
+
+// The rows `first` to `last` of some channels.
+struct Block {
+  std::int64_t first, last, stride, channels;
+};
+
+// Asks for a row that is read soon.
+inline void Ask(const float* x, std::int64_t row, const Block& block) {
+  const float* const ahead = x + std::min(row + kAhead, block.last - 1) * block.stride;
+  for (std::int64_t c = 0; c < block.channels; c += kLine) __builtin_prefetch(ahead + c);
+}
+
+TFMETA_CLONES void AddFirst(const Block& block, const float* __restrict x,
+                            const float* __restrict dy, const float* __restrict mean,
+                            Sums* __restrict s) {
+  for (std::int64_t r = block.first; r < block.last; ++r) {
+    Ask(x, r, block), Ask(dy, r, block);
+    const float *const row = x + r * block.stride, *const dy_row = dy + r * block.stride;
+    for (std::int64_t c = 0; c < block.channels; ++c) {
+      s->dy[c] += dy_row[c];
+      s->dy_x[c] += dy_row[c] * (row[c] - mean[c]);
+    }
   }
 }
 
-TFMETA_CLONES void AddProducts(const float* __restrict x, const float* __restrict a,
-                               const float* __restrict dy, std::int64_t stride, std::int64_t rows,
-                               std::int64_t channels, const float* __restrict mean,
-                               Sums* __restrict s) {
-  for (std::int64_t r = 0; r < rows; ++r, x += stride, a += stride, dy += stride) {
-    for (std::int64_t c = 0; c < channels; ++c) {
-      const float centred = x[c] - mean[c];
-      s->variance[c] += centred * centred;
-      s->a[c] += a[c];
-      s->dy[c] += dy[c];
-      s->a_x[c] += a[c] * centred;
-      s->dy_x[c] += dy[c] * centred;
-      s->a_dy[c] += a[c] * dy[c];
+TFMETA_CLONES void AddSecond(const Block& block, const float* __restrict x,
+                             const float* __restrict dy, const float* __restrict a,
+                             const float* __restrict mean, Sums* __restrict s) {
+  for (std::int64_t r = block.first; r < block.last; ++r) {
+    Ask(x, r, block), Ask(dy, r, block), Ask(a, r, block);
+    const float *const row = x + r * block.stride, *const dy_row = dy + r * block.stride;
+    const float* const a_row = a + r * block.stride;
+    for (std::int64_t c = 0; c < block.channels; ++c) {
+      const float centred = row[c] - mean[c];
+      s->dy[c] += dy_row[c];
+      s->dy_x[c] += dy_row[c] * centred;
+      s->a[c] += a_row[c];
+      s->a_x[c] += a_row[c] * centred;
+      s->a_dy[c] += a_row[c] * dy_row[c];
+    }
+  }
+}
+
+// to_x = k[0] dy + k[1] (x − mean) + k[2]
+TFMETA_CLONES void CombineFirst(const Block& block, const float* __restrict x,
+                                const float* __restrict dy, const float* __restrict mean,
+                                const float (*__restrict k)[kChannels], float* __restrict to_x) {
+  for (std::int64_t r = block.first; r < block.last; ++r) {
+    const float *const row = x + r * block.stride, *const dy_row = dy + r * block.stride;
+    float* const to_row = to_x + r * block.stride;
+    for (std::int64_t c = 0; c < block.channels; ++c) {
+      to_row[c] = k[0][c] * dy_row[c] + k[1][c] * (row[c] - mean[c]) + k[2][c];
     }
   }
 }
 
 // to_dy = k[0] a + k[1] (x − mean) + k[2];  to_x = k[3] a + k[4] dy + k[5] (x − mean) + k[6]
-TFMETA_CLONES void Combine(const float* __restrict x, const float* __restrict a,
-                           const float* __restrict dy, std::int64_t stride, std::int64_t rows,
-                           std::int64_t channels, const float* __restrict mean,
-                           const float (*__restrict k)[kChannels], float* __restrict to_dy,
-                           float* __restrict to_x) {
-  for (std::int64_t r = 0; r < rows; ++r) {
-    for (std::int64_t c = 0; c < channels; ++c) {
-      const float centred = x[c] - mean[c];
-      to_dy[c] = k[0][c] * a[c] + k[1][c] * centred + k[2][c];
-      to_x[c] = k[3][c] * a[c] + k[4][c] * dy[c] + k[5][c] * centred + k[6][c];
+TFMETA_CLONES void CombineSecond(const Block& block, const float* __restrict x,
+                                 const float* __restrict dy, const float* __restrict a,
+                                 const float* __restrict mean,
+                                 const float (*__restrict k)[kChannels], float* __restrict to_dy,
+                                 float* __restrict to_x) {
+  for (std::int64_t r = block.first; r < block.last; ++r) {
+    const std::int64_t at = r * block.stride;
+    for (std::int64_t c = 0; c < block.channels; ++c) {
+      const float centred = x[at + c] - mean[c];
+      to_dy[at + c] = k[0][c] * a[at + c] + k[1][c] * centred + k[2][c];
+      to_x[at + c] = k[3][c] * a[at + c] + k[4][c] * dy[at + c] + k[5][c] * centred + k[6][c];
     }
-    x += stride, a += stride, dy += stride, to_dy += stride, to_x += stride;
   }
 }
 
-void Add(const float* part, std::int64_t channels, float* sum) {
-  for (std::int64_t c = 0; c < channels; ++c) sum[c] += part[c];
+// Sums of all rows, those of a stretch by add(block, &sums).
+template <typename Adder>
+Sums Total(const BatchNorm& norm, std::int64_t channels, const Adder& add) {
+  Sums total;
+  for (std::int64_t r = 0; r < norm.rows; r += kStretch) {
+    Sums part;
+    add({r, std::min(r + kStretch, norm.rows), norm.channels, channels}, &part);
+    for (std::int64_t c = 0; c < channels; ++c) {
+      total.dy[c] += part.dy[c];
+      total.dy_x[c] += part.dy_x[c];
+      total.a[c] += part.a[c];
+      total.a_x[c] += part.a_x[c];
+      total.a_dy[c] += part.a_dy[c];
+    }
+  }
+  return total;
+}
+
+// Calls body(first, channels) for parts of the channels, which may run at once.
+template <typename Body>
+void ForChannels(const BatchNorm& norm, int threads, const Body& body) {
+  const std::int64_t turns = (norm.channels + kChannels - 1) / kChannels;
+  const std::int64_t most =
+      std::max<std::int64_t>(1, norm.rows * norm.channels / kNumbersPerThread);
+  ParallelFor(turns, std::min<std::int64_t>({threads, turns, most}),
+              [&](std::int64_t turn, std::int64_t) {
+                const std::int64_t first = turn * kChannels;
+                body(first, std::min(kChannels, norm.channels - first));
+              });
 }
 
 }  // namespace
 
-void BatchNormSecond::Compute(std::int64_t first, std::int64_t last) const {
-  const std::int64_t n = last - first;
-  Sums s;
-  for (std::int64_t r = 0; r < rows; r += kStretch) {
-    float part[kChannels] = {};
-    AddRows(x + r * channels + first, channels, std::min(kStretch, rows - r), n, part);
-    Add(part, n, s.mean);
-  }
+void BatchNorm::First(float* to_x, float* to_gamma, float* to_beta, int threads) const {
   const float count = static_cast<float>(rows);
-  for (std::int64_t c = 0; c < n; ++c) s.mean[c] /= count;
-  for (std::int64_t r = 0; r < rows; r += kStretch) {
-    Sums part;
-    const std::int64_t at = r * channels + first;
-    AddProducts(x + at, a + at, dy + at, channels, std::min(kStretch, rows - r), n, s.mean, &part);
-    Add(part.variance, n, s.variance);
-    Add(part.a, n, s.a);
-    Add(part.dy, n, s.dy);
-    Add(part.a_x, n, s.a_x);
-    Add(part.dy_x, n, s.dy_x);
-    Add(part.a_dy, n, s.a_dy);
-  }
-  float k[7][kChannels];
-  for (std::int64_t c = 0; c < n; ++c) {
-    const float scale = 1.0f / std::sqrt(s.variance[c] / count + epsilon);
-    const float weight = gamma[first + c] * scale;
-    const float a_normal = s.a_x[c] * scale, dy_normal = s.dy_x[c] * scale;
-    const float a_mean = s.a[c] / count, dy_mean = s.dy[c] / count;
-    const float all = s.a_dy[c] - s.a[c] * dy_mean - a_normal * dy_normal / count;
-    to_gamma[first + c] = scale * all;
-    // What is multiplied by x̂ is multiplied by x − mean and by the scale.
-    k[0][c] = weight;
-    k[1][c] = (p[first + c] - weight * a_normal / count) * scale;
-    k[2][c] = q[first + c] - weight * a_mean;
-    const float share = -weight * scale / count;
-    const float for_a = share * dy_normal, for_dy = share * a_normal + p[first + c] * scale;
-    k[3][c] = for_a;
-    k[4][c] = for_dy;
-    k[5][c] = (share * all - (for_a * a_normal + for_dy * dy_normal) / count) * scale;
-    k[6][c] = -(for_a * a_mean + for_dy * dy_mean);
-  }
-  Combine(x + first, a + first, dy + first, channels, rows, n, s.mean, k, to_dy + first,
-          to_x + first);
+  ForChannels(*this, threads, [&](std::int64_t first, std::int64_t n) {
+    const float *const at = x + first, *const dy_at = dy + first, *const middle = mean + first;
+    const Sums s = Total(*this, n, [&](const Block& block, Sums* sums) {
+      AddFirst(block, at, dy_at, middle, sums);
+    });
+    float k[3][kChannels];
+    for (std::int64_t c = 0; c < n; ++c) {
+      const float scale = 1.0f / std::sqrt(variance[first + c] + epsilon);
+      const float weight = gamma[first + c] * scale;
+      to_beta[first + c] = s.dy[c];
+      to_gamma[first + c] = s.dy_x[c] * scale;
+      k[0][c] = weight;
+      k[1][c] = -weight * scale * scale * s.dy_x[c] / count;
+      k[2][c] = -weight * s.dy[c] / count;
+    }
+    CombineFirst({0, rows, channels, n}, at, dy_at, middle, k, to_x + first);
+  });
 }
 
-void BatchNormSecond::ComputeAll(int threads) const {
-  const std::int64_t turns = (channels + kChannels - 1) / kChannels;
-  const std::int64_t most = std::max<std::int64_t>(1, rows * channels / kNumbersPerThread);
-  ParallelFor(turns, std::min<std::int64_t>({threads, turns, most}),
-              [&](std::int64_t turn, std::int64_t) {
-                Compute(turn * kChannels, std::min((turn + 1) * kChannels, channels));
-              });
+void BatchNorm::Second(const float* a, const float* p, const float* q, float* to_dy, float* to_x,
+                       float* to_gamma, int threads) const {
+  const float count = static_cast<float>(rows);
+  ForChannels(*this, threads, [&](std::int64_t first, std::int64_t n) {
+    const float *const at = x + first, *const dy_at = dy + first, *const a_at = a + first;
+    const float* const middle = mean + first;
+    const Sums s = Total(*this, n, [&](const Block& block, Sums* sums) {
+      AddSecond(block, at, dy_at, a_at, middle, sums);
+    });
+    float k[7][kChannels];
+    for (std::int64_t c = 0; c < n; ++c) {
+      const float scale = 1.0f / std::sqrt(variance[first + c] + epsilon);
+      const float weight = gamma[first + c] * scale;
+      const float a_normal = s.a_x[c] * scale, dy_normal = s.dy_x[c] * scale;
+      const float a_mean = s.a[c] / count, dy_mean = s.dy[c] / count;
+      const float all = s.a_dy[c] - s.a[c] * dy_mean - a_normal * dy_normal / count;
+      to_gamma[first + c] = scale * all;
+      // What is multiplied by x̂ is multiplied by x − mean and by the scale.
+      k[0][c] = weight;
+      k[1][c] = (p[first + c] - weight * a_normal / count) * scale;
+      k[2][c] = q[first + c] - weight * a_mean;
+      const float share = -weight * scale / count;
+      const float for_a = share * dy_normal, for_dy = share * a_normal + p[first + c] * scale;
+      k[3][c] = for_a;
+      k[4][c] = for_dy;
+      k[5][c] = (share * all - (for_a * a_normal + for_dy * dy_normal) / count) * scale;
+      k[6][c] = -(for_a * a_mean + for_dy * dy_mean);
+    }
+    CombineSecond({0, rows, channels, n}, at, dy_at, a_at, middle, k, to_dy + first, to_x + first);
+  });
 }
 
 }  // namespace tfmeta

@@ -23,8 +23,8 @@ struct Tiles {
   std::int64_t columns;
   void (*inner[kRows])(const float*, const std::int64_t*, const std::int64_t*, const float* const*,
                        std::int64_t, std::int64_t, std::int64_t, float*, const std::int64_t*);
-  void (*outer[kRows])(const float*, const std::int64_t*, const float*, const std::int64_t*,
-                       std::int64_t, bool, float*, std::int64_t);
+  void (*outer[kRows])(const float*, const std::int64_t*, const std::int64_t*, const float*,
+                       const std::int64_t*, std::int64_t, bool, float*, std::int64_t);
   void (*transpose)(const float*, std::int64_t, std::int64_t, std::int64_t, float*);
 };
 
@@ -174,6 +174,45 @@ void Pixels(const Axis& down, const Axis& across, std::int64_t examples, const I
   }
 }
 
+// The images of one group, as the taps see them. Few channels are copied, each image with its edge
+// of zeros: then the taps of a row lie together, and count as one tap with all their channels.
+struct Source {
+  Source(const Convolution& c, const float* x, std::int64_t group)
+      : images{c.height, c.width, c.groups * c.channels},
+        data(x + group * c.channels),
+        top(c.top),
+        left(c.left),
+        taps(c.kernel_width),
+        depth(c.channels) {
+    const std::int64_t high = (c.out_height - 1) * c.row_stride + c.kernel_height;
+    const std::int64_t wide = (c.out_width - 1) * c.column_stride + c.kernel_width;
+    // Not where the edge would be most of the copy.
+    if (depth >= kRows || high > 2 * c.height || wide > 2 * c.width) return;
+    const Images padded{high, wide, depth};
+    copy.resize(padded.At(c.examples, 0, 0));
+    for (std::int64_t example = 0; example < c.examples; ++example) {
+      for (std::int64_t i = std::max<std::int64_t>(0, top); i < std::min(high, c.height + top);
+           ++i) {
+        for (std::int64_t j = std::max<std::int64_t>(0, left); j < std::min(wide, c.width + left);
+             ++j) {
+          const float* const from = data + images.At(example, i - top, j - left);
+          float* const to = copy.data() + padded.At(example, i, j);
+          for (std::int64_t channel = 0; channel < depth; ++channel) to[channel] = from[channel];
+        }
+      }
+    }
+    images = padded, data = copy.data(), top = left = 0, taps = 1, depth *= c.kernel_width;
+    copied = true;
+  }
+
+  Images images;
+  const float* data;
+  // Rows and columns of zeros before an image, taps of a row, and the channels of each.
+  std::int64_t top, left, taps, depth;
+  bool copied = false;
+  std::vector<float> copy;
+};
+
 // The rows or columns of an image with the same rest by the stride, and the taps that reach them.
 struct Residue {
   Residue(std::int64_t rest, std::int64_t stride, std::int64_t before, std::int64_t size,
@@ -200,19 +239,19 @@ int Convolution::Worth(int threads) const {
 
 void Convolution::Forward(const float* x, const float* kernel, float* y, int threads) const {
   threads = Worth(threads);
-  const std::int64_t in = groups * channels, out = groups * filters;
-  const std::int64_t parts = (threads + groups - 1) / groups;
-  const Axis down{out_height, kernel_height, -top, row_stride, 1, height, 0, 1};
-  const Axis across{out_width, kernel_width, -left, column_stride, 1, width, 0, 1};
-  const Images images{height, width, in}, results{out_height, out_width, out};
+  const std::int64_t out = groups * filters, parts = (threads + groups - 1) / groups;
+  const Images results{out_height, out_width, out};
   ParallelFor(groups * parts, threads, [&](std::int64_t turn, std::int64_t) {
     const std::int64_t g = turn / parts;
+    const Source from(*this, x, g);
+    const Axis down{out_height, kernel_height, -from.top, row_stride, 1, from.images.height, 0, 1};
+    const Axis across{out_width, from.taps, -from.left, column_stride, 1, from.images.width, 0, 1};
     ForColumns(filters, [&](const Tiles& tiles, std::int64_t column) {
       const auto panel = [&](std::int64_t u, std::int64_t v) {
-        return kernel + (u * kernel_width + v) * channels * out + g * filters + column;
+        return kernel + (u * from.taps + v) * from.depth * out + g * filters + column;
       };
-      Pixels(down, across, examples, images, x + g * channels, results, y + g * filters + column,
-             channels, out, tiles, turn % parts, parts, panel);
+      Pixels(down, across, examples, from.images, from.data, results, y + g * filters + column,
+             from.depth, out, tiles, turn % parts, parts, panel);
     });
   });
 }
@@ -251,35 +290,52 @@ void Convolution::ToInput(const float* y, const float* kernel, float* x, int thr
 }
 
 void Convolution::ToKernel(const float* x, const float* y, float* kernel, int threads) const {
-  const std::int64_t taps = kernel_height * kernel_width;
-  const std::int64_t in = groups * channels, out = groups * filters;
-  const Images images{height, width, in}, results{out_height, out_width, out};
-  ParallelFor(groups * taps, Worth(threads), [&](std::int64_t turn, std::int64_t) {
-    const std::int64_t g = turn / taps, tap = turn % taps;
-    // The pixels of x and y that the tap joins.
-    std::vector<std::int64_t> xs, ys;
-    for (std::int64_t line = 0; line < examples * out_height; ++line) {
-      const std::int64_t example = line / out_height, k = line % out_height;
-      const std::int64_t i = k * row_stride - top + tap / kernel_width;
-      if (i < 0 || i >= height) continue;
-      for (std::int64_t l = 0; l < out_width; ++l) {
-        const std::int64_t j = l * column_stride - left + tap % kernel_width;
-        if (j < 0 || j >= width) continue;
-        xs.push_back(images.At(example, i, j));
-        ys.push_back(results.At(example, k, l));
-      }
+  threads = Worth(threads);
+  const std::int64_t out = groups * filters, all = kernel_height * kernel_width;
+  // No more copies than it takes.
+  const std::int64_t parts =
+      channels < kRows ? std::min(all, (threads + groups - 1) / groups) : all;
+  const Images results{out_height, out_width, out};
+  ParallelFor(groups * parts, threads, [&](std::int64_t turn, std::int64_t) {
+    const std::int64_t g = turn / parts, part = turn % parts;
+    const Source from(*this, x, g);
+    // All taps of a copy join the same pixels: they are rows of one tap, and the rows are shared.
+    const std::int64_t taps = from.copied ? 1 : kernel_height * from.taps;
+    const std::int64_t joint = from.copied ? kernel_height : 1;
+    std::vector<std::int64_t> rows, xs, ys;
+    for (std::int64_t u = 0; u < joint; ++u) {
+      for (std::int64_t c = 0; c < from.depth; ++c) rows.push_back(from.images.At(0, u, 0) + c);
     }
-    float* const to = kernel + tap * channels * out + g * filters;
-    const std::int64_t total = xs.size();
-    // A tap that no pixel meets has a sum of nothing.
-    for (std::int64_t k = 0; k == 0 || k < total; k += kDepth) {
-      ForColumns(filters, [&](const Tiles& tiles, std::int64_t column) {
-        ForRows(channels, 0, 1, [&](std::int64_t first, std::int64_t last) {
-          tiles.outer[last - first - 1](
-              x + g * channels + first, xs.data() + k, y + g * filters + column, ys.data() + k,
-              std::min(kDepth, total - k), k > 0, to + first * out + column, out);
+    const std::int64_t first_tap = from.copied ? 0 : taps * part / parts;
+    const std::int64_t last_tap = from.copied ? 1 : taps * (part + 1) / parts;
+    for (std::int64_t tap = first_tap; tap < last_tap; ++tap) {
+      // The pixels of x and y that the tap joins.
+      xs.clear(), ys.clear();
+      for (std::int64_t line = 0; line < examples * out_height; ++line) {
+        const std::int64_t example = line / out_height, k = line % out_height;
+        const std::int64_t i = k * row_stride - from.top + tap / from.taps;
+        if (i < 0 || i >= from.images.height) continue;
+        for (std::int64_t l = 0; l < out_width; ++l) {
+          const std::int64_t j = l * column_stride - from.left + tap % from.taps;
+          if (j < 0 || j >= from.images.width) continue;
+          xs.push_back(from.images.At(example, i, j));
+          ys.push_back(results.At(example, k, l));
+        }
+      }
+      float* const to = kernel + tap * from.depth * out + g * filters;
+      const std::int64_t total = xs.size();
+      // A tap that no pixel meets has a sum of nothing.
+      for (std::int64_t k = 0; k == 0 || k < total; k += kDepth) {
+        ForColumns(filters, [&](const Tiles& tiles, std::int64_t column) {
+          ForRows(rows.size(), from.copied ? part : 0, from.copied ? parts : 1,
+                  [&](std::int64_t first, std::int64_t last) {
+                    tiles.outer[last - first - 1](from.data, xs.data() + k, &rows[first],
+                                                  y + g * filters + column, ys.data() + k,
+                                                  std::min(kDepth, total - k), k > 0,
+                                                  to + first * out + column, out);
+                  });
         });
-      });
+      }
     }
   });
 }

@@ -16,7 +16,7 @@
 
 namespace {
 
-using tfmeta::BatchNormSecond;
+using tfmeta::BatchNorm;
 using tfmeta::Convolution;
 using tfmeta::Distances;
 using tfmeta::MaxPool;
@@ -125,41 +125,56 @@ void* Create(TF_OpKernelConstruction* construction) {
   return nullptr;
 }
 
-// ---- TfmetaBatchNormSecond(dy, x, gamma, a, p, q; epsilon) -> (to_dy, to_x, to_gamma)
+// ---- TfmetaBatchNormFirst(dy, x, gamma, mean, variance; epsilon) -> (to_x, to_gamma, to_beta),
+// TfmetaBatchNormSecond(dy, x, gamma, mean, variance, a, p, q; epsilon) -> (to_dy, to_x, to_gamma)
 
-void ReadBatchNorm(TF_OpKernelConstruction* construction, BatchNormSecond& second,
-                   TF_Status* status) {
-  TF_OpKernelConstruction_GetAttrFloat(construction, "epsilon", &second.epsilon, status);
+void ReadBatchNorm(TF_OpKernelConstruction* construction, BatchNorm& norm, TF_Status* status) {
+  TF_OpKernelConstruction_GetAttrFloat(construction, "epsilon", &norm.epsilon, status);
 }
 
+template <bool kSecond>
 void ComputeBatchNorm(void* kernel, TF_OpKernelContext* context) {
   Call call(context);
-  const TF_Tensor* inputs[6];
-  for (int i = 0; i < 6; ++i) inputs[i] = call.Input(i);
+  const TF_Tensor* inputs[kSecond ? 8 : 5];
+  int number = 0;
+  for (const TF_Tensor*& input : inputs) input = call.Input(number++);
   if (!call.ok()) return;
   const Dims wide = Shape(inputs[0]);
   call.Expect(wide.size() == 2, "dy must be [rows, channels]");
   if (!call.ok()) return;
   const Dims narrow = {wide[1]};
-  call.Expect(Shape(inputs[1]) == wide && Shape(inputs[3]) == wide, "x and a must be like dy");
-  for (const int i : {2, 4, 5}) {
-    call.Expect(Shape(inputs[i]) == narrow, "gamma, p and q must be [channels]");
+  call.Expect(Shape(inputs[1]) == wide, "x must be like dy");
+  for (int i = 2; i < 5; ++i) {
+    call.Expect(Shape(inputs[i]) == narrow, "gamma, mean and variance must be [channels]");
   }
-  BatchNormSecond second = KernelOf<BatchNormSecond>(kernel).work;
-  second.to_dy = call.Output(0, wide);
-  second.to_x = call.Output(1, wide);
-  second.to_gamma = call.Output(2, narrow);
+  if constexpr (kSecond) {
+    call.Expect(Shape(inputs[5]) == wide, "a must be like dy");
+    for (int i = 6; i < 8; ++i) {
+      call.Expect(Shape(inputs[i]) == narrow, "p and q must be [channels]");
+    }
+  }
+  BatchNorm norm = KernelOf<BatchNorm>(kernel).work;
+  norm.rows = wide[0], norm.channels = wide[1];
+  norm.dy = Data(inputs[0]), norm.x = Data(inputs[1]), norm.gamma = Data(inputs[2]);
+  norm.mean = Data(inputs[3]), norm.variance = Data(inputs[4]);
+  const int threads = KernelOf<BatchNorm>(kernel).Threads();
+  float* const first = call.Output(0, wide);
+  float* const second = call.Output(1, kSecond ? wide : narrow);
+  float* const third = call.Output(2, narrow);
   if (!call.ok()) return;
-  second.rows = wide[0], second.channels = wide[1];
-  second.dy = Data(inputs[0]), second.x = Data(inputs[1]), second.gamma = Data(inputs[2]);
-  second.a = Data(inputs[3]), second.p = Data(inputs[4]), second.q = Data(inputs[5]);
-  second.ComputeAll(KernelOf<BatchNormSecond>(kernel).Threads());
+  if constexpr (kSecond) {
+    norm.Second(Data(inputs[5]), Data(inputs[6]), Data(inputs[7]), first, second, third, threads);
+  } else {
+    norm.First(first, second, third, threads);
+  }
 }
 
-void ShapeOfBatchNorm(TF_ShapeInferenceContext* context, TF_Status* status) {
-  for (int i = 0; i < 3; ++i) {
+// Results of the shapes of as many inputs, from `first` on.
+template <int first, int count>
+void ShapesOfInputs(TF_ShapeInferenceContext* context, TF_Status* status) {
+  for (int i = 0; i < count; ++i) {
     const Owned<TF_ShapeHandle> shape(TF_NewShapeHandle());
-    TF_ShapeInferenceContextGetInput(context, i, shape.get(), status);
+    TF_ShapeInferenceContextGetInput(context, first + i, shape.get(), status);
     TF_ShapeInferenceContextSetOutput(context, i, shape.get(), status);
   }
 }
@@ -333,14 +348,6 @@ void ShapeOfDistances(TF_ShapeInferenceContext* context, TF_Status* status) {
   }
 }
 
-void ShapesOfInputs(TF_ShapeInferenceContext* context, TF_Status* status) {
-  for (int i = 0; i < 2; ++i) {
-    const Owned<TF_ShapeHandle> shape(TF_NewShapeHandle());
-    TF_ShapeInferenceContextGetInput(context, i, shape.get(), status);
-    TF_ShapeInferenceContextSetOutput(context, i, shape.get(), status);
-  }
-}
-
 // ---- TfmetaPrototypes(embeddings, labels, ways) -> means, TfmetaPrototypesGradient(to_means,
 // labels) -> to_embeddings: float or double.
 
@@ -436,11 +443,16 @@ void Register(const char* name, const char* attribute, std::initializer_list<con
 }
 
 const bool registered = [] {
-  Register<BatchNormSecond, ReadBatchNorm>(
-      "TfmetaBatchNormSecond", "epsilon: float",
-      {"dy: float", "x: float", "gamma: float", "a: float", "p: float", "q: float"},
-      {"to_dy: float", "to_x: float", "to_gamma: float"}, &ShapeOfBatchNorm,
-      &Guarded<ComputeBatchNorm>);
+  const auto norm = &Register<BatchNorm, ReadBatchNorm>;
+  norm("TfmetaBatchNormFirst", "epsilon: float",
+       {"dy: float", "x: float", "gamma: float", "mean: float", "variance: float"},
+       {"to_x: float", "to_gamma: float", "to_beta: float"}, &ShapesOfInputs<1, 3>,
+       &Guarded<ComputeBatchNorm<false>>);
+  norm("TfmetaBatchNormSecond", "epsilon: float",
+       {"dy: float", "x: float", "gamma: float", "mean: float", "variance: float", "a: float",
+        "p: float", "q: float"},
+       {"to_dy: float", "to_x: float", "to_gamma: float"}, &ShapesOfInputs<0, 3>,
+       &Guarded<ComputeBatchNorm<true>>);
   const auto unknown = &TF_ShapeInferenceContextSetUnknownShape;
   Register<MaxPool, ReadMaxPool>("TfmetaMaxPoolTake", "window: list(int)",
                                  {"x: float", "values: float"}, {"out: float"}, unknown,
@@ -461,10 +473,10 @@ const bool registered = [] {
   distances("TfmetaCosineSimilarity", types, {q, c}, {"similarity: T"}, &ShapeOfDistances,
             &Guarded<ComputeDistances<kCosine, false>>);
   distances("TfmetaSquaredEuclideanGradient", types, {q, c, g},
-            {"to_queries: T", "to_prototypes: T"}, &ShapesOfInputs,
+            {"to_queries: T", "to_prototypes: T"}, &ShapesOfInputs<0, 2>,
             &Guarded<ComputeDistances<kSquared, true>>);
   distances("TfmetaCosineSimilarityGradient", types, {q, c, g},
-            {"to_queries: T", "to_prototypes: T"}, &ShapesOfInputs,
+            {"to_queries: T", "to_prototypes: T"}, &ShapesOfInputs<0, 2>,
             &Guarded<ComputeDistances<kCosine, true>>);
   distances("TfmetaPrototypes", types, {"embeddings: T", "labels: int64", "ways: int64"},
             {"means: T"}, unknown, &Guarded<ComputePrototypes<false>>);

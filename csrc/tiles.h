@@ -39,21 +39,23 @@ void Inner(const float* from, const std::int64_t* sources, const std::int64_t* s
   }
 }
 
-// out[r] = Σ a[as[k] + r] · b[bs[k]], over k < depth, which is added to what there is if `more`;
-// out's rows are `stride` apart.
+// out[r] = Σ a[as[k] + shifts[r]] · b[bs[k]], over k < depth, which is added to what there is if
+// `more`; out's rows are `stride` apart.
 template <int R, int V, typename Part>
-void Outer(const float* a, const std::int64_t* as, const float* b, const std::int64_t* bs,
-           std::int64_t depth, bool more, float* out, std::int64_t stride) {
+void Outer(const float* a, const std::int64_t* as, const std::int64_t* shifts, const float* b,
+           const std::int64_t* bs, std::int64_t depth, bool more, float* out, std::int64_t stride) {
   constexpr int kPart = sizeof(Part) / sizeof(float);
+  std::int64_t shift[R];
+  TFMETA_EACH_ROW shift[r] = shifts[r];
   Part sums[R][V] = {};
   for (std::int64_t k = 0; k < depth; ++k) {
     const std::int64_t ahead = k + kAhead < depth ? k + kAhead : depth - 1;
-    __builtin_prefetch(a + as[ahead]);
+    __builtin_prefetch(a + (as[ahead] + shift[0]));
     for (int v = 0; v < V * kPart; v += kLine) __builtin_prefetch(b + bs[ahead] + v);
     const float* const rows = a + as[k];
     Part columns[V];
     TFMETA_EACH_PART std::memcpy(&columns[v], b + bs[k] + v * kPart, sizeof(Part));
-    TFMETA_EACH_ROW TFMETA_EACH_PART sums[r][v] += rows[r] * columns[v];
+    TFMETA_EACH_ROW TFMETA_EACH_PART sums[r][v] += rows[shift[r]] * columns[v];
   }
   // Added last: one sum over all of a large image would lose digits.
   TFMETA_EACH_ROW TFMETA_EACH_PART {

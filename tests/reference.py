@@ -216,6 +216,18 @@ def recolour(
     return np.where(x > 1, np.float32(1), x)
 
 
+def batch_norm_first(dy, x, gamma, epsilon):
+    """Return the gradients to x, γ and β of batch normalisation, by the chain rule."""
+    n = len(x)
+    centred = x - x.mean(0)
+    scale = 1 / np.sqrt((centred**2).mean(0) + epsilon)
+    by_normal = dy * gamma
+    by_variance = (by_normal * centred).sum(0) * -(scale**3) / 2
+    by_mean = -(by_normal * scale).sum(0) - by_variance * 2 / n * centred.sum(0)
+    to_x = by_normal * scale + by_variance * 2 / n * centred + by_mean / n
+    return to_x, (dy * centred * scale).sum(0), dy.sum(0)
+
+
 def batch_norm_second(dy, x, gamma, a, p, q, epsilon):
     """Return the adjoints of dy, x and γ in batch normalisation's gradient, row by row.
 

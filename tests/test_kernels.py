@@ -29,28 +29,52 @@ pytestmark = pytest.mark.skipif(kernels.library() is None, reason="there is no t
     mean=st.sampled_from([0.0, 10.0]),
     seed=st.integers(0, 99),
 )
-def test_batch_norm_second(rows: int, channels: int, mean: float, seed: int) -> None:
+def test_derivatives_of_batch_norm(rows: int, channels: int, mean: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     wide = [rng.normal(size=(rows, channels)).astype("float32") for _ in range(3)]
     narrow = [rng.normal(size=channels).astype("float32") for _ in range(3)]
     (dy, x, a), (gamma, p, q) = wide, narrow
     x += mean
-    ours = kernels.batch_norm_second(dy, x, gamma, a, p, q, 1e-3)
     exact = [z.astype("float64") for z in (dy, x, gamma, a, p, q)]
-    for got, expected in zip(ours, reference.batch_norm_second(*exact, 1e-3), strict=True):
+    statistics = [z.astype("float32") for z in (exact[1].mean(0), exact[1].var(0))]
+    first = kernels.batch_norm_first(dy, x, gamma, *statistics, 1e-3)
+    second = kernels.batch_norm_second(dy, x, gamma, *statistics, a, p, q, 1e-3)
+    twins = reference.batch_norm_first(*exact[:3], 1e-3), reference.batch_norm_second(*exact, 1e-3)
+    for got, expected in zip((*first, *second), (*twins[0], *twins[1]), strict=True):
         scale = np.abs(expected).max()
         # Far from the origin the inputs themselves have fewer digits.
         np.testing.assert_allclose(got / scale, expected / scale, atol=2e-5 * max(mean, 1))
 
 
-def test_the_twin_is_the_composite() -> None:
+def test_threads_share_batch_norm() -> None:
+    rng = np.random.default_rng(0)
+    dy, x, a = (rng.normal(size=(1000, 150)).astype("float32") for _ in range(3))
+    gamma, mean, variance, p, q = rng.random((5, 150)).astype("float32")
+    first = {"dy": dy, "x": x, "gamma": gamma, "mean": mean, "variance": variance, "epsilon": 1e-3}
+    second = {**first, "a": a, "p": p, "q": q}
+    ops = kernels.library()
+    for operation, inputs in (
+        (ops.tfmeta_batch_norm_first, first),
+        (ops.tfmeta_batch_norm_second, second),
+    ):
+        for one, three in zip(*(operation(**inputs, threads=n) for n in (1, 3)), strict=True):
+            np.testing.assert_array_equal(one, three)
+
+
+def test_the_twins_are_the_composites() -> None:
     rng = np.random.default_rng(0)
     dy, x, a = (tf.constant(rng.normal(size=(9, 4))) for _ in range(3))
     gamma, p, q = (tf.constant(rng.normal(size=4)) for _ in range(3))
-    composite = normalization._second(dy, x, gamma, a, p, q, 1e-3)
     inputs = [np.asarray(z) for z in (dy, x, gamma, a, p, q)]
-    for one, other in zip(composite, reference.batch_norm_second(*inputs, 1e-3), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-13)
+    for composites, twins in (
+        (normalization._first(dy, x, gamma, 1e-3), reference.batch_norm_first(*inputs[:3], 1e-3)),
+        (
+            normalization._second(dy, x, gamma, a, p, q, 1e-3),
+            reference.batch_norm_second(*inputs, 1e-3),
+        ),
+    ):
+        for one, other in zip(composites, twins, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-13)
 
 
 POOLS = st.tuples(
@@ -101,10 +125,15 @@ def test_max_pool(case: Any, ties: bool) -> None:
 def test_shapes_that_do_not_fit_are_refused() -> None:
     ops = kernels.library()
     wide, narrow = tf.ones([4, 3]), tf.ones([3])
-    good = {"dy": wide, "x": wide, "gamma": narrow, "a": wide, "p": narrow, "q": narrow}
-    for name, bad in (("x", tf.ones([4, 2])), ("gamma", tf.ones([2])), ("dy", tf.ones([4]))):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="must be"):
-            ops.tfmeta_batch_norm_second(**{**good, name: bad}, epsilon=1e-3, threads=1)
+    first = {"dy": wide, "x": wide, "gamma": narrow, "mean": narrow, "variance": narrow}
+    second = {**first, "a": wide, "p": narrow, "q": narrow}
+    for operation, good in (
+        (ops.tfmeta_batch_norm_first, first),
+        (ops.tfmeta_batch_norm_second, second),
+    ):
+        for name in good:
+            with pytest.raises(tf.errors.InvalidArgumentError, match="must be"):
+                operation(**{**good, name: good[name][:2]}, epsilon=1e-3, threads=1)
     image = tf.ones([1, 4, 4, 2])
     take = functools.partial(ops.tfmeta_max_pool_take, x=image, threads=1)
     with pytest.raises(tf.errors.InvalidArgumentError, match="values must be like x"):
@@ -193,8 +222,9 @@ def test_convolutions(case: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("strides", [(1, 1), (2, 1)])
-def test_threads_share_convolutions(strides: tuple[int, int]) -> None:
-    case = {"n": 3, "space": (16, 15), "groups": 2, "channels": 33, "filters": 80}
+@pytest.mark.parametrize(("channels", "filters"), [(33, 80), (3, 880)])
+def test_threads_share_convolutions(strides: tuple[int, int], channels: int, filters: int) -> None:
+    case = {"n": 3, "space": (16, 15), "groups": 2, "channels": channels, "filters": filters}
     case |= {"size": (3, 2), "strides": strides, "padding": "SAME"}
     a, k, b = (merged(z) for z in made(case))
     out, before = kernels._window(case["space"], case["size"], strides, "SAME")

@@ -62,12 +62,23 @@ def avoided() -> Iterator[None]:
         _avoided.reset(token)
 
 
+def batch_norm_first(
+    dy: Any, x: Any, gamma: Any, mean: Any, variance: Any, epsilon: float
+) -> tuple[Any, Any, Any]:
+    """Return the gradients to `x`, γ and β; see `tfmeta.packed.normalization`."""
+    to_x, to_gamma, to_beta = library().tfmeta_batch_norm_first(
+        dy=dy, x=x, gamma=gamma, mean=mean, variance=variance, epsilon=epsilon, threads=threads()
+    )
+    return to_x, to_gamma, to_beta
+
+
 def batch_norm_second(
-    dy: Any, x: Any, gamma: Any, a: Any, p: Any, q: Any, epsilon: float
+    dy: Any, x: Any, gamma: Any, mean: Any, variance: Any, a: Any, p: Any, q: Any, epsilon: float
 ) -> tuple[Any, Any, Any]:
     """Return the adjoints of `dy`, `x` and `gamma`; see `tfmeta.packed.normalization`."""
+    first = {"dy": dy, "x": x, "gamma": gamma, "mean": mean, "variance": variance}
     to_dy, to_x, to_gamma = library().tfmeta_batch_norm_second(
-        dy=dy, x=x, gamma=gamma, a=a, p=p, q=q, epsilon=epsilon, threads=threads()
+        **first, a=a, p=p, q=q, epsilon=epsilon, threads=threads()
     )
     return to_dy, to_x, to_gamma
 

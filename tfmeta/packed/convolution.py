@@ -78,9 +78,11 @@ def _pays(x: Any, kernel: Any, groups: int, dilations: Any) -> bool:
     """Return whether kernels of our own are faster than oneDNN's.
 
     They are where channels and filters fill registers: with a stride by a third, without one by a
-    tenth of a whole meta-step. An image's few channels are left to oneDNN.
+    tenth of a whole meta-step. So they are for an image's few channels, but for the gradient to the
+    image, which few networks need.
     """
-    wide = kernel.shape[2] % 16 == 0 and kernel.shape[3] // groups % 16 == 0
+    channels, filters = kernel.shape[2], kernel.shape[3] // groups
+    wide = (channels % 16 == 0 or channels < 6) and filters % 16 == 0
     plain = None not in x.shape[1:] and tuple(dilations) == (1, 1)
     return wide and plain and kernels.usable(x, kernel)
 

@@ -49,12 +49,16 @@ def batch_normalization(rows: Any, gamma: Any, beta: Any, epsilon: float) -> tup
 
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def backward(dy: Any, rows: Any, gamma: Any) -> Any:
+            if kernels.usable(dy, rows):
+                known = dy, rows, gamma, mean, variance
+                return kernels.batch_norm_first(
+                    *known, epsilon
+                ), lambda a, p, q: kernels.batch_norm_second(*known, a, p, q, epsilon)
             if fused:
                 first = _fused_gradient(dy, rows, gamma, saved, epsilon)
             else:
                 first = _first(dy, rows, gamma, epsilon)
-            second = kernels.batch_norm_second if kernels.usable(dy, rows) else _second
-            return first, lambda a, p, q: second(dy, rows, gamma, a, p, q, epsilon)
+            return first, lambda a, p, q: _second(dy, rows, gamma, a, p, q, epsilon)
 
         return (y, mean, variance), lambda dy, *_: backward(dy, rows, gamma)
 
