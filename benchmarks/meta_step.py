@@ -6,9 +6,11 @@ MAML on 5-way 1-shot tasks of Omniglot's size with one query a class, `conv4` of
 inner rate of 0.4, Adam outside; `strided` halves by strides, `pooled` by max-pools. Prototypical
 Networks on one episode of 60 ways, 1 shot and 5 queries. The images are noise: only time matters.
 
-Every contestant has a process of its own for each setting, one after another, with as many threads
-as there are cores; `tfmeta` has one for each operation, and so as many operations at once, which
-`tfmeta-all-threads` leaves to TensorFlow. A warm-up of two steps, then single steps by the clock.
+Every contestant has a process of its own for each setting, with as many threads as there are cores;
+`tfmeta` has one for each operation, and so as many operations at once, which `tfmeta-all-threads`
+leaves to TensorFlow. After a warm-up of two steps they take turns, for a shared machine is slower
+in one minute than in the next: while one runs, the others wait. A turn is a step that does not
+count, and then at least `--repeats` steps and a second, each by the clock.
 The table has the median of milliseconds a task, with the least and the most. tfmeta's step is what
 `fit` calls, the compiled `learner.train_function` on an iterator over a `tf.data.Dataset`. Memory
 is how far the process's peak is above that behind the imports; tracing and compilation are in it.
@@ -29,6 +31,7 @@ PyTorch, higher and JAX are `pip install torch higher jax`; those that are not t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.metadata
 import itertools
@@ -41,8 +44,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -51,6 +55,8 @@ from rivals import BETA_1, INNER_RATE, Arrays, Contestant, Problem
 
 OPTIONS = ("task_axis", "task_chunk", "recompute")
 WARM_UP, LEAST_SECONDS = 2, 1.0
+# Some threads go on looking for work for a while.
+PAUSE_SECONDS = 0.3
 PACKAGES = ("tfmeta", "tensorflow", "keras", "torch", "higher", "jax", "jaxlib", "numpy")
 
 
@@ -141,14 +147,15 @@ def use_threads(number: int) -> None:
         threading.set_inter_op_parallelism_threads(number)
 
 
-def one(task: dict[str, Any]) -> dict[str, Any]:
-    """Measure one contestant in one setting, or keep its gradients: what a process does."""
+def one(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Measure one contestant in one setting, a turn at a time, or keep its gradients."""
     problem = Problem(**task["problem"])
     module, contestant, options = CONTESTANTS[problem.kind][task["contestant"]]
     try:
         importlib.import_module(module)
     except ImportError as error:
-        return {"absent": str(error)}
+        yield {"absent": str(error)}
+        return
     use_threads(task["threads"])
     before = peak()
     weights, batch = rivals.initial_weights(problem), rivals.meta_batch(problem)
@@ -156,81 +163,110 @@ def one(task: dict[str, Any]) -> dict[str, Any]:
     if task["gradients"]:
         step()
         np.savez(task["gradients"], *[m / (1 - BETA_1) for m in first_moments()])
-        return {}
+        yield {}
+        return
     start = time.perf_counter()
     for _ in range(WARM_UP):
         step()
-    warm_up = time.perf_counter() - start
-    times: list[float] = []
-    while len(times) < task["repeats"] or sum(times) < LEAST_SECONDS:
-        start = time.perf_counter()
+    yield {"warm_up_seconds": time.perf_counter() - start}
+    while True:
         step()
-        times.append(time.perf_counter() - start)
-    return {
-        "each": [1000 * seconds / problem.tasks for seconds in times],
-        "warm_up_seconds": warm_up,
-        "memory_mb": peak() - before,
-    }
+        times: list[float] = []
+        while len(times) < task["repeats"] or sum(times) < LEAST_SECONDS:
+            start = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - start)
+        each = [1000 * seconds / problem.tasks for seconds in times]
+        yield {"each": each, "memory_mb": peak() - before}
 
 
-def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what the processes of one contestant have measured together."""
-    for result in rounds:
-        if "each" not in result:
-            return result
-    each = [milliseconds for result in rounds for milliseconds in result["each"]]
+def summary(turns: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what one contestant said at its start and in its turns, in few numbers."""
+    start, *rest = turns
+    if "absent" in turns[-1] or not rest:
+        return turns[-1]
+    each = [milliseconds for turn in rest for milliseconds in turn["each"]]
     return {
         "ms_per_task": statistics.median(each),
         "ms_per_task_least": min(each),
         "ms_per_task_most": max(each),
         "repeats": len(each),
-        "warm_up_seconds": statistics.median(r["warm_up_seconds"] for r in rounds),
-        "memory_mb": max(r["memory_mb"] for r in rounds),
+        "warm_up_seconds": start["warm_up_seconds"],
+        "memory_mb": rest[-1]["memory_mb"],
     }
 
 
-def in_process(
-    arguments: argparse.Namespace, problem: Problem, contestant: str, gradients: str = ""
-) -> dict[str, Any]:
-    """Return what `one` does, in a process of its own, or why there is nothing."""
-    given = {name: getattr(arguments, name) for name in OPTIONS}
-    is_maml = contestant.startswith("tfmeta") and problem.kind == "maml"
-    task = {
-        "problem": problem._asdict(),
-        "contestant": contestant,
-        "options": {k: v for k, v in given.items() if is_maml and v is not None},
-        "threads": arguments.threads,
-        "repeats": arguments.repeats,
-        "gradients": gradients,
-    }
-    threads = str(arguments.threads)
-    environment = {
-        **os.environ,
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "KERAS_BACKEND": "tensorflow",
-        "CUDA_VISIBLE_DEVICES": "",
-        "JAX_PLATFORMS": "cpu",
-        "NPROC": threads,
-        "OMP_NUM_THREADS": threads,
-    }
-    print(f"{contestant}, {describe(problem)} ...", end=" ", file=sys.stderr, flush=True)
-    try:
-        done = subprocess.run(
+class Process:
+    """A process that measures one contestant when it is asked, in `turns`."""
+
+    def __init__(
+        self, arguments: argparse.Namespace, problem: Problem, contestant: str, gradients: str = ""
+    ) -> None:
+        given = {name: getattr(arguments, name) for name in OPTIONS}
+        is_maml = contestant.startswith("tfmeta") and problem.kind == "maml"
+        task = {
+            "problem": problem._asdict(),
+            "contestant": contestant,
+            "options": {k: v for k, v in given.items() if is_maml and v is not None},
+            "threads": arguments.threads,
+            "repeats": arguments.repeats,
+            "gradients": gradients,
+        }
+        threads = str(arguments.threads)
+        environment = {
+            **os.environ,
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "KERAS_BACKEND": "tensorflow",
+            "CUDA_VISIBLE_DEVICES": "",
+            "JAX_PLATFORMS": "cpu",
+            "NPROC": threads,
+            "OMP_NUM_THREADS": threads,
+        }
+        self.name = f"{contestant}, {describe(problem)}"
+        self.timeout = arguments.timeout
+        self.turns: list[dict[str, Any]] = []
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (a pipe would fill up)
+        self.process = subprocess.Popen(
             [sys.executable, __file__, "--one", json.dumps(task)],
             env=environment,
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
             text=True,
-            timeout=arguments.timeout,
         )
-    except subprocess.TimeoutExpired:
-        result: dict[str, Any] = {"absent": f"it took more than {arguments.timeout:.0f} s"}
-    else:
-        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        failed = done.returncode != 0
-        result = {"absent": last} if failed else json.loads(done.stdout.splitlines()[-1])
-    said = result.get("absent") or cell(summary([result])) or "done"
-    print(said, file=sys.stderr, flush=True)
-    return result
+
+    def turn(self) -> None:
+        """Have the process go on to its next result, and wait for it."""
+        if self.turns and "absent" in self.turns[-1]:
+            return
+        print(f"{self.name} ...", end=" ", file=sys.stderr, flush=True)
+        assert self.process.stdin
+        assert self.process.stdout
+        timer = threading.Timer(self.timeout, self.process.kill)
+        timer.start()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        late = not timer.is_alive()
+        timer.cancel()
+        if line:
+            result = json.loads(line)
+        elif late:
+            result = {"absent": f"it took more than {self.timeout:.0f} s"}
+        else:
+            status = self.process.wait()
+            self.errors.seek(0)
+            last = (self.errors.read().strip().splitlines() or [f"exit status {status}"])[-1]
+            result = {"absent": last}
+        self.turns.append(result)
+        said = " ".join(f"{milliseconds:.1f}" for milliseconds in result.get("each", []))
+        print(result.get("absent") or said or "ready", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+        self.errors.close()
 
 
 def describe(problem: Problem) -> str:
@@ -266,6 +302,25 @@ def worst(ours: Arrays, theirs: Arrays) -> float:
     return float(np.max(differences))
 
 
+def measure(
+    arguments: argparse.Namespace, problem: Problem, names: list[str]
+) -> dict[str, dict[str, Any]]:
+    """Return how long each contestant's steps take, and how much memory."""
+    processes: dict[str, Process] = {}
+    try:
+        for name in names:
+            processes[name] = Process(arguments, problem, name)
+            processes[name].turn()
+        for _ in range(arguments.rounds):
+            for process in processes.values():
+                time.sleep(PAUSE_SECONDS)
+                process.turn()
+    finally:
+        for process in processes.values():
+            process.end()
+    return {name: summary(process.turns) for name, process in processes.items()}
+
+
 def compare(
     arguments: argparse.Namespace, problem: Problem, names: list[str]
 ) -> dict[str, dict[str, Any]]:
@@ -274,7 +329,10 @@ def compare(
     with tempfile.TemporaryDirectory() as folder:
         for name in ["tfmeta", *(n for n in names if n != "tfmeta")]:
             file = pathlib.Path(folder) / f"{name}.npz"
-            results[name] = in_process(arguments, problem, name, str(file))
+            process = Process(arguments, problem, name, str(file))
+            process.turn()
+            process.end()
+            results[name] = summary(process.turns)
             if file.exists():
                 with np.load(file) as arrays:
                     gradients[name] = [arrays[key] for key in arrays.files]
@@ -355,15 +413,16 @@ def main() -> None:
     add("--recompute", action="store_const", const=True, help="the same")
     add("--dtype", choices=["float32", "float64"], default="float32")
     add("--check", action="store_true", help="compare the outer gradients, and measure nothing")
-    add("--repeats", type=int, default=7)
-    add("--rounds", type=int, default=1, help="processes of each contestant, by turns")
+    add("--repeats", type=int, default=3, help="the fewest steps of a turn")
+    add("--rounds", type=int, default=5, help="turns of each contestant")
     add("--threads", type=int, default=cpus)
-    add("--timeout", type=float, default=600, help="seconds for a contestant in a setting")
+    add("--timeout", type=float, default=600, help="seconds for a contestant's turn")
     add("--output", type=pathlib.Path)
     add("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(one(json.loads(arguments.one))))
+        for _, result in zip(sys.stdin, one(json.loads(arguments.one)), strict=False):
+            print(json.dumps(result), flush=True)
         return
     rows: list[dict[str, Any]] = []
     options = {name: getattr(arguments, name) for name in OPTIONS}
@@ -376,12 +435,7 @@ def main() -> None:
         if arguments.check:
             results = compare(arguments, problem, names)
         else:
-            # By turns, for a shared machine is slower in one minute than in the next.
-            turns = [
-                {name: in_process(arguments, problem, name) for name in names}
-                for _ in range(arguments.rounds)
-            ]
-            results = {name: summary([turn[name] for turn in turns]) for name in names}
+            results = measure(arguments, problem, names)
         rows.append({"problem": problem, "results": results})
         if arguments.output:
             plain = [{"problem": r["problem"]._asdict(), "results": r["results"]} for r in rows]
