@@ -9,8 +9,8 @@ Networks on one episode of 60 ways, 1 shot and 5 queries. The images are noise: 
 Every contestant has a process of its own for each setting, with as many threads as there are cores;
 `tfmeta` has one for each operation, and so as many operations at once, which `tfmeta-all-threads`
 leaves to TensorFlow. After a warm-up of two steps they take turns, for a shared machine is slower
-in one minute than in the next: while one runs, the others wait. A turn is a step that does not
-count, and then at least `--repeats` steps and a second, each by the clock.
+in one minute than in the next: while one runs, the others wait, and keep their memory. A turn is a
+step that does not count, and then at least `--repeats` steps and a second, each by the clock.
 The table has the median of milliseconds a task, with the least and the most. tfmeta's step is what
 `fit` calls, the compiled `learner.train_function` on an iterator over a `tf.data.Dataset`. Memory
 is how far the process's peak is above that behind the imports; tracing and compilation are in it.
@@ -244,12 +244,14 @@ class Process:
         assert self.process.stdout
         timer = threading.Timer(self.timeout, self.process.kill)
         timer.start()
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write("\n")
-            self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        late = not timer.is_alive()
-        timer.cancel()
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.write("\n")
+                self.process.stdin.flush()
+            line = self.process.stdout.readline()
+            late = not timer.is_alive()
+        finally:
+            timer.cancel()
         if line:
             result = json.loads(line)
         elif late:
@@ -330,8 +332,10 @@ def compare(
         for name in ["tfmeta", *(n for n in names if n != "tfmeta")]:
             file = pathlib.Path(folder) / f"{name}.npz"
             process = Process(arguments, problem, name, str(file))
-            process.turn()
-            process.end()
+            try:
+                process.turn()
+            finally:
+                process.end()
             results[name] = summary(process.turns)
             if file.exists():
                 with np.load(file) as arrays:
@@ -421,8 +425,11 @@ def main() -> None:
     add("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        for _, result in zip(sys.stdin, one(json.loads(arguments.one)), strict=False):
-            print(json.dumps(result), flush=True)
+        # What a library prints must not come between the results.
+        with os.fdopen(os.dup(1), "w") as results:
+            os.dup2(2, 1)
+            for _, result in zip(sys.stdin, one(json.loads(arguments.one)), strict=False):
+                print(json.dumps(result), file=results, flush=True)
         return
     rows: list[dict[str, Any]] = []
     options = {name: getattr(arguments, name) for name in OPTIONS}

@@ -23,9 +23,10 @@ constexpr std::int64_t kStretch = 64;
 // rows before their use. A line has kLine numbers.
 constexpr std::int64_t kAhead = 8, kLine = 16;
 
-// Of some channels, what all rows have in common; `a` is of the second derivative only.
+// Of some channels, what all rows have in common; `x` is of x − mean, and `a` of the second
+// derivative only.
 struct Sums {
-  float dy[kChannels] = {}, dy_x[kChannels] = {};
+  float x[kChannels] = {}, dy[kChannels] = {}, dy_x[kChannels] = {};
   float a[kChannels] = {}, a_x[kChannels] = {}, a_dy[kChannels] = {};
 };
 
@@ -47,8 +48,10 @@ TFMETA_CLONES void AddFirst(const Block& block, const float* __restrict x,
     Ask(x, r, block), Ask(dy, r, block);
     const float *const row = x + r * block.stride, *const dy_row = dy + r * block.stride;
     for (std::int64_t c = 0; c < block.channels; ++c) {
+      const float centred = row[c] - mean[c];
+      s->x[c] += centred;
       s->dy[c] += dy_row[c];
-      s->dy_x[c] += dy_row[c] * (row[c] - mean[c]);
+      s->dy_x[c] += dy_row[c] * centred;
     }
   }
 }
@@ -62,6 +65,7 @@ TFMETA_CLONES void AddSecond(const Block& block, const float* __restrict x,
     const float* const a_row = a + r * block.stride;
     for (std::int64_t c = 0; c < block.channels; ++c) {
       const float centred = row[c] - mean[c];
+      s->x[c] += centred;
       s->dy[c] += dy_row[c];
       s->dy_x[c] += dy_row[c] * centred;
       s->a[c] += a_row[c];
@@ -101,6 +105,10 @@ TFMETA_CLONES void CombineSecond(const Block& block, const float* __restrict x,
 }
 
 // Sums of all rows, those of a stretch by add(block, &sums).
+//
+// The mean that is handed in is a sum of thousands of numbers, and may be off by so much that
+// products of x − mean show it: `x` becomes by how much, and the products what they would have
+// been.
 template <typename Adder>
 Sums Total(const BatchNorm& norm, std::int64_t channels, const Adder& add) {
   Sums total;
@@ -108,12 +116,18 @@ Sums Total(const BatchNorm& norm, std::int64_t channels, const Adder& add) {
     Sums part;
     add({r, std::min(r + kStretch, norm.rows), norm.channels, channels}, &part);
     for (std::int64_t c = 0; c < channels; ++c) {
+      total.x[c] += part.x[c];
       total.dy[c] += part.dy[c];
       total.dy_x[c] += part.dy_x[c];
       total.a[c] += part.a[c];
       total.a_x[c] += part.a_x[c];
       total.a_dy[c] += part.a_dy[c];
     }
+  }
+  for (std::int64_t c = 0; c < channels && norm.rows > 0; ++c) {
+    total.x[c] /= static_cast<float>(norm.rows);
+    total.dy_x[c] -= total.x[c] * total.dy[c];
+    total.a_x[c] -= total.x[c] * total.a[c];
   }
   return total;
 }
@@ -134,7 +148,7 @@ void ForChannels(const BatchNorm& norm, int threads, const Body& body) {
 }  // namespace
 
 void BatchNorm::First(float* to_x, float* to_gamma, float* to_beta, int threads) const {
-  const float count = static_cast<float>(rows);
+  const float count = static_cast<float>(std::max<std::int64_t>(1, rows));
   ForChannels(*this, threads, [&](std::int64_t first, std::int64_t n) {
     const float *const at = x + first, *const dy_at = dy + first, *const middle = mean + first;
     const Sums s = Total(*this, n, [&](const Block& block, Sums* sums) {
@@ -142,13 +156,14 @@ void BatchNorm::First(float* to_x, float* to_gamma, float* to_beta, int threads)
     });
     float k[3][kChannels];
     for (std::int64_t c = 0; c < n; ++c) {
-      const float scale = 1.0f / std::sqrt(variance[first + c] + epsilon);
+      // No rows have no variance.
+      const float scale = rows > 0 ? 1.0f / std::sqrt(variance[first + c] + epsilon) : 0.0f;
       const float weight = gamma[first + c] * scale;
       to_beta[first + c] = s.dy[c];
       to_gamma[first + c] = s.dy_x[c] * scale;
       k[0][c] = weight;
       k[1][c] = -weight * scale * scale * s.dy_x[c] / count;
-      k[2][c] = -weight * s.dy[c] / count;
+      k[2][c] = -weight * s.dy[c] / count - k[1][c] * s.x[c];
     }
     CombineFirst({0, rows, channels, n}, at, dy_at, middle, k, to_x + first);
   });
@@ -156,7 +171,7 @@ void BatchNorm::First(float* to_x, float* to_gamma, float* to_beta, int threads)
 
 void BatchNorm::Second(const float* a, const float* p, const float* q, float* to_dy, float* to_x,
                        float* to_gamma, int threads) const {
-  const float count = static_cast<float>(rows);
+  const float count = static_cast<float>(std::max<std::int64_t>(1, rows));
   ForChannels(*this, threads, [&](std::int64_t first, std::int64_t n) {
     const float *const at = x + first, *const dy_at = dy + first, *const a_at = a + first;
     const float* const middle = mean + first;
@@ -165,7 +180,8 @@ void BatchNorm::Second(const float* a, const float* p, const float* q, float* to
     });
     float k[7][kChannels];
     for (std::int64_t c = 0; c < n; ++c) {
-      const float scale = 1.0f / std::sqrt(variance[first + c] + epsilon);
+      // No rows have no variance.
+      const float scale = rows > 0 ? 1.0f / std::sqrt(variance[first + c] + epsilon) : 0.0f;
       const float weight = gamma[first + c] * scale;
       const float a_normal = s.a_x[c] * scale, dy_normal = s.dy_x[c] * scale;
       const float a_mean = s.a[c] / count, dy_mean = s.dy[c] / count;
@@ -174,13 +190,13 @@ void BatchNorm::Second(const float* a, const float* p, const float* q, float* to
       // What is multiplied by x̂ is multiplied by x − mean and by the scale.
       k[0][c] = weight;
       k[1][c] = (p[first + c] - weight * a_normal / count) * scale;
-      k[2][c] = q[first + c] - weight * a_mean;
+      k[2][c] = q[first + c] - weight * a_mean - k[1][c] * s.x[c];
       const float share = -weight * scale / count;
       const float for_a = share * dy_normal, for_dy = share * a_normal + p[first + c] * scale;
       k[3][c] = for_a;
       k[4][c] = for_dy;
       k[5][c] = (share * all - (for_a * a_normal + for_dy * dy_normal) / count) * scale;
-      k[6][c] = -(for_a * a_mean + for_dy * dy_mean);
+      k[6][c] = -(for_a * a_mean + for_dy * dy_mean) - k[5][c] * s.x[c];
     }
     CombineSecond({0, rows, channels, n}, at, dy_at, a_at, middle, k, to_dy + first, to_x + first);
   });

@@ -7,7 +7,6 @@
 #include <exception>
 #include <memory>
 #include <mutex>
-#include <system_error>
 #include <thread>
 
 namespace tfmeta {
@@ -44,8 +43,8 @@ void ParallelFor(std::int64_t turns, std::int64_t threads, const Turn& turn) {
   };
   try {
     for (std::int64_t worker = 1; worker < threads; ++worker) std::thread(work, worker).detach();
-  } catch (const std::system_error&) {
-    // The system allows no more threads: those that there are share the work.
+  } catch (...) {
+    // There is no room for more threads: those that there are share the work.
   }
   work(0);
   std::unique_lock lock(shared->mutex);
