@@ -61,12 +61,16 @@ const T* Data(const char* name, const py::array& array, py::ssize_t rank) {
   return static_cast<const T*>(array.data());
 }
 
-std::int64_t Product(std::initializer_list<std::int64_t> factors) {
-  std::int64_t product = 1;
+// Of the lengths of an array's axes. NumPy refuses those that overflow without the ones of length
+// 0.
+template <typename Factors = std::initializer_list<std::int64_t>>
+std::int64_t Product(const Factors& factors) {
+  std::int64_t product = 1, counted = 1;
   for (const std::int64_t factor : factors) {
-    if (factor != 0 && product > std::numeric_limits<std::int64_t>::max() / 8 / factor) {
+    if (factor != 0 && counted > std::numeric_limits<std::int64_t>::max() / 8 / factor) {
       throw std::bad_alloc();  // MemoryError: nothing of that size can be held
     }
+    if (factor != 0) counted *= factor;
     product *= factor;
   }
   return product;
@@ -75,8 +79,7 @@ std::int64_t Product(std::initializer_list<std::int64_t> factors) {
 // Uninitialised, on a 64-byte boundary: TensorFlow takes such an array without a copy.
 template <typename T = float>
 py::array_t<T> AlignedArray(const Shape& shape) {
-  std::int64_t size = 1;
-  for (const py::ssize_t n : shape) size = Product({size, n});
+  const std::int64_t size = Product(shape);
   struct Owned {
     explicit Owned(std::size_t size) : bytes(size), data(tfmeta::TakeBuffer(size)) {}
     ~Owned() { tfmeta::GiveBuffer(data, bytes); }

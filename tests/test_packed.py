@@ -18,6 +18,7 @@ from keras import layers
 
 import tfmeta
 from tfmeta import task_map
+from tfmeta.algorithms import maml
 from tfmeta.functional import functional_call
 from tfmeta.layers import BatchAtHandNormalization, PerStepBatchNormalization
 from tfmeta.packed import packed_call, spread_weights, task_axes, tried
@@ -626,6 +627,19 @@ def test_several_chunks_at_once(tasks, in_flight, monkeypatch):
     monkeypatch.setattr(task_map, "chunks_at_once", lambda: 2)
     packed, _, _ = outer_step("MAML", "packed", tasks=tasks, chunk=in_flight)
     assert_all_close(packed, loop)
+
+
+@pytest.mark.parametrize(("cores", "filters", "expected"), [(1, 64, 8), (2, 64, 2), (2, 8, 8)])
+def test_no_more_tasks_are_in_flight_than_keep_each_core_busy(
+    cores, filters, expected, monkeypatch
+):
+    monkeypatch.setattr(maml, "chunks_at_once", lambda: cores)
+    learner = tfmeta.MAML(tfmeta.models.conv4((28, 28, 1), 5, filters, "stride"))
+    images = np.zeros((4, 5, 28, 28, 1), "float32")
+    inputs = {"support_x": images, "support_y": np.zeros((4, 5), "int32"), "query_x": images}
+    learner.build({name: x.shape for name, x in inputs.items()})
+    assert learner.packs
+    assert learner.tasks_in_flight(inputs) == expected
 
 
 def test_a_number_of_tasks_that_is_not_known_beforehand():

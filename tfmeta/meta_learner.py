@@ -70,8 +70,9 @@ class MetaLearner(Replicated, abc.ABC):
             needs a learner and layers that know how. `"auto"`: packed where that can be; which
             layer is in the way is logged once.
         task_chunk: How many tasks are in flight; memory grows with it, and not with the meta-batch.
-            `None` takes 2 in a loop, and packed 8 or as many as 192 MB of activations allow.
-            `docs/meta_step.md` says what else can be turned.
+            `None` takes 2 in a loop, and packed at most 8: fewer where they would have more than
+            192 MB of activations, or where each core computes a chunk of its own and fewer keep it
+            busy. `docs/meta_step.md` says what else can be turned.
         **kwargs: `name` and `dtype`, for `keras.Model`. The dtype is that of the learner's own
             weights; the wrapped model computes in its own, which may be mixed precision.
 

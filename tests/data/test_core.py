@@ -548,6 +548,9 @@ def test_augmentations_refuse(change: dict[str, Any], message: str) -> None:
     _core.augmentations(**good)
     with pytest.raises(ValueError, match=message):
         _core.augmentations(**{**good, **change})
+    for tasks in (0, 2):
+        with pytest.raises(MemoryError):
+            _core.augmentations(**{**good, "places": 2**60, "tasks": tasks})
 
 
 def test_many_episodes_drawn_by_eight_threads() -> None:

@@ -102,7 +102,7 @@ class BayesianMAML(PosteriorMAML):
                 "`batch_norm` must be 'transductive' or 'support' for BayesianMAML. "
                 f"Received: batch_norm={self.batch_norm!r}"
             )
-        self.particles = particles
+        self.particles = self.copies = particles
         self.objective = outer_loss
         self.leader_steps = leader_steps
         self.repulsion = repulsion
@@ -210,10 +210,6 @@ class BayesianMAML(PosteriorMAML):
     def by_draw(self, outputs: Any) -> Any:
         """Return `[tasks, M, ...]` of `[tasks*M, ...]`."""
         return tf.reshape(outputs, tf.concat([[-1, self.particles], tf.shape(outputs)[1:]], 0))
-
-    def tasks_in_flight(self, inputs: Inputs) -> int:
-        """Return how many tasks' particles have room in a fixed amount of memory."""
-        return max(1, super().tasks_in_flight(inputs) // self.particles)
 
     def adapted_model(self, state: Any) -> keras.Model:
         """Return the particles as one model, an ensemble with the mean of their predictions.

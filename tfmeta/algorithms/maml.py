@@ -40,7 +40,7 @@ from tfmeta.layers import BatchAtHandNormalization, exchanged, ordinary_batch_no
 from tfmeta.losses import of_class_numbers
 from tfmeta.meta_learner import MetaLearner, copy_of, finalize
 from tfmeta.packed import packed_call, spread_weights, task_axes, tried
-from tfmeta.task_map import map_tasks, side_by_side
+from tfmeta.task_map import chunks_at_once, map_tasks, side_by_side
 from tfmeta.types import Array, Inputs, Params, Rates
 
 # Keeps the gradients of a mean loss above what float16 can hold.
@@ -50,6 +50,10 @@ _HALF_PRECISION_SCALE = 1024.0
 # data set does not say.
 _ROOM = 192 * 2**20
 _EXAMPLES = 25
+
+# So many activations make operations large, and no longer worth it to have more tasks in them: with
+# fewer, more of them stay in a core's cache.
+_ENOUGH = 800_000
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
@@ -108,6 +112,8 @@ class MAML(MetaLearner):
     tolerance: float | None = None
     # After how many inner steps the queries are scored.
     scored_steps: int = 1
+    # How many copies of the weights one task adapts.
+    copies: int = 1
 
     def __init__(
         self,
@@ -377,19 +383,24 @@ class MAML(MetaLearner):
         return trial.obstacle
 
     def tasks_in_flight(self, inputs: Inputs) -> int:
-        """Return how many tasks' activations have room in a fixed amount of memory, at most 8.
+        """Return how many tasks are in flight where `task_chunk` does not say.
 
-        Those of each inner step are kept, forward and backward, where the outer gradient goes
-        through it.
+        At most 8, and as many as their activations have room in a fixed amount of memory. Those of
+        each inner step are kept, forward and backward, where the outer gradient goes through it.
+        Where each core computes a chunk, no more than make its operations large.
         """
         support, query = (
             keras.tree.flatten(inputs[name])[0].shape[1] or _EXAMPLES
             for name in ("support_x", "query_x")
         )
         steps = 1 if self.first_order or self.recompute else self.inner_steps
-        numbers = self.activations * (2 * steps * support + self.scored_steps * query)
-        room: int = _ROOM // (max(1, numbers) * tf.as_dtype(self.model.compute_dtype).size)
-        return max(1, min(room, super().tasks_in_flight(inputs)))
+        each = max(1, self.activations) * self.copies
+        numbers = each * (2 * steps * support + self.scored_steps * query)
+        room = _ROOM // (numbers * tf.as_dtype(self.model.compute_dtype).size)
+        most: int = min(room, super().tasks_in_flight(inputs) // self.copies)
+        if (cores := chunks_at_once()) > 1:
+            most = min(most, cores * max(1, _ENOUGH // (each * (support + query))))
+        return max(1, most)
 
     def check_labels(self, labels: Array) -> None:
         """Check that integer class labels fit the width of the model's output."""
