@@ -142,9 +142,9 @@ def use_threads(number: int) -> None:
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(number)
     if "tensorflow" in sys.modules:
-        threading = sys.modules["tensorflow"].config.threading
-        threading.set_intra_op_parallelism_threads(number)
-        threading.set_inter_op_parallelism_threads(number)
+        config = sys.modules["tensorflow"].config
+        config.threading.set_intra_op_parallelism_threads(number)
+        config.threading.set_inter_op_parallelism_threads(number)
 
 
 def one(task: dict[str, Any]) -> Iterator[dict[str, Any]]:

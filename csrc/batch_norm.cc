@@ -124,7 +124,7 @@ Sums Total(const BatchNorm& norm, std::int64_t channels, const Adder& add) {
       total.a_dy[c] += part.a_dy[c];
     }
   }
-  for (std::int64_t c = 0; c < channels && norm.rows > 0; ++c) {
+  for (std::int64_t c = 0; c < channels; ++c) {
     total.x[c] /= static_cast<float>(norm.rows);
     total.dy_x[c] -= total.x[c] * total.dy[c];
     total.a_x[c] -= total.x[c] * total.a[c];
@@ -148,7 +148,12 @@ void ForChannels(const BatchNorm& norm, int threads, const Body& body) {
 }  // namespace
 
 void BatchNorm::First(float* to_x, float* to_gamma, float* to_beta, int threads) const {
-  const float count = static_cast<float>(std::max<std::int64_t>(1, rows));
+  if (rows == 0) {  // which have no variance
+    std::fill_n(to_gamma, channels, 0.0f);
+    std::fill_n(to_beta, channels, 0.0f);
+    return;
+  }
+  const float count = static_cast<float>(rows);
   ForChannels(*this, threads, [&](std::int64_t first, std::int64_t n) {
     const float *const at = x + first, *const dy_at = dy + first, *const middle = mean + first;
     const Sums s = Total(*this, n, [&](const Block& block, Sums* sums) {
@@ -156,8 +161,7 @@ void BatchNorm::First(float* to_x, float* to_gamma, float* to_beta, int threads)
     });
     float k[3][kChannels];
     for (std::int64_t c = 0; c < n; ++c) {
-      // No rows have no variance.
-      const float scale = rows > 0 ? 1.0f / std::sqrt(variance[first + c] + epsilon) : 0.0f;
+      const float scale = 1.0f / std::sqrt(variance[first + c] + epsilon);
       const float weight = gamma[first + c] * scale;
       to_beta[first + c] = s.dy[c];
       to_gamma[first + c] = s.dy_x[c] * scale;
@@ -171,7 +175,11 @@ void BatchNorm::First(float* to_x, float* to_gamma, float* to_beta, int threads)
 
 void BatchNorm::Second(const float* a, const float* p, const float* q, float* to_dy, float* to_x,
                        float* to_gamma, int threads) const {
-  const float count = static_cast<float>(std::max<std::int64_t>(1, rows));
+  if (rows == 0) {
+    std::fill_n(to_gamma, channels, 0.0f);
+    return;
+  }
+  const float count = static_cast<float>(rows);
   ForChannels(*this, threads, [&](std::int64_t first, std::int64_t n) {
     const float *const at = x + first, *const dy_at = dy + first, *const a_at = a + first;
     const float* const middle = mean + first;
@@ -180,8 +188,7 @@ void BatchNorm::Second(const float* a, const float* p, const float* q, float* to
     });
     float k[7][kChannels];
     for (std::int64_t c = 0; c < n; ++c) {
-      // No rows have no variance.
-      const float scale = rows > 0 ? 1.0f / std::sqrt(variance[first + c] + epsilon) : 0.0f;
+      const float scale = 1.0f / std::sqrt(variance[first + c] + epsilon);
       const float weight = gamma[first + c] * scale;
       const float a_normal = s.a_x[c] * scale, dy_normal = s.dy_x[c] * scale;
       const float a_mean = s.a[c] / count, dy_mean = s.dy[c] / count;

@@ -186,7 +186,7 @@ struct Source {
         depth(c.channels) {
     const std::int64_t high = (c.out_height - 1) * c.row_stride + c.kernel_height;
     const std::int64_t wide = (c.out_width - 1) * c.column_stride + c.kernel_width;
-    // Not where the edge would be most of the copy.
+    // Not where the edge would make an axis more than twice as long.
     if (depth >= kRows || high > 2 * c.height || wide > 2 * c.width) return;
     const Images padded{high, wide, depth};
     copy.resize(padded.At(c.examples, 0, 0));
@@ -203,6 +203,23 @@ struct Source {
     }
     images = padded, data = copy.data(), top = left = 0, taps = 1, depth *= c.kernel_width;
     copied = true;
+  }
+
+  // Lists the pixels of the images and of the results that a tap joins.
+  void Join(const Convolution& c, std::int64_t tap, std::vector<std::int64_t>& xs,
+            std::vector<std::int64_t>& ys) const {
+    const Images results{c.out_height, c.out_width, c.groups * c.filters};
+    for (std::int64_t line = 0; line < c.examples * c.out_height; ++line) {
+      const std::int64_t example = line / c.out_height, k = line % c.out_height;
+      const std::int64_t i = k * c.row_stride - top + tap / taps;
+      if (i < 0 || i >= images.height) continue;
+      for (std::int64_t l = 0; l < c.out_width; ++l) {
+        const std::int64_t j = l * c.column_stride - left + tap % taps;
+        if (j < 0 || j >= images.width) continue;
+        xs.push_back(images.At(example, i, j));
+        ys.push_back(results.At(example, k, l));
+      }
+    }
   }
 
   Images images;
@@ -295,7 +312,6 @@ void Convolution::ToKernel(const float* x, const float* y, float* kernel, int th
   // No more copies than it takes.
   const std::int64_t parts =
       channels < kRows ? std::min(all, (threads + groups - 1) / groups) : all;
-  const Images results{out_height, out_width, out};
   ParallelFor(groups * parts, threads, [&](std::int64_t turn, std::int64_t) {
     const std::int64_t g = turn / parts, part = turn % parts;
     const Source from(*this, x, g);
@@ -309,19 +325,8 @@ void Convolution::ToKernel(const float* x, const float* y, float* kernel, int th
     const std::int64_t first_tap = from.copied ? 0 : taps * part / parts;
     const std::int64_t last_tap = from.copied ? 1 : taps * (part + 1) / parts;
     for (std::int64_t tap = first_tap; tap < last_tap; ++tap) {
-      // The pixels of x and y that the tap joins.
       xs.clear(), ys.clear();
-      for (std::int64_t line = 0; line < examples * out_height; ++line) {
-        const std::int64_t example = line / out_height, k = line % out_height;
-        const std::int64_t i = k * row_stride - from.top + tap / from.taps;
-        if (i < 0 || i >= from.images.height) continue;
-        for (std::int64_t l = 0; l < out_width; ++l) {
-          const std::int64_t j = l * column_stride - from.left + tap % from.taps;
-          if (j < 0 || j >= from.images.width) continue;
-          xs.push_back(from.images.At(example, i, j));
-          ys.push_back(results.At(example, k, l));
-        }
-      }
+      from.Join(*this, tap, xs, ys);
       float* const to = kernel + tap * from.depth * out + g * filters;
       const std::int64_t total = xs.size();
       // A tap that no pixel meets has a sum of nothing.

@@ -146,6 +146,9 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         for name in good:
             with pytest.raises(tf.errors.InvalidArgumentError, match="must be"):
                 operation(**{**good, name: good[name][:2]}, epsilon=1e-3, threads=1)
+        for name, bad in (("x", tf.ones([4, 2])), ("dy", tf.ones([4]))):
+            with pytest.raises(tf.errors.InvalidArgumentError, match="must be"):
+                operation(**{**good, name: bad}, epsilon=1e-3, threads=1)
     image = tf.ones([1, 4, 4, 2])
     take = functools.partial(ops.tfmeta_max_pool_take, x=image, threads=1)
     with pytest.raises(tf.errors.InvalidArgumentError, match="values must be like x"):

@@ -78,8 +78,8 @@ def _pays(x: Any, kernel: Any, groups: int, dilations: Any) -> bool:
     """Return whether kernels of our own are faster than oneDNN's.
 
     They are where channels and filters fill registers: with a stride by a third, without one by a
-    tenth of a whole meta-step. So they are for an image's few channels, but for the gradient to the
-    image, which few networks need.
+    tenth of a whole meta-step. So they are for the one to five channels that they copy, those of an
+    image, but for the gradient to the image, which few networks need.
     """
     channels, filters = kernel.shape[2], kernel.shape[3] // groups
     wide = (channels % 16 == 0 or channels < 6) and filters % 16 == 0

@@ -51,9 +51,8 @@ def batch_normalization(rows: Any, gamma: Any, beta: Any, epsilon: float) -> tup
         def backward(dy: Any, rows: Any, gamma: Any) -> Any:
             if kernels.usable(dy, rows):
                 known = dy, rows, gamma, mean, variance
-                return kernels.batch_norm_first(
-                    *known, epsilon
-                ), lambda a, p, q: kernels.batch_norm_second(*known, a, p, q, epsilon)
+                first = kernels.batch_norm_first(*known, epsilon)
+                return first, lambda a, p, q: kernels.batch_norm_second(*known, a, p, q, epsilon)
             if fused:
                 first = _fused_gradient(dy, rows, gamma, saved, epsilon)
             else:
