@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfmeta.checks import check_at_least_zero, check_positive
+from tfmeta.notes import keeping_notes
+from tfmeta.padding import without_padding
+from tfmeta.task_map import current_tasks, in_one_axis
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
@@ -85,24 +91,30 @@ class GaussianNLL(keras.losses.Loss):
         }
 
 
-# Losses that are the mean, or sum, of what each example has by itself.
+# Losses that are the mean, or sum, of what each example has by itself, and the functions that Keras
+# makes the same losses of.
 _BY_EXAMPLE = {
     keras.losses.BinaryCrossentropy: keras.losses.binary_crossentropy,
     keras.losses.BinaryFocalCrossentropy: keras.losses.binary_focal_crossentropy,
     keras.losses.CategoricalCrossentropy: keras.losses.categorical_crossentropy,
     keras.losses.CategoricalFocalCrossentropy: keras.losses.categorical_focal_crossentropy,
     keras.losses.CategoricalHinge: keras.losses.categorical_hinge,
+    keras.losses.CosineSimilarity: keras.losses.cosine_similarity,
     keras.losses.Hinge: keras.losses.hinge,
     keras.losses.Huber: keras.losses.huber,
     keras.losses.KLDivergence: keras.losses.kl_divergence,
     keras.losses.LogCosh: keras.losses.log_cosh,
     keras.losses.MeanAbsoluteError: keras.losses.mean_absolute_error,
+    keras.losses.MeanAbsolutePercentageError: keras.losses.mean_absolute_percentage_error,
     keras.losses.MeanSquaredError: keras.losses.mean_squared_error,
+    keras.losses.MeanSquaredLogarithmicError: keras.losses.mean_squared_logarithmic_error,
     keras.losses.Poisson: keras.losses.poisson,
     keras.losses.SparseCategoricalCrossentropy: keras.losses.sparse_categorical_crossentropy,
     keras.losses.SquaredHinge: keras.losses.squared_hinge,
     GaussianNLL: None,
 }
+# What must be as it is by default, for an example to have its loss by itself.
+_ACROSS_EXAMPLES = {"axis": -1, "ignore_class": None}
 
 
 def of_class_numbers(loss: Any) -> bool:
@@ -114,9 +126,16 @@ def of_class_numbers(loss: Any) -> bool:
 
 
 def task_losses(
-    learner: keras.Model, x: Any, y: Any, y_pred: Any, sample_weight: Any, *, training: bool
+    learner: keras.Model,
+    x: Any,
+    y: Any,
+    y_pred: Any,
+    sample_weight: Any,
+    *,
+    training: bool,
+    mask: Any = None,
 ) -> Any:
-    """Return what `learner.compute_loss` gives for each task, `[tasks]`.
+    """Return what `learner.compute_loss` gives for each task by itself, `[tasks]`.
 
     Args:
         learner: A compiled model.
@@ -125,32 +144,91 @@ def task_losses(
         y_pred: Predictions, a nest of `[tasks, n, ...]`.
         sample_weight: A nest of `[tasks, n]`, or `None`.
         training: The Keras flag.
+        mask: `[tasks, n]`, true where there is an example; all are there where it is `None`.
     """
-    by_example = None if sample_weight is not None else _by_example(learner)
-    if by_example is None or tf.nest.is_nested(y_pred):
-        # Any loss at all, at the price of as many operations as there are tasks.
-        tasks = tf.nest.flatten(y_pred)[0].shape[0]
-        given = (x, y, y_pred, sample_weight)
+    by_example = None if sample_weight is not None else _by_example(learner, y_pred)
+    if by_example is not None:
+        return _means(by_example, y, y_pred, mask, summed=_reduction(learner.loss) == "sum") + sum(
+            learner._aggregate_additional_loss(loss) for loss in learner.losses
+        )
 
-        def of(task: int) -> Any:
-            return tf.nest.map_structure(lambda z: None if z is None else z[task], given)
+    # Any loss at all, at the price of as many operations as there are tasks.
+    def of(task: int) -> Any:
+        def at(z: Any) -> Any:
+            return keeping_notes(lambda part: part[task], z)
 
-        each = [of(task) for task in range(tasks)]
-        return tf.stack([learner.compute_loss(*parts, training=training) for parts in each])
-    flat = [tf.reshape(part, tf.concat([[-1], tf.shape(part)[2:]], 0)) for part in (y, y_pred)]
-    values = tf.reshape(by_example(*flat), [y_pred.shape[0], -1])
-    summed = getattr(learner.loss, "reduction", "mean") == "sum"
-    return tf.reduce_sum(values, axis=1) if summed else tf.reduce_mean(values, axis=1)
+        parts = [at(y), at(y_pred), at(sample_weight)]
+        if mask is not None:
+            parts = without_padding(mask[task], *parts)
+        with _counted(learner, task):
+            return learner.compute_loss(at(x), *parts, training=training)
+
+    tasks = tf.nest.flatten(y_pred)[0].shape[0]
+    if tasks is None:
+        number = tf.shape(tf.nest.flatten(y_pred)[0])[0]
+        return tf.map_fn(of, tf.range(number), fn_output_signature=learner.compute_dtype)
+    return tf.stack([of(task) for task in range(tasks)])
 
 
-def _by_example(learner: Any) -> Any:
+@contextlib.contextmanager
+def _counted(learner: Any, task: Any) -> Iterator[None]:
+    """Let the metrics that Keras has of the losses of several outputs see real tasks alone.
+
+    The last chunk of tasks may be filled up with some that have the weight 0.
+    """
+    tasks = current_tasks()
+    if tasks is None or tasks.weights is None:
+        yield
+        return
+    with keras.StatelessScope() as scope:
+        yield
+    for variable in [v for metric in learner._compile_loss.metrics for v in metric.variables]:
+        old, new = tf.convert_to_tensor(variable), scope.get_current_value(variable)
+        if new is not None:
+            variable.assign(old + tf.cast(tasks.weights[task], old.dtype) * (new - old))
+
+
+def _means(by_example: Any, y: Any, y_pred: Any, mask: Any, *, summed: bool) -> Any:
+    """Return the mean, or sum, over the examples of each task of what each has by itself."""
+    if mask is None:
+        tasks = y_pred.shape[0]
+        values = by_example(*(keeping_notes(in_one_axis, part) for part in (y, y_pred)))
+        values = tf.reshape(values, [tf.shape(y_pred)[0] if tasks is None else tasks, -1])
+        return tf.reduce_sum(values, axis=1) if summed else tf.reduce_mean(values, axis=1)
+    values = by_example(*without_padding(mask, y, y_pred))
+    axes = range(1, len(values.shape))
+    reduce, join = (
+        (tf.reduce_sum, tf.math.segment_sum) if summed else (tf.reduce_mean, tf.math.segment_mean)
+    )
+    # Each task has examples, or it would have been refused.
+    return join(reduce(values, list(axes)), tf.where(mask)[:, 0])
+
+
+def _reduction(loss: Any) -> Any:
+    return getattr(loss, "reduction", "mean")
+
+
+def _by_example(learner: Any, y_pred: Any) -> Any:
     """Return the compiled loss without its reduction, if it treats examples by themselves."""
-    if learner.loss_weights is not None:
+    masked = keras.tree.is_nested(y_pred) or getattr(y_pred, "_keras_mask", None) is not None
+    if masked or learner.loss_weights is not None:
         return None
-    loss = keras.losses.get(learner.loss) if isinstance(learner.loss, str) else learner.loss
+    given = keras.losses.get(learner.loss) if isinstance(learner.loss, str) else learner.loss
     for kind, function in _BY_EXAMPLE.items():
-        if function is not None and loss is function:
-            return kind(reduction="none")
-        if type(loss) is kind:
-            return kind.from_config({**loss.get_config(), "reduction": "none"})
+        # Keras itself makes the loss of a function of its own.
+        loss = kind() if function is not None and given is function else given
+        if type(loss) is kind and _treats_examples_alone(loss):
+            return functools.partial(_values, loss)
     return None
+
+
+def _treats_examples_alone(loss: Any) -> bool:
+    # The configuration of some losses, as of CosineSimilarity, lacks arguments.
+    made_with = {**loss.get_config(), **getattr(loss, "_fn_kwargs", {})}
+    return all(made_with.get(name, usual) == usual for name, usual in _ACROSS_EXAMPLES.items())
+
+
+def _values(loss: Any, y_true: Any, y_pred: Any) -> Any:
+    """Return what the examples have, as the loss itself would before it reduces that."""
+    y_true, y_pred = (keras.ops.convert_to_tensor(z, dtype=loss.dtype) for z in (y_true, y_pred))
+    return loss.call(y_true, y_pred)

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.checks import check_count
+from tfmeta.class_weights import weighed
 from tfmeta.distribution import (
     LOST,
     Replicated,
@@ -39,6 +40,7 @@ from tfmeta.inputs import (
 )
 from tfmeta.kernels import avoided
 from tfmeta.losses import of_class_numbers, task_losses
+from tfmeta.notes import keeping_notes, noted, with_notes
 from tfmeta.padding import is_padded, most_ways, put_back, real_task, without_padding
 from tfmeta.states import saving
 from tfmeta.task_map import (
@@ -46,8 +48,9 @@ from tfmeta.task_map import (
     TaskAxis,
     chunks_at_once,
     counted_from,
-    current_tasks,
+    in_one_axis,
     map_tasks,
+    real_sum,
     side_by_side,
     sum_over_tasks,
 )
@@ -198,11 +201,11 @@ class MetaLearner(Replicated, abc.ABC):
             (task,) = real_task(padded)
             state = self.adapt_task(task["support_x"], task["support_y"], training=bool(training))
             predictions = self.predict_task(state, task["query_x"], training=bool(training))
-            return put_back(padded.get("query_mask"), predictions, columns)
+            return with_notes(put_back(padded.get("query_mask"), predictions, columns))
 
         inputs = self.checked(episode_inputs(inputs))
         columns = most_ways(inputs)
-        return map_tasks(one_task, inputs, **self._execution(inputs))
+        return noted(map_tasks(one_task, inputs, **self._execution(inputs)))
 
     def fit(self, x: Any = None, *args: Any, shuffle: bool = False, **kwargs: Any) -> Any:
         """Train on episodes: `keras.Model.fit`, which see.
@@ -225,6 +228,8 @@ class MetaLearner(Replicated, abc.ABC):
                 learner or other episodes.
             ConnectionError: If another worker has ended.
         """
+        if kwargs.get("class_weight") is not None:
+            x, args = self._weighed(x, args, kwargs)
         first = x
         if isinstance(x, tf.data.Dataset):
             first, _, _ = keras.utils.unpack_x_y_sample_weight(next(iter(x), (None,)))
@@ -259,40 +264,73 @@ class MetaLearner(Replicated, abc.ABC):
     def train_step(self, data: Any) -> Any:
         """Take one outer step on a meta-batch; each task's outer gradient is taken by itself."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        tasks = _number_of_tasks(x)
+
+        def gradients(*task: Any) -> Any:
+            loss, gradients, predictions = self.task_gradients(*task)
+            return [loss, *gradients], predictions
+
+        totals, predictions = self._over_tasks(gradients, x, y, sample_weight)
+        self.outer_update(*totals, tasks=tasks)
+        return self.compute_metrics(x, y, predictions, sample_weight=sample_weight)
+
+    def test_step(self, data: Any) -> Any:
+        """Score a meta-batch: the loss of each task is that of training, of predictions alone."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+
+        def score(*task: Any) -> Any:
+            loss, predictions = self.test_task(*task)
+            return [real_sum(loss)], predictions
+
+        (loss,), predictions = self._over_tasks(score, x, y, sample_weight)
+        self.log_loss(loss, _number_of_tasks(x))
+        return self.compute_metrics(x, y, predictions, sample_weight=sample_weight)
+
+    def log_loss(self, loss: Any, tasks: Any) -> None:
+        """Log the loss of this replica's tasks, where no step of the optimizer does it.
+
+        Args:
+            loss: The mean over tasks, or the sum, as the compiled loss is over examples.
+            tasks: How many tasks it is of.
+        """
+        replicas = replicas_here()
+        if replicas > 1 and self._sums_over_tasks():
+            loss *= replicas  # the metric averages over replicas
+        self._loss_tracker.update_state(loss, sample_weight=tasks)
+
+    def _over_tasks(self, function: Any, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any]:
+        """Compute totals and predictions of a meta-batch.
+
+        Args:
+            function: What `real_task` returns of a task, or of several side by side, to a list of
+                totals and the query predictions.
+            x: As for `call`.
+            y: Targets, a nest of `[tasks, queries, ...]`.
+            sample_weight: A nest of `[tasks, queries]`, or `None`.
+
+        Returns:
+            The totals, averaged over tasks or summed as the compiled loss is over examples, and the
+            predictions of all tasks.
+        """
         if not self.built:
             self.build(tf.nest.map_structure(lambda value: tuple(value.shape), x))
         x = self.checked(episode_inputs(x))
-        columns = most_ways(x)
-        tasks = _number_of_tasks(x)
+        columns, tasks = most_ways(x), _number_of_tasks(x)
         # Those of the replicas before this one.
         first = tasks * replica_here() if replicas_here() > 1 else 0
 
         def one_task(task: Any) -> Any:
             padded, *others = keras.utils.unpack_x_y_sample_weight(task)
             with counted_from(first):
-                loss, gradients, predictions = self.task_gradients(*real_task(padded, *others))
-            return [loss, *gradients], put_back(padded.get("query_mask"), predictions, columns)
+                totals, predictions = function(*real_task(padded, *others))
+            return totals, with_notes(put_back(padded.get("query_mask"), predictions, columns))
 
         totals, predictions = sum_over_tasks(
-            one_task,
-            keras.utils.pack_x_y_sample_weight(x, y, sample_weight),
-            **self._execution(x),
+            one_task, keras.utils.pack_x_y_sample_weight(x, y, sample_weight), **self._execution(x)
         )
         if not self._sums_over_tasks():
             totals = [total / tf.cast(tasks, total.dtype) for total in totals]
-        self.outer_update(*totals, tasks=tasks)
-        return self.compute_metrics(x, y, predictions, sample_weight=sample_weight)
-
-    def test_step(self, data: Any) -> Any:
-        """Score a meta-batch."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        predictions = self(x, training=False)
-        loss = self.compute_loss(x, y, predictions, sample_weight, training=False)
-        replicas = replicas_here()
-        if replicas > 1 and self._sums_over_tasks():
-            loss *= replicas  # the metric averages over replicas
-        self._loss_tracker.update_state(loss, sample_weight=_number_of_tasks(x))
-        return self.compute_metrics(x, y, predictions, sample_weight=sample_weight)
+        return totals, noted(predictions)
 
     def outer_update(self, loss: Any, *gradients: Any, tasks: Any) -> None:
         """Take an outer step from what this replica has of loss and gradients, and log the loss.
@@ -334,22 +372,42 @@ class MetaLearner(Replicated, abc.ABC):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """Return the compiled loss of the examples that are there, `keras.Model.compute_loss`.
+        """Return the compiled loss of one task's examples, `keras.Model.compute_loss`.
 
-        It is the loss of these examples, however many replicas have others: Keras would divide a
-        mean by their number, and an inner step would be shorter.
+        This is the loss everywhere: of support sets in the inner loop, of queries in the outer one,
+        in logs and in evaluation. That of a meta-batch is the mean over its tasks, or their sum
+        where the loss sums over examples. It is the loss of these examples, however many replicas
+        have others: Keras would divide a mean by their number, and an inner step would be shorter.
+
+        Args:
+            x: The task's inputs, or `None`.
+            y: Labels, a nest of `[n, ...]`.
+            y_pred: Predictions, a nest of `[n, ...]`.
+            sample_weight: A nest of `[n]`, or `None`.
+            training: The Keras flag.
         """
-        if is_padded(x):
-            y, y_pred, sample_weight = without_padding(x["query_mask"], y, y_pred, sample_weight)
         loss = super().compute_loss(x, y, y_pred, sample_weight, training=training)
         replicas = replicas_here()
         return loss if replicas == 1 or self._sums_over_tasks() else loss * replicas
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Update the metrics with the examples that are there, `keras.Model.compute_metrics`."""
+        """Update the metrics with the queries of all tasks, one after another as one batch.
+
+        Args:
+            x: As for `call`.
+            y: Targets, a nest of `[tasks, queries, ...]`.
+            y_pred: Predictions, a nest of `[tasks, queries, ...]`.
+            sample_weight: A nest of `[tasks, queries]`, or `None`.
+
+        Returns:
+            `keras.Model.compute_metrics`, which see.
+        """
+        given = y, y_pred, sample_weight
         if is_padded(x):
-            y, y_pred, sample_weight = without_padding(x["query_mask"], y, y_pred, sample_weight)
-        return super().compute_metrics(x, y, y_pred, sample_weight)
+            given = without_padding(x["query_mask"], *given)
+        else:
+            given = tuple(keeping_notes(in_one_axis, part) for part in given)
+        return super().compute_metrics(x, *given)
 
     def task_gradients(self, x: Inputs, y: Any, sample_weight: Any = None, **options: Any) -> Any:
         """Return the outer loss of one task, its gradients and the query predictions.
@@ -373,9 +431,7 @@ class MetaLearner(Replicated, abc.ABC):
         try:
             with tf.GradientTape() as tape:
                 loss, predictions = self.task_loss(x, y, sample_weight, **options)
-                tasks = current_tasks()
-                if tasks is not None and tasks.weights is not None:
-                    loss = tf.reduce_sum(loss * tf.cast(tasks.weights, loss.dtype))
+                loss = real_sum(loss)
                 scaled = self.optimizer.scale_loss(loss)
             gradients = gradients_of(tape, scaled, variables)
         except LookupError as error:
@@ -399,6 +455,19 @@ class MetaLearner(Replicated, abc.ABC):
         state = self.adapt_task(x["support_x"], x["support_y"], training=True)
         predictions = self.predict_task(state, x["query_x"], training=True)
         return self.losses_of_tasks(y, predictions, sample_weight, x=x), predictions
+
+    def test_task(self, x: Inputs, y: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+        """Return the loss of one task's query predictions in evaluation, and these.
+
+        Args:
+            x: `support_x`, `support_y` and `query_x` without a task axis.
+            y: The query labels.
+            sample_weight: Weights of the queries, or `None`.
+        """
+        state = self.adapt_task(x["support_x"], x["support_y"], training=False)
+        predictions = self.predict_task(state, x["query_x"], training=False)
+        loss = self.losses_of_tasks(y, predictions, sample_weight, x=x, training=False)
+        return loss, predictions
 
     def losses_of_tasks(
         self,
@@ -629,6 +698,13 @@ class MetaLearner(Replicated, abc.ABC):
         replicas = replicas_here()
         loss = super()._aggregate_additional_loss(loss)
         return loss * replicas if replicas > 1 and self._sums_over_tasks() else loss
+
+    def _weighed(self, x: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Return the data of `fit` with the weight of its class for each query."""
+        y = args[0] if args else kwargs.pop("y", None)
+        given = kwargs.pop("sample_weight", None), kwargs.pop("class_weight")
+        x, kwargs["sample_weight"] = weighed(x, y, *given, self.loss)
+        return x, (y, *args[1:])
 
     def _check_alike(self, first: Any) -> None:
         """Raise on all workers unless they have the same learner and the same first meta-batch."""

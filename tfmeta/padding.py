@@ -13,6 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfmeta.notes import keeping_notes
 from tfmeta.types import Inputs
 
 MASKS = ("support_mask", "query_mask")
@@ -25,7 +26,7 @@ def is_padded(inputs: Any) -> bool:
 
 def without_padding(mask: Any, *values: Any) -> list[Any]:
     """Return the rows of nests of `[*mask.shape, ...]` where `mask` is true, in one axis."""
-    return [tf.nest.map_structure(lambda x: _where(mask, x), value) for value in values]
+    return [keeping_notes(lambda x: tf.boolean_mask(x, mask), value) for value in values]
 
 
 def real_task(x: Inputs, *others: Any) -> list[Any]:
@@ -67,15 +68,12 @@ def put_back(mask: Any, values: Any, columns: Any = None) -> Any:
     places = tf.where(mask)
 
     def put(rows: Any) -> Any:
-        if columns is not None and rows.shape[-1] is None:
+        if columns is not None and rows.shape[-1] is None and rows.dtype.is_floating:
             others = [[0, 0]] * (len(rows.shape) - 1) + [[0, columns - tf.shape(rows)[-1]]]
             rows = tf.pad(rows, others, constant_values=rows.dtype.min / 2)
         size = tf.concat([tf.shape(mask), tf.shape(rows)[1:]], 0)
         placed = tf.scatter_nd(places, rows, tf.cast(size, places.dtype))
         return tf.ensure_shape(placed, [*mask.shape, *rows.shape[1:]])
 
-    return tf.nest.map_structure(put, values)
+    return keeping_notes(put, values)
 
-
-def _where(mask: Any, x: Any) -> Any:
-    return None if x is None else tf.boolean_mask(x, mask)

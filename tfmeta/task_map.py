@@ -80,6 +80,24 @@ def side_by_side() -> bool:
     return tasks is not None and tasks.weights is not None
 
 
+def real_sum(values: Any) -> Any:
+    """Return the sum over tasks side by side, without those that fill up a chunk; or one's own.
+
+    Args:
+        values: `[tasks]`, or the scalar of a single task.
+    """
+    tasks = _TASKS.get()
+    if tasks is None or tasks.weights is None:
+        return values
+    return tf.reduce_sum(values * tf.cast(tasks.weights, values.dtype))
+
+
+def in_one_axis(x: Any) -> Any:
+    """Return the examples of all tasks one after another: `[tasks*n, ...]` of `[tasks, n, ...]`."""
+    rows = tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], 0))
+    return tf.ensure_shape(rows, [None, *x.shape[2:]])
+
+
 def chunks_at_once() -> int:
     """Return how many chunks of tasks are worth computing at once.
 

@@ -216,6 +216,12 @@ class MAML(MetaLearner):
         self._keep(state)
         return loss + joint, called.outputs
 
+    def test_task(self, x: Inputs, y: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+        """Return `L_Q(φ_K)` of one task in evaluation, and the query predictions."""
+        state = self.adapt_task(x["support_x"], x["support_y"], training=False)
+        called = self.query(state, x["query_x"], training=False)
+        return self.outer_loss(x, y, called, sample_weight), called.outputs
+
     def path(
         self,
         support_x: Any,

@@ -5,6 +5,7 @@ Antoniou, Edwards and Storkey, *How to train your MAML*, ICLR 2019.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -208,7 +209,11 @@ class MAMLPlusPlus(MAML):
                 path.params[i], path.states[i], support_x, training=True, step=i
             )
             called = self.query(state, x["query_x"], training=True, step=i)
-            total += weight * self.outer_loss(x, y, called, sample_weight)
+            # The metrics that Keras has of the losses of several outputs are for φ_K.
+            theta = [tf.convert_to_tensor(v) for v in self.model.trainable_variables]
+            last = i == self.inner_steps - 1
+            with contextlib.nullcontext() if last else self._losses_at(theta):
+                total += weight * self.outer_loss(x, y, called, sample_weight)
         joint, state = self.joint_loss(x, y, called.state, sample_weight)
         self._keep(state)
         return total + joint, called.outputs

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfmeta.algorithms.maml import MAML
 from tfmeta.layers import particle_mean
+from tfmeta.meta_learner import MetaLearner
 from tfmeta.task_map import map_tasks, side_by_side
 from tfmeta.types import Inputs
 
@@ -49,6 +50,14 @@ class PosteriorMAML(MAML):
     def predict_task(self, state: Any, query_x: Any, *, training: bool) -> Any:
         """Return the mean over draws of the predictions, `[queries, outputs]`."""
         return self.mean(super().predict_task(state, query_x, training=training))
+
+    def test_task(self, x: Inputs, y: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+        """Return the loss of the mean over draws of one task's predictions, and these."""
+        state = self.adapt_task(x["support_x"], x["support_y"], training=False)
+        called = self.query(state, x["query_x"], training=False)
+        predictions = self.mean(called.outputs)
+        loss = MetaLearner.losses_of_tasks(self, y, predictions, sample_weight, x=x, training=False)
+        return loss + sum(tf.cast(v, loss.dtype) for v in called.activity_losses), predictions
 
     def moments(self, inputs: Inputs) -> tuple[Any, Any]:
         """Adapt to each task; return mean and variance over draws of the predictions.

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfmeta.checks import check_positive
 from tfmeta.functional import batch_norm_layers
 from tfmeta.inputs import episode_inputs, known_ways
+from tfmeta.losses import task_losses
 from tfmeta.meta_learner import MetaLearner, copy_of, gradients_of
 from tfmeta.ops import cosine_similarity, prototypes, squared_euclidean
 from tfmeta.packed import packed_call, spread_weights, tried
@@ -115,10 +116,18 @@ class PrototypicalNetwork(MetaLearner):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
             predictions = self(x, training=True)
-            loss = self.compute_loss(x, y, predictions, sample_weight)
+            loss = self._loss(x, y, predictions, sample_weight, training=True)
             scaled = self.optimizer.scale_loss(loss)
         gradients = gradients_of(tape, scaled, self.trainable_variables)
         self.outer_update(loss, *gradients, tasks=tf.shape(predictions)[0])
+        return self.compute_metrics(x, y, predictions, sample_weight=sample_weight)
+
+    def test_step(self, data: Any) -> Any:
+        """Score a meta-batch, all tasks at once."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        predictions = self(x, training=False)
+        loss = self._loss(x, y, predictions, sample_weight, training=False)
+        self.log_loss(loss, tf.shape(predictions)[0])
         return self.compute_metrics(x, y, predictions, sample_weight=sample_weight)
 
     def own_statistics(self) -> list[Any]:
@@ -256,6 +265,14 @@ class PrototypicalNetwork(MetaLearner):
         for variable, value in zip(variables, called.state, strict=True):
             variable.assign(tf.reshape(value, variable.shape))
         return tf.nest.map_structure(lambda x: x[0], called.outputs)
+
+    def _loss(self, x: Any, y: Any, predictions: Any, sample_weight: Any, *, training: bool) -> Any:
+        """Return the loss of a meta-batch, over its tasks as the compiled one is over examples."""
+        mask = x.get("query_mask")
+        losses = task_losses(
+            self, None, y, predictions, sample_weight, training=training, mask=mask
+        )
+        return tf.reduce_sum(losses) if self._sums_over_tasks() else tf.reduce_mean(losses)
 
     def _prototypes(self, embedded: Any, labels: Any) -> tuple[Any, Any]:
         ways, present = present_classes(labels, static=bool(self.compiled and self.jit_compile))
