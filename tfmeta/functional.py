@@ -40,6 +40,28 @@ def per_step_layers(model: keras.Model) -> list[PerStepBatchNormalization]:
     return [x for x in layers if isinstance(x, PerStepBatchNormalization)]
 
 
+def check_layers(model: keras.Model) -> None:
+    """Raise a `ValueError` that names a layer whose writing has no meaning for tasks, if any.
+
+    A recurrent layer with `stateful=True` has each batch go on where the one before ended, and
+    batches of tasks are no series. Weights of float8 training are overwritten by their gradients,
+    of which a mean over tasks or a step is none.
+    """
+    for layer in model._flatten_layers():
+        if getattr(layer, "stateful", False):
+            raise ValueError(
+                "`model` must have recurrent layers with stateful=False: examples of a task, and "
+                "tasks, do not go on where those before them ended. Received: layer "
+                f"{layer.name!r} with stateful=True"
+            )
+    for variable in model.trainable_variables:
+        if getattr(variable, "overwrite_with_gradient", False):
+            raise ValueError(
+                "`model` must not be quantised to float8, whose scales are overwritten by "
+                f"gradients; quantise what `adapt` returns. Received: {variable.path!r}"
+            )
+
+
 def chosen_variables(
     model: keras.Model, choice: str | Sequence[str] | Callable[[Any], bool] | None
 ) -> list[bool]:

@@ -31,7 +31,7 @@ from tfmeta.distribution import (
 from tfmeta.export.preprocessing import Preprocessing
 from tfmeta.export.saved_model import saved_learner
 from tfmeta.export.serving import refuse_several
-from tfmeta.functional import NoDerivative
+from tfmeta.functional import NoDerivative, check_layers
 from tfmeta.inputs import (
     check_examples,
     check_masks,
@@ -150,6 +150,7 @@ class MetaLearner(Replicated, abc.ABC):
         if not self.model.built:
             self.model(self.example)
         self._check_weights()
+        check_layers(self.model)
         super().build(input_shape)
         self.packs = self._can_pack()
 

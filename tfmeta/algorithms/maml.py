@@ -172,6 +172,13 @@ class MAML(MetaLearner):
     def build(self, input_shape: Any) -> None:
         """Build the wrapped model, check that it has what `adapt` chooses, make learned rates."""
         super().build(input_shape)
+        for layer in batch_norm_layers(self.model):
+            if getattr(layer, "renorm", False) and self.batch_norm != "running":
+                raise ValueError(
+                    "`batch_norm` must be 'running' for batch renormalisation, which never uses "
+                    "the statistics of a batch alone. Received: "
+                    f"batch_norm={self.batch_norm!r}; layer {layer.name!r} has renorm=True"
+                )
         adapted = self.adapted_weights()
         if self.learned_rates is None:
             return
