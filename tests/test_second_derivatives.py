@@ -1,4 +1,4 @@
-"""Second derivatives of all that Keras has of activations and losses: right, or refused in words."""
+"""Second derivatives of all activations and losses of Keras: right, or refused in words."""
 
 import inspect
 
@@ -104,9 +104,7 @@ def test_ctc_is_for_first_order(make, support):
     x = random.normal(size=(1, 7, 6, 3)).astype("float32")
     y = random.integers(1, 5, size=(1, 7, 2)).astype("int32")
     inputs = {"support_x": x[:, :support], "support_y": y[:, :support], "query_x": x[:, support:]}
-    model, twin = (
-        keras.Sequential([keras.Input((6, 3)), layers.Dense(5)]) for _ in range(2)
-    )
+    model, twin = (keras.Sequential([keras.Input((6, 3)), layers.Dense(5)]) for _ in range(2))
     twin.set_weights(model.get_weights())
     learner = make(model, 0.1, 1)
     learner.compile("sgd", keras.losses.CTC())

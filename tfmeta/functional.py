@@ -283,7 +283,7 @@ def _max_pool(
     return functools.reduce(lambda a, b: tf.where(b > a, b, a), others, first)
 
 
-class NoDerivative(LookupError):
+class NoDerivative(LookupError):  # noqa: N818
     """An operation lacks a derivative that is asked for; the message is its name."""
 
 

@@ -42,7 +42,10 @@ CASES = {
     "MAML recomputed": (tfmeta.MAML, {"recompute": True, "joint_weight": 0.5}),
     "MAML packed and recomputed": (tfmeta.MAML, {"recompute": True, "task_axis": "packed"}),
     "FOMAML": (tfmeta.FOMAML, {"inner_clip_norm": 0.1}),
-    "MAML++": (tfmeta.MAMLPlusPlus, {"recompute": True, "tolerance": 1e-3, "multi_step_loss": None}),
+    "MAML++": (
+        tfmeta.MAMLPlusPlus,
+        {"recompute": True, "tolerance": 1e-3, "multi_step_loss": None},
+    ),
     "implicit": (tfmeta.ImplicitMAML, {}),
     "implicit, head": (tfmeta.ImplicitMAML, {"adapt": "head"}),
     "Reptile": (tfmeta.Reptile, {"inner_optimizer": tfmeta.inner_optimizers.Adam(0.1)}),

@@ -28,8 +28,8 @@ from tfmeta.constraints import Constraint
 from tfmeta.distribution import replicas_here
 from tfmeta.functional import (
     BATCH_NORM_MODES,
-    BatchNormMode,
     TRACING,
+    BatchNormMode,
     Called,
     Statistics,
     batch_norm_layers,
@@ -584,9 +584,7 @@ class MAML(MetaLearner):
         beside = zip(self._written(training), self._chosen(params), strict=False)
         return [written and not chosen for written, chosen in beside]
 
-    def _parted(
-        self, params: Params, state: Params, *, training: bool
-    ) -> tuple[Params, Params]:
+    def _parted(self, params: Params, state: Params, *, training: bool) -> tuple[Params, Params]:
         """Return those of `params` that are adapted, and all else that an inner step changes."""
         beside = self._beside(params, training=training)
         return (
