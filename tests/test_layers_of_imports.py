@@ -10,7 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "tfmeta"
 
 # Lowest first. A name with a dot at its end stands for the whole sub-package.
-TENSORS = ["types", "checks", "layers", "functional", "inner_optimizers", "ops", "models"]
+TENSORS = ["types", "checks", "layers", "functional", "derivatives", "inner_optimizers"]
+TENSORS += ["constraints", "ops", "models"]
 LOOPS = [*TENSORS, "task_map", "losses", "packed.", "inner_loop", "padding", "inputs"]
 PUBLIC = [
     *LOOPS,
@@ -29,13 +30,15 @@ MAY_IMPORT = {
     "files": [],
     "layers": ["types", "checks"],
     "functional": ["types", "layers"],
+    "derivatives": [],
     "inner_optimizers": ["types", "checks"],
+    "constraints": ["types", "functional", "inner_optimizers"],
     "ops": ["types", "distances", "_core"],
     "models": ["types"],
     "task_map": TENSORS,
     "losses": ["types", "checks"],
     "kernels": [],
-    "recompute": [],
+    "recompute": ["derivatives"],
     "distances": ["kernels"],
     "svgd": ["types"],
     "random_weights": ["types"],
@@ -49,7 +52,14 @@ MAY_IMPORT = {
     "meta_learner": [*LOOPS, "kernels", "distribution", "states", "export."],
     "calibration": ["types", "checks"],
     "evaluation": ["types", "checks", "padding", "meta_learner", "calibration"],
-    "algorithms.": [*LOOPS, "svgd", "random_weights", "meta_learner", "algorithms."],
+    "algorithms.": [
+        *LOOPS,
+        "distribution",
+        "svgd",
+        "random_weights",
+        "meta_learner",
+        "algorithms.",
+    ],
     "data.": ["types", "files", "_core", "data."],
     "__init__": PUBLIC,
     # Programs made of the package; nothing imports them.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
@@ -37,6 +38,28 @@ def per_step_layers(model: keras.Model) -> list[PerStepBatchNormalization]:
     """Return the layers of `model` that have weights for each inner step."""
     layers = model._flatten_layers(include_self=False)
     return [x for x in layers if isinstance(x, PerStepBatchNormalization)]
+
+
+def check_layers(model: keras.Model) -> None:
+    """Raise a `ValueError` that names a layer whose writing has no meaning for tasks, if any.
+
+    A recurrent layer with `stateful=True` has each batch go on where the one before ended, and
+    batches of tasks are no series. Weights of float8 training are overwritten by their gradients,
+    of which a mean over tasks or a step is none.
+    """
+    for layer in model._flatten_layers():
+        if getattr(layer, "stateful", False):
+            raise ValueError(
+                "`model` must have recurrent layers with stateful=False: examples of a task, and "
+                "tasks, do not go on where those before them ended. Received: layer "
+                f"{layer.name!r} with stateful=True"
+            )
+    for variable in model.trainable_variables:
+        if getattr(variable, "overwrite_with_gradient", False):
+            raise ValueError(
+                "`model` must not be quantised to float8, whose scales are overwritten by "
+                f"gradients; quantise what `adapt` returns. Received: {variable.path!r}"
+            )
 
 
 def chosen_variables(
@@ -94,23 +117,32 @@ def batch_norm_uses(model: keras.Model, statistics: Statistics, step: int = -1) 
             `"training"`: as Keras does, by the `training` argument.
         step: The inner step, for layers with statistics and weights for each.
     """
-    for per_step in per_step_layers(model):
-        per_step.step = step
-    layers = batch_norm_layers(model)
-    if statistics == "training":
-        yield
-        return
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
+    changes: list[tuple[Any, str, Any]] = [(x, "step", step) for x in per_step_layers(model)]
+    for layer in [] if statistics == "training" else batch_norm_layers(model):
         call = functools.partial(_call_with_training, layer.call, statistics == "batch")
-        object.__setattr__(layer, "call", call)
-        object.__setattr__(layer, "momentum", 0.0)
+        changes += [(layer, "call", call), (layer, "momentum", 0.0)]
+    with _changed(changes):
+        yield
+
+
+_ABSENT = object()
+
+
+@contextlib.contextmanager
+def _changed(changes: list[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Give objects other attributes while the context is open, and then those they had."""
+    before = [vars(owner).get(name, _ABSENT) for owner, name, _ in changes]
+    for owner, name, value in changes:
+        # Keras would look at what is assigned to a layer.
+        object.__setattr__(owner, name, value)
     try:
         yield
     finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            object.__delattr__(layer, "call")
-            object.__setattr__(layer, "momentum", momentum)
+        for (owner, name, _), value in zip(changes, before, strict=True):
+            if value is _ABSENT:
+                object.__delattr__(owner, name)
+            else:
+                object.__setattr__(owner, name, value)
 
 
 def _call_with_training(call: Any, training: bool, /, *args: Any, **kwargs: Any) -> Any:
@@ -135,14 +167,8 @@ def plain_recurrence(model: keras.Model) -> Iterator[None]:
                 f"cuDNN's have no second derivative. Received: layer {layer.name!r} with "
                 "use_cudnn=True"
             )
-    choices = [layer.use_cudnn for layer in layers]
-    for layer in layers:
-        layer.use_cudnn = False
-    try:
+    with _changed([(layer, "use_cudnn", False) for layer in layers]):
         yield
-    finally:
-        for layer, choice in zip(layers, choices, strict=True):
-            layer.use_cudnn = choice
 
 
 @contextlib.contextmanager
@@ -257,6 +283,87 @@ def _max_pool(
     return functools.reduce(lambda a, b: tf.where(b > a, b, a), others, first)
 
 
+class NoDerivative(LookupError):  # noqa: N818
+    """An operation lacks a derivative that is asked for; the message is its name."""
+
+
+@contextlib.contextmanager
+def once_differentiable_ctc() -> Iterator[None]:
+    """Have CTC refuse a second derivative while the context is open.
+
+    TensorFlow's is NaN in eager mode, and in a graph ends in errors about shapes or functions.
+    """
+    original = tf.nn.ctc_loss
+    tf.nn.ctc_loss = functools.partial(_ctc_loss, original)
+    try:
+        yield
+    finally:
+        tf.nn.ctc_loss = original
+
+
+def _ctc_loss(original: Any, labels: Any, logits: Any, *args: Any, **kwargs: Any) -> Any:
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def loss(logits: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            losses = original(labels, logits, *args, **kwargs)
+        return losses, lambda upstream: final(tape.gradient(losses, logits, upstream), logits)
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def final(gradient: Any, logits: Any) -> Any:
+        del logits  # what the gradient depends on
+
+        def refuse(*_: Any) -> Any:
+            raise NoDerivative("tf.nn.ctc_loss (keras.losses.CTC)")
+
+        return tf.identity(gradient), refuse
+
+    return loss(tf.convert_to_tensor(logits))
+
+
+@contextlib.contextmanager
+def exact_logsumexp() -> Iterator[None]:
+    """Give `tf.math.reduce_logsumexp` of nothing but −∞ derivatives of 0 while the context is open.
+
+    The second would be NaN. `keras.losses.Circle` takes it where a class has a single example.
+    """
+    original = tf.math.reduce_logsumexp
+    tf.math.reduce_logsumexp = _logsumexp
+    try:
+        yield
+    finally:
+        tf.math.reduce_logsumexp = original
+
+
+def _logsumexp(
+    input_tensor: Any, axis: Any = None, keepdims: bool = False, name: str | None = None
+) -> Any:
+    del name
+    x = tf.convert_to_tensor(input_tensor)
+    most = tf.reduce_max(x, axis, keepdims=True)
+    most = tf.stop_gradient(tf.where(tf.math.is_finite(most), most, tf.zeros_like(most)))
+    total = tf.reduce_sum(tf.exp(x - most), axis, keepdims=True)
+    some = total > 0
+    result = tf.math.log(tf.where(some, total, tf.ones_like(total))) + most
+    result = tf.where(some, result, tf.fill(tf.shape(result), tf.constant(-math.inf, x.dtype)))
+    if keepdims:
+        return result
+    return tf.reshape(result, []) if axis is None else tf.squeeze(result, axis)
+
+
+@contextlib.contextmanager
+def exact_derivatives() -> Iterator[None]:
+    """Make second derivatives exact, or have them refused, while the context is open."""
+    with (
+        exact_moments(),
+        exact_resizing(),
+        exact_pooling(),
+        exact_logsumexp(),
+        once_differentiable_ctc(),
+    ):
+        yield
+
+
 class Called(NamedTuple):
     """What a model returned.
 
@@ -264,11 +371,35 @@ class Called(NamedTuple):
         outputs: Its predictions.
         state: Its new non-trainable state.
         activity_losses: Regularisation losses of activities.
+        params: Its trainable weights: the tensors that it was called with, but for those that a
+            layer has written to.
     """
 
     outputs: Any
     state: Params
     activity_losses: list[Any]
+    params: Params
+
+
+class _Scope(keras.StatelessScope):
+    """A scope in which no gradient goes through what a layer writes to its trainable weights.
+
+    Neither does one in Keras: an assignment has no derivative, and the gradient at a variable is
+    that at its value when it was read.
+    """
+
+    def add_update(self, update: tuple[Any, Any]) -> None:
+        """Store what is written."""
+        variable, value = update
+        if variable.trainable:
+            value = _written(self.get_current_value(variable), value)
+        super().add_update((variable, value))
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def _written(before: Any, value: Any) -> Any:
+    del before  # whose gradient is that of the value
+    return tf.identity(value), lambda upstream: (upstream, None)
 
 
 def functional_call(
@@ -299,13 +430,38 @@ def functional_call(
     # `stateless_call` would hand `training` to a `call` that does not take it; `__call__` does not.
     with (
         TRACING,
-        exact_moments(),
-        exact_resizing(),
-        exact_pooling(),
+        exact_derivatives(),
         plain_recurrence(model),
         batch_norm_uses(model, statistics, step),
     ):
-        with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
+        with _Scope(state_mapping=mapping, collect_losses=True) as scope:
             outputs = model(inputs, training=training)
-        new_state = [scope.get_current_value(v) for v in model.non_trainable_variables]
-    return Called(outputs, new_state, list(scope.losses))
+        new_state, new_params = (
+            [scope.get_current_value(v) for v in of]
+            for of in (model.non_trainable_variables, model.trainable_variables)
+        )
+    return Called(outputs, new_state, list(scope.losses), new_params)
+
+
+def written_weights(model: keras.Model, example: Any, *, training: bool) -> list[bool]:
+    """Return for each of `model.trainable_variables` whether a layer writes to it in its call.
+
+    Args:
+        model: A built model.
+        example: What it takes, a nest of `KerasTensor`s.
+        training: The Keras flag.
+    """
+    written: list[bool] = []
+
+    def call(params: Params, state: Params, inputs: Any) -> Any:
+        called = functional_call(model, params, state, inputs, training=training)
+        written[:] = [a is not b for a, b in zip(called.params, params, strict=True)]
+        return called.outputs
+
+    specs = [
+        [tf.TensorSpec(v.shape, v.dtype) for v in variables]
+        for variables in (model.trainable_variables, model.non_trainable_variables)
+    ]
+    inputs = keras.tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), example)
+    tf.function(call, autograph=False).get_concrete_function(*specs, inputs)
+    return written

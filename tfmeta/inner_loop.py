@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tfmeta.constraints import Constraint, constrained
+from tfmeta.derivatives import gradients
 from tfmeta.inner_optimizers import UpdateRule
 from tfmeta.packed import along
 from tfmeta.recompute import recomputed
@@ -20,8 +22,9 @@ class InnerStep(NamedTuple):
     """How one step of the inner loop is taken, `φ_{k+1} = φ_k − α_k ∇L_S(φ_k)` or as `rule` has it.
 
     Attributes:
-        support_loss: `(params, state, k) -> (loss, new_state)`; the loss is a scalar, or one for
-            each of several tasks side by side.
+        support_loss: `(params, state, k) -> (loss, new_state, written)`; the loss is a scalar, or
+            one for each of several tasks side by side, `written` the weights that the step starts
+            from, which are `params` but for what a layer has written to them.
         rule: The update rule.
         rates: `k -> rates`, the step sizes of step k, one for each tensor.
         names: Names of the tensors, for the warning about those that the loss does not reach.
@@ -33,9 +36,11 @@ class InnerStep(NamedTuple):
         task_axes: Which axis of each tensor is that of the tasks, where there are several.
         direction: `(gradients, params) -> gradients`: which way the rule goes down, if not along
             the gradients themselves.
+        constraints: What Keras's constraint of each tensor makes of it behind the step; `None` for
+            none of them.
     """
 
-    support_loss: Callable[[Params, Params, Any], tuple[Any, Params]]
+    support_loss: Callable[[Params, Params, Any], tuple[Any, Params, Params]]
     rule: UpdateRule
     rates: Callable[[Any], Rates]
     names: Sequence[str]
@@ -44,6 +49,7 @@ class InnerStep(NamedTuple):
     loss_scale: float = 1.0
     task_axes: Sequence[int] | None = None
     direction: Callable[[Params, Params], Params] | None = None
+    constraints: Sequence[Constraint | None] | None = None
 
     def __call__(
         self, k: Any, params: Params, state: Params, slots: Params
@@ -51,21 +57,23 @@ class InnerStep(NamedTuple):
         """Take step k, and return `(loss at params, new params, new state, new slots)`."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(params)
-            loss, state = self.support_loss(params, state, k)
+            loss, state, written = self.support_loss(params, state, k)
             scaled = loss * self.loss_scale
-        gradients = tape.gradient(scaled, params)
-        _warn_of_unreached(gradients, self.names)
-        gradients = [
-            tf.zeros_like(p) if g is None else tf.convert_to_tensor(g) / self.loss_scale
-            for g, p in zip(gradients, params, strict=True)
+        found = gradients(tape, scaled, params)
+        _warn_of_unreached(found, self.names)
+        found = [
+            tf.zeros_like(p) if g is None else g / self.loss_scale
+            for g, p in zip(found, params, strict=True)
         ]
         if self.clip_norm is not None:
-            gradients = _clipped(gradients, self.clip_norm, self.task_axes)
+            found = _clipped(found, self.clip_norm, self.task_axes)
         if self.direction is not None:
-            gradients = self.direction(gradients, params)
+            found = self.direction(found, written)
         if self.first_order:
-            gradients = [tf.stop_gradient(g) for g in gradients]
-        params, slots = self.rule.update(gradients, slots, params, self.rates(k))
+            found = [tf.stop_gradient(g) for g in found]
+        params, slots = self.rule.update(found, slots, written, self.rates(k))
+        if self.constraints is not None:
+            params = constrained(params, self.constraints)
         return loss, params, state, slots
 
 

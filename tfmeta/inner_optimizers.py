@@ -220,7 +220,7 @@ class Adam:
         ]
         correction = tf.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
         new = [
-            w - r * tf.cast(correction, w.dtype) * m / (_root(v) + self.epsilon)
+            w - r * tf.cast(correction, w.dtype) * m / (root(v) + self.epsilon)
             for w, m, v, r in zip(params, first, second, rates, strict=True)
         ]
         return new, [*first, *second, t]
@@ -245,6 +245,7 @@ def _check_decay(name: str, value: float) -> None:
         raise ValueError(f"`{name}` must be in [0, 1). Received: {name}={value!r}")
 
 
-def _root(x: Any) -> Any:
+def root(x: Any) -> Any:
+    """Return the square root, whose derivative at 0, which is infinite, counts as 0."""
     positive = x > 0
     return tf.where(positive, tf.sqrt(tf.where(positive, x, tf.ones_like(x))), tf.zeros_like(x))

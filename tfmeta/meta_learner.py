@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tfmeta.checks import check_count
 from tfmeta.class_weights import weighed
+from tfmeta.derivatives import gradients_or_zeros
 from tfmeta.distribution import (
     LOST,
     Replicated,
@@ -31,6 +32,7 @@ from tfmeta.distribution import (
 from tfmeta.export.preprocessing import Preprocessing
 from tfmeta.export.saved_model import saved_learner
 from tfmeta.export.serving import refuse_several
+from tfmeta.functional import NoDerivative, check_layers
 from tfmeta.inputs import (
     check_examples,
     check_masks,
@@ -151,6 +153,7 @@ class MetaLearner(Replicated, abc.ABC):
         if not self.model.built:
             self.model(self.example)
         self._check_weights()
+        check_layers(self.model)
         super().build(input_shape)
         self.packs = self._can_pack()
 
@@ -425,7 +428,7 @@ class MetaLearner(Replicated, abc.ABC):
             those of the loss as the optimizer scales it.
 
         Raises:
-            ValueError: If an operation of the model has no derivative of the order needed.
+            ValueError: If an operation of model or loss has no derivative of the order needed.
         """
         variables = self.trainable_variables
         try:
@@ -433,14 +436,17 @@ class MetaLearner(Replicated, abc.ABC):
                 loss, predictions = self.task_loss(x, y, sample_weight, **options)
                 loss = real_sum(loss)
                 scaled = self.optimizer.scale_loss(loss)
-            gradients = gradients_of(tape, scaled, variables)
+            gradients = gradients_or_zeros(tape, scaled, variables)
         except LookupError as error:
-            operation = str(error).rsplit(" ", 1)[-1]
+            if isinstance(error, KeyError | IndexError):
+                raise
+            # TensorFlow's own ends in the name of the operation.
+            own = isinstance(error, NoDerivative)
+            operation = str(error) if own else str(error).rsplit(" ", 1)[-1]
             raise ValueError(
-                "`model` must have layers that can be differentiated as often as the learner "
-                "does, twice where it differentiates through inner steps. Received: one with the "
-                f"operation {operation}, which has no derivative. First-order learners, as "
-                "tfmeta.FOMAML, need the first derivative only."
+                f"`model` and `loss` must have the derivatives that {type(self).__name__} takes. "
+                f"Received: the operation {operation}, which lacks one; tfmeta.FOMAML takes the "
+                "first only, where learners that differentiate through inner steps take the second."
             ) from error
         return loss, gradients, predictions
 
@@ -865,15 +871,6 @@ def readable(error: Any, where: str = "") -> Any:
             if beginning in words:
                 return ValueError(beginning + words.split(beginning, 1)[1] + where)
     return error
-
-
-def gradients_of(tape: tf.GradientTape, loss: Any, variables: list[Any]) -> list[Any]:
-    """Return the gradients for Keras's variables, zeros for what the loss does not reach."""
-    # TensorFlow's own zeros are not for them.
-    return [
-        tf.zeros(v.shape, v.dtype) if g is None else g
-        for g, v in zip(tape.gradient(loss, variables), variables, strict=True)
-    ]
 
 
 def _number_of_tasks(inputs: Inputs) -> Any:

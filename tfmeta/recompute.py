@@ -7,6 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfmeta.derivatives import dense, gradients_or_zeros
+
 
 def recomputed(
     body: Callable[[Any, Any, Any], Any], start: Any, given: Any, steps: int, *, every: bool
@@ -50,7 +52,9 @@ def recomputed(
         if every:
             stored = [a.write(steps, x) for a, x in zip(stored, last, strict=True)]
 
-        def gradient(*upstream: Any) -> list[Any]:
+        def gradient(*sparse: Any) -> list[Any]:
+            upstream = [dense(g) for g in sparse]
+
             def backward(i: Any, to_x: list[Any], to_fixed: list[Any]) -> Any:
                 k = steps - 1 - i
                 if every:
@@ -61,10 +65,7 @@ def recomputed(
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
                     tape.watch(sources)
                     new = step(k, x, again)
-                found = tape.gradient(
-                    _floats(new, first), sources, to_x, unconnected_gradients="zero"
-                )
-                found = [tf.convert_to_tensor(g) for g in found]
+                found = gradients_or_zeros(tape, _floats(new, first), sources, to_x)
                 more = zip(to_fixed, found[len(to_x) :], strict=True)
                 return i + 1, found[: len(to_x)], [a + b for a, b in more]
 

@@ -105,6 +105,13 @@ class AmortizedBayesianMAML(PosteriorMAML):
         """Build the wrapped model, and make log σ."""
         super().build(input_shape)
         check_rules(self.model)
+        for variable in self.model.trainable_variables:
+            if variable.constraint is not None:
+                raise ValueError(
+                    "`model` must have no constraints for AmortizedBayesianMAML, as draws of the "
+                    f"weights would not keep to them. Received: {variable.path!r} with "
+                    f"{type(variable.constraint).__name__}"
+                )
         start = keras.initializers.Constant(math.log(self.initial_std))
         self.log_stds = [
             self.add_weight(shape=v.shape, dtype=v.dtype, initializer=start, name=f"log_std_{i}")
@@ -129,11 +136,10 @@ class AmortizedBayesianMAML(PosteriorMAML):
         start = list(itertools.compress(params, self._chosen(params)))
         weight = self._kl_weight(support_x)
 
-        def bound(adapted: Params, state: Params, k: Any) -> tuple[Any, Params]:
-            likelihood, state = step.support_loss(adapted, state, k)
-            return likelihood + tf.cast(
-                weight * divergence(adapted, start), likelihood.dtype
-            ), state
+        def bound(adapted: Params, state: Params, k: Any) -> tuple[Any, Params, Params]:
+            likelihood, state, written = step.support_loss(adapted, state, k)
+            likelihood += tf.cast(weight * divergence(adapted, start), likelihood.dtype)
+            return likelihood, state, written
 
         return step._replace(support_loss=bound)
 
@@ -153,7 +159,7 @@ class AmortizedBayesianMAML(PosteriorMAML):
         means, log_stds = params[:half], params[half:]
         weights = drawn_once(self.model, means, log_stds, noise)
         with random_weights(self.model, log_stds, noise):
-            return functional_call(
+            called = functional_call(
                 self.model,
                 weights,
                 state,
@@ -162,6 +168,8 @@ class AmortizedBayesianMAML(PosteriorMAML):
                 statistics=statistics,
                 step=step,
             )
+        # No layer with random weights writes to them.
+        return called._replace(params=params)
 
     def losses_of_tasks(
         self,

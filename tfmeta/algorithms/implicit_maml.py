@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfmeta.algorithms.maml import MAML, refuse
 from tfmeta.checks import check_at_least_zero, check_count, check_positive
+from tfmeta.derivatives import dense, gradients_or_zeros
 from tfmeta.inner_loop import InnerStep, Path, inner_solution
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.types import Params
@@ -73,6 +74,23 @@ class ImplicitMAML(MAML):
         self.cg_damping = cg_damping
         self.residual = keras.metrics.Mean(name="cg_residual")
 
+    def build(self, input_shape: Any) -> None:
+        """Build the wrapped model, and check that its inner loop ends where a gradient is zero."""
+        super().build(input_shape)
+        variables = self.model.trainable_variables
+        for found, what in (
+            (self._written(training=True), "one that a layer writes to in its call"),
+            ([v.constraint is not None for v in variables], "one with a constraint"),
+        ):
+            both = zip(variables, found, self._chosen(variables), strict=True)
+            path = next((v.path for v, has, chosen in both if has and chosen), None)
+            if path is not None:
+                raise ValueError(
+                    "`model` must have weights that nothing but the inner steps changes for "
+                    "ImplicitMAML, whose gradient is that of a solution at which the inner "
+                    f"gradient is zero; tfmeta.MAML takes them. Received: {path!r}, {what}"
+                )
+
     def path(
         self,
         support_x: Any,
@@ -89,10 +107,10 @@ class ImplicitMAML(MAML):
         start = list(itertools.compress(fixed, chosen))
         step = self.inner_step(support_x, support_y, fixed, training=training)
 
-        def proximal_loss(adapted: Params, state: Params, k: Any) -> tuple[Any, Params]:
-            loss, state = step.support_loss(adapted, state, k)
+        def proximal_loss(adapted: Params, state: Params, k: Any) -> tuple[Any, Params, Params]:
+            loss, state, written = step.support_loss(adapted, state, k)
             square = sum(tf.reduce_sum((a - s) ** 2) for a, s in zip(adapted, start, strict=True))
-            return loss + tf.cast(self.proximal / 2 * square, loss.dtype), state
+            return loss + tf.cast(self.proximal / 2 * square, loss.dtype), state, written
 
         solution, state, _ = inner_solution(
             step._replace(support_loss=proximal_loss),
@@ -106,7 +124,8 @@ class ImplicitMAML(MAML):
         def attached(*params: Any) -> Any:
             def gradient(*upstream: Any) -> Any:
                 step = self.inner_step(support_x, support_y, list(params), training=training)
-                return self._implicit(step, list(upstream), solution, state, params, chosen)
+                at_end = [dense(g) for g in upstream]
+                return self._implicit(step, at_end, solution, state, params, chosen)
 
             return [tf.identity(x) for x in solution], gradient
 
@@ -150,12 +169,11 @@ class ImplicitMAML(MAML):
                 outer.watch(at)
                 with tf.GradientTape(watch_accessed_variables=False) as inner:
                     inner.watch(solution)
-                    loss, _ = step.support_loss(solution, state, 0)
+                    loss, *_ = step.support_loss(solution, state, 0)
                     loss *= step.loss_scale
-                inner_gradient = inner.gradient(loss, solution, unconnected_gradients="zero")
-                product = _dot([tf.convert_to_tensor(g) for g in inner_gradient], v)
-            found = outer.gradient(product, at, unconnected_gradients="zero")
-            return [tf.convert_to_tensor(g) / step.loss_scale for g in found]
+                product = _dot(gradients_or_zeros(inner, loss, solution), v)
+            found = gradients_or_zeros(outer, product, at)
+            return [g / step.loss_scale for g in found]
 
         def matrix(v: Params) -> Params:
             products = derivative(v, solution)

@@ -24,15 +24,20 @@ from tfmeta.algorithms.rates import (
     shapes_of_rates,
 )
 from tfmeta.checks import check_at_least_zero, check_count, check_positive
+from tfmeta.constraints import Constraint
+from tfmeta.distribution import replicas_here
 from tfmeta.functional import (
     BATCH_NORM_MODES,
+    TRACING,
     BatchNormMode,
     Called,
     Statistics,
     batch_norm_layers,
     chosen_variables,
+    exact_derivatives,
     functional_call,
     per_step_layers,
+    written_weights,
 )
 from tfmeta.inner_loop import InnerStep, Path, inner_path
 from tfmeta.inner_optimizers import SGD, UpdateRule
@@ -161,11 +166,19 @@ class MAML(MetaLearner):
         self.evaluation_steps = evaluation_steps
         self.batch_norm = batch_norm
         self.recompute = recompute
+        self._writes: dict[Any, list[bool]] = {}
         self._check_steps()
 
     def build(self, input_shape: Any) -> None:
         """Build the wrapped model, check that it has what `adapt` chooses, make learned rates."""
         super().build(input_shape)
+        for layer in batch_norm_layers(self.model):
+            if getattr(layer, "renorm", False) and self.batch_norm != "running":
+                raise ValueError(
+                    "`batch_norm` must be 'running' for batch renormalisation, which never uses "
+                    "the statistics of a batch alone. Received: "
+                    f"batch_norm={self.batch_norm!r}; layer {layer.name!r} has renorm=True"
+                )
         adapted = self.adapted_weights()
         if self.learned_rates is None:
             return
@@ -236,9 +249,10 @@ class MAML(MetaLearner):
         With `every` those of all steps.
         """
         params, state = self.start(support_x, support_y, training=training)
-        chosen = self._chosen(params)
         if first_order is None:
             first_order = self.first_order
+        self._keep_written(params, state, support_x, training=training)
+        adapted, state = self._parted(params, state, training=training)
 
         def step_at(params: Params) -> InnerStep:
             step = self.inner_step(support_x, support_y, params, training=training)
@@ -247,14 +261,16 @@ class MAML(MetaLearner):
         path = inner_path(
             step_at,
             params,
-            list(itertools.compress(params, chosen)),
+            adapted,
             state,
             self.steps(training),
             every=every,
             tolerance=self.tolerance,
             recompute=self.recompute and training,
         )
-        return path._replace(params=[_merged(params, chosen, adapted) for adapted in path.params])
+        by_step = zip(path.params, path.states, strict=True)
+        whole = [self._whole(params, *end, training=training) for end in by_step]
+        return path._replace(params=[p for p, _ in whole], states=[s for _, s in whole])
 
     def start(self, support_x: Any, support_y: Any, *, training: bool) -> tuple[Params, Params]:
         """Return θ and the state of the model, as tensors."""
@@ -275,10 +291,9 @@ class MAML(MetaLearner):
                 f"{type(self).__name__} needs a loss for its inner loop: call compile(loss=...) "
                 "first."
             )
-        chosen = self._chosen(params)
 
-        def support_loss(adapted: Params, state: Params, k: Any) -> tuple[Any, Params]:
-            weights = _merged(params, chosen, adapted)
+        def support_loss(adapted: Params, state: Params, k: Any) -> tuple[Any, Params, Params]:
+            weights, state = self._whole(params, adapted, state, training=training)
             called = self.forward(
                 weights,
                 state,
@@ -287,9 +302,11 @@ class MAML(MetaLearner):
                 statistics=self._inner_statistics(),
                 step=k,
             )
-            with self._losses_at(weights):
+            with TRACING, exact_derivatives(), self._losses_at(called.params):
                 loss = self.losses_of_tasks(support_y, called.outputs, training=training)
-            return loss + sum(tf.cast(x, loss.dtype) for x in called.activity_losses), called.state
+            loss += sum(tf.cast(x, loss.dtype) for x in called.activity_losses)
+            written, state = self._parted(called.params, called.state, training=training)
+            return loss, state, written
 
         return InnerStep(
             support_loss,
@@ -299,6 +316,7 @@ class MAML(MetaLearner):
             clip_norm=self.inner_clip_norm,
             loss_scale=_HALF_PRECISION_SCALE if self.model.compute_dtype == "float16" else 1.0,
             task_axes=self._task_axes() if side_by_side() else None,
+            constraints=self._constraints(),
         )
 
     def forward(
@@ -323,9 +341,9 @@ class MAML(MetaLearner):
         """Return what `query` needs to know of a task at the weights of inner step `step`."""
         if self.batch_norm == "support" and batch_norm_layers(self.model):
             # The last inner step saw the statistics at the weights before it.
-            state = self.forward(
+            _, state, _, params = self.forward(
                 params, state, support_x, training=training, statistics="batch", step=step
-            ).state
+            )
         if self._sees_support():
             return params, state, support_x
         return params, state
@@ -351,7 +369,7 @@ class MAML(MetaLearner):
             )
 
         return (
-            self._one_by_one(call, query_x, task_state[2])
+            self._one_by_one(call, query_x, task_state[2])._replace(params=params)
             if self._sees_support()
             else call(query_x)
         )
@@ -371,7 +389,7 @@ class MAML(MetaLearner):
         called = self.forward(
             params, state, x["query_x"], training=True, statistics=self._inner_statistics(), step=0
         )
-        with self._losses_at(params):
+        with self._losses_at(called.params):
             loss = self.outer_loss(x, y, called, sample_weight)
         return self.joint_weight * loss, called.state
 
@@ -556,6 +574,75 @@ class MAML(MetaLearner):
         chosen = chosen_variables(self.model, self.adapted_part)
         return chosen + [True] * (len(params) - len(chosen))
 
+    def _written(self, training: bool) -> list[bool]:
+        """Return for each trainable weight of the model whether its layers write to it."""
+        variables = self.model.trainable_variables
+        if side_by_side():
+            return [False] * len(variables)  # no layer that has a rule does
+        # Freezing a layer makes other weights trainable.
+        key = training, *map(id, variables)
+        if key not in self._writes:
+            self._writes[key] = written_weights(self.model, self.example, training=training)
+        return self._writes[key]
+
+    def _beside(self, params: Params, *, training: bool) -> list[bool]:
+        """Return for each of `params` whether layers write to it and the inner loop does not."""
+        beside = zip(self._written(training), self._chosen(params), strict=False)
+        return [written and not chosen for written, chosen in beside]
+
+    def _parted(self, params: Params, state: Params, *, training: bool) -> tuple[Params, Params]:
+        """Return those of `params` that are adapted, and all else that an inner step changes."""
+        beside = self._beside(params, training=training)
+        return (
+            list(itertools.compress(params, self._chosen(params))),
+            [*state, *itertools.compress(params, beside)],
+        )
+
+    def _whole(
+        self, params: Params, adapted: Params, state: Params, *, training: bool
+    ) -> tuple[Params, Params]:
+        """Return weights and state of the model: the reverse of `_parted`, the rest of `params`."""
+        own = len(self.model.non_trainable_variables)
+        params = _merged(params, self._beside(params, training=training), state[own:])
+        return _merged(params, self._chosen(params), adapted), state[:own]
+
+    def _keep_written(
+        self, params: Params, state: Params, support_x: Any, *, training: bool
+    ) -> None:
+        """Keep in the model what its layers write to weights at θ, as training in Keras would."""
+        written = self._written(training) if training else []
+        if not any(written):
+            return
+        variables = self.model.trainable_variables
+        if replicas_here() > 1:
+            path = next(itertools.compress(variables, written)).path
+            raise ValueError(
+                "`model` must have layers that write to no trainable weight in their call for "
+                f"training with several replicas. Received: one that writes to {path!r}"
+            )
+        called = self.forward(
+            params,
+            state,
+            support_x,
+            training=True,
+            statistics=self._inner_statistics(),
+            step=0,
+        )
+        for variable, value in itertools.compress(
+            zip(variables, called.params, strict=False), written
+        ):
+            variable.assign(value)
+
+    def _constraints(self) -> list[Constraint | None] | None:
+        """Return Keras's constraint of each weight that is adapted; `None` if there is none."""
+        variables = self.model.trainable_variables
+        chosen = itertools.compress(variables, self._chosen(variables))
+        found = [v.constraint for v in chosen]
+        if side_by_side() or not any(found):
+            return None  # packed layers have none
+        # The weights that a learner has behind the model's have none.
+        return found + [None] * (len(self.adapted_weights()) - len(found))
+
     def _task_axes(self) -> list[int]:
         """Return which axis of each tensor that is adapted is that of the tasks, when packed."""
         axes = task_axes(self.model)
@@ -592,7 +679,7 @@ class MAML(MetaLearner):
 
         query_x = tf.nest.map_structure(tf.convert_to_tensor, query_x)
         outputs, states, penalties = map_tasks(one, query_x)
-        return Called(outputs, [x[-1] for x in states], [tf.reduce_mean(penalties)])
+        return Called(outputs, [x[-1] for x in states], [tf.reduce_mean(penalties)], [])
 
     def _names(self, params: Params) -> list[str]:
         """Return a name for each of `params` and then of the model's state, as identifiers."""
@@ -730,5 +817,6 @@ def _rule(rule: UpdateRule | None, learning_rate: Any) -> UpdateRule:
 
 
 def _merged(params: Params, chosen: list[bool], adapted: Params) -> Params:
-    new = iter(adapted)
-    return [next(new) if c else p for c, p in zip(chosen, params, strict=True)]
+    # Behind the model's weights a learner may have others.
+    new, more = iter(adapted), [False] * (len(params) - len(chosen))
+    return [next(new) if c else p for c, p in zip([*chosen, *more], params, strict=True)]

@@ -95,14 +95,17 @@ class ProtoMAML(MAML):
         # A class without support examples, which XLA has room for, cannot be predicted.
         bias = tf.where(present, -tf.reduce_sum(means**2, axis=-1), means.dtype.min / 2)
         head = [2 * tf.linalg.matrix_transpose(means), bias]
-        return [*params, *(head if several else [x[0] for x in head])], called.state
+        return [*called.params, *(head if several else [x[0] for x in head])], called.state
 
     def forward(self, params: Params, *args: Any, **kwargs: Any) -> Called:
         """Compute the logits at given weights of encoder and head."""
         *encoder, kernel, bias = params
         called = super().forward(encoder, *args, **kwargs)
         bias = bias[:, None] if side_by_side() else bias
-        return called._replace(outputs=tf.cast(called.outputs, kernel.dtype) @ kernel + bias)
+        return called._replace(
+            outputs=tf.cast(called.outputs, kernel.dtype) @ kernel + bias,
+            params=[*called.params, kernel, params[-1]],
+        )
 
     def check_labels(self, labels: Array) -> None:
         """Check that the labels are the integers `0..ways-1`, none of them missing."""

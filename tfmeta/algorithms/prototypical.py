@@ -12,10 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.checks import check_positive
+from tfmeta.derivatives import gradients_or_zeros
 from tfmeta.functional import batch_norm_layers
 from tfmeta.inputs import episode_inputs, known_ways
 from tfmeta.losses import task_losses
-from tfmeta.meta_learner import MetaLearner, copy_of, gradients_of
+from tfmeta.meta_learner import MetaLearner, copy_of
 from tfmeta.ops import cosine_similarity, prototypes, squared_euclidean
 from tfmeta.packed import packed_call, spread_weights, tried
 from tfmeta.padding import MASKS, put_back, without_padding
@@ -118,7 +119,7 @@ class PrototypicalNetwork(MetaLearner):
             predictions = self(x, training=True)
             loss = self._loss(x, y, predictions, sample_weight, training=True)
             scaled = self.optimizer.scale_loss(loss)
-        gradients = gradients_of(tape, scaled, self.trainable_variables)
+        gradients = gradients_or_zeros(tape, scaled, self.trainable_variables)
         self.outer_update(loss, *gradients, tasks=tf.shape(predictions)[0])
         return self.compute_metrics(x, y, predictions, sample_weight=sample_weight)
 

@@ -5,7 +5,6 @@ Nichol, Achiam and Schulman, *On First-Order Meta-Learning Algorithms*, 2018.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -126,10 +125,11 @@ class Reptile(MAML):
     ) -> Path:
         """Run the inner loop, without an outer gradient."""
         params, state = self.start(support_x, support_y, training=training)
-        chosen = self._chosen(params)
+        self._keep_written(params, state, support_x, training=training)
+        start, state = self._parted(params, state, training=training)
         adapted, state, slots = inner_solution(
             self.inner_step(support_x, support_y, params, training=training),
-            list(itertools.compress(params, chosen)),
+            start,
             state,
             [tf.convert_to_tensor(slot) for slot in self.slots],
             self.steps(training),
@@ -137,8 +137,7 @@ class Reptile(MAML):
         if training:
             for variable, value in zip(self.slots, slots, strict=True):
                 variable.assign(value)
-        new = iter(adapted)
-        whole = [next(new) if c else p for c, p in zip(chosen, params, strict=True)]
+        whole, state = self._whole(params, adapted, state, training=training)
         return Path([whole], [state], tf.cast(self.steps(training), adapted[0].dtype))
 
     def inner_step(
@@ -165,8 +164,9 @@ class Reptile(MAML):
 
     def task_gradients(self, x: Inputs, y: Any, sample_weight: Any = None, **options: Any) -> Any:
         """Return the query loss of one task, `ε (θ − φ)`, and the query predictions."""
-        params, _ = self.start(x["support_x"], x["support_y"], training=True)
         path = self.path(x["support_x"], x["support_y"], training=True)
+        # Behind the path, on which layers may have written to θ.
+        params, _ = self.start(x["support_x"], x["support_y"], training=True)
         state = self.task_state(path.params[-1], path.states[-1], x["support_x"], training=True)
         called = self.query(state, x["query_x"], training=True)
         self._keep(called.state)

@@ -66,7 +66,7 @@ def packed_call(
             trace.values[id(v)] if _is_packed(v) else scope.get_current_value(v)
             for v in model.non_trainable_variables
         ]
-    return Called(tf.nest.map_structure(unpack, outputs), new_state, [])
+    return Called(tf.nest.map_structure(unpack, outputs), new_state, [], params)
 
 
 def spread_weights(
