@@ -402,11 +402,11 @@ class Doubled(layers.Dense):
         (lambda: layers.Conv3D(2, 1, name="c"), "layer 'c' (Conv3D) has no rule"),
         (
             lambda: layers.Dense(2, kernel_regularizer="l2", name="d"),
-            "layer 'd' (Dense) with a regularizer of weights has no rule",
+            "layer 'd' (Dense) with kernel_regularizer='L2' has no rule",
         ),
         (
             lambda: layers.Dense(2, activity_regularizer="l2", name="d"),
-            "layer 'd' (Dense) with activity_regularizer has no rule",
+            "layer 'd' (Dense) with activity_regularizer='L2' has no rule",
         ),
         (
             lambda: layers.Dense(2, activation=lambda x: x / tf.reduce_sum(x), name="d"),
