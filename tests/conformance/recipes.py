@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import layers
 
-VECTOR, SEQUENCE, IMAGE, VOLUME = (4,), (6, 4), (6, 6, 4), (4, 4, 4, 2)
+VECTOR, SEQUENCE, IMAGE, VOLUME = (4,), (6, 4), (5, 5, 4), (4, 4, 4, 2)
 
 
 class Recipe(NamedTuple):
@@ -20,7 +20,7 @@ class Recipe(NamedTuple):
 
     Attributes:
         shapes: Of an example's inputs; each makes a model of its own.
-        needed: The arguments that it cannot do without.
+        needed: The arguments that it cannot do without, or what makes them: layers are for one model.
         values: Of other arguments, values off their defaults; others are in `VALUES`.
         call: `(layer, x) -> y`.
         tokens: How many the inputs may be, if they are integers.
@@ -29,7 +29,7 @@ class Recipe(NamedTuple):
     """
 
     shapes: tuple[tuple[int, ...], ...]
-    needed: dict[str, Any] = {}
+    needed: dict[str, Any] | Callable[[], dict[str, Any]] = {}
     values: dict[str, list[Any]] = {}
     call: Callable[[Any, Any], Any] = lambda layer, x: layer(x)
     tokens: int | None = None
@@ -91,7 +91,7 @@ VALUES_IN_TURN: dict[tuple[str, str], tuple[list[Any], str]] = {
     ("GroupNormalization", "axis"): ([1], "only channels that come last lie side by side"),
     ("LayerNormalization", "axis"): ([1, [1, 2]], "several axes would be those of the layout"),
     ("Softmax", "axis"): ([1, [1, 2]], "several axes would be those of the layout"),
-    ("Rescaling", "scale"): ([[[0.5], [2.0]] * 3], "several axes would meet those of the layout"),
+    ("Rescaling", "scale"): ([[[0.5], [1.0], [2.0], [3.0], [4.0]]], "several axes would meet those of the layout"),
     ("Activation", "activation"): ([keras.ops.sin], "it may do anything"),
 }
 # What neither Keras nor its TensorFlow backend can do, or what does not reach a learner.
@@ -111,12 +111,6 @@ _POOL = {"pool_size": [3]}
 
 def _two(layer: Any, x: Any) -> Any:
     return layer([x, layers.Dense(x.shape[-1], name="second")(x)])
-
-
-def _wide(layer: Any, x: Any) -> Any:
-    """Merge inputs one of which is spread over the axes of the other."""
-    spread = x[:, :1] if len(x.shape) > 2 else x
-    return layer([x, spread])
 
 
 PACKED: dict[str, Recipe] = {
@@ -149,7 +143,7 @@ PACKED: dict[str, Recipe] = {
     ),
     "LeakyReLU": Recipe(_ANY, {}, {"negative_slope": [0.1]}),
     "ELU": Recipe(_ANY, {}, {"alpha": [0.5]}),
-    "Softmax": Recipe(_ANY),
+    "Softmax": Recipe(_ANY, {}, {"axis": [-1]}),
     "PReLU": Recipe(_ANY, {}, {"shared_axes": [[1]]}),
     "Rescaling": Recipe(_ANY, {"scale": 2.0}, {"scale": [[1.0, 2.0, 3.0, 4.0]], "offset": [0.5]}),
     "Dropout": Recipe(_ANY, {"rate": 0.4}, {"noise_shape": [(None, 1)]}, random=True),
@@ -187,4 +181,152 @@ PACKED: dict[str, Recipe] = {
     },
     "Concatenate": Recipe(_ANY, {}, {"axis": [1]}, call=_two),
     "Identity": Recipe(_ANY),
+}
+
+
+def _self_attention(layer: Any, x: Any) -> Any:
+    return layer(x, x)
+
+
+def _both(layer: Any, x: Any) -> Any:
+    return layer([x, x])
+
+
+def _embedded(layer: Any, x: Any) -> Any:
+    """Learn from whole numbers."""
+    return layers.Embedding(8, 2, name="learnt")(layer(x))
+
+
+def _masked(layer: Any, x: Any) -> Any:
+    """Give the mask to a layer that heeds it."""
+    return layers.GlobalAveragePooling1D()(layer(x))
+
+
+def _cell(layer: Any, x: Any) -> Any:
+    return layers.RNN(layer)(x)
+
+
+_POOLS, _3D = ("Average", "Max"), (VOLUME,)
+_RATE = {"rate": 0.4}
+_TOKENS: dict[str, Any] = {"shapes": ((5,),), "tokens": 7}
+_RAW: dict[str, Any] = {"shapes": ((6, 6, 3),), "raw": True}
+
+# Of layers without a rule only that the numbers are right.
+WITHOUT_A_RULE: dict[str, Recipe] = {
+    "ActivityRegularization": Recipe(_1D, {"l1": 0.1, "l2": 0.1}),
+    **{f"Adaptive{p}Pooling1D": Recipe(_1D, {"output_size": 4}) for p in _POOLS},
+    **{f"Adaptive{p}Pooling2D": Recipe(_2D, {"output_size": 4}) for p in _POOLS},
+    **{f"Adaptive{p}Pooling3D": Recipe(_3D, {"output_size": 3}) for p in _POOLS},
+    "AdditiveAttention": Recipe(_1D, call=_both),
+    "AlphaDropout": Recipe(_1D, _RATE, random=True),
+    "Attention": Recipe(_1D, call=_both),
+    **{f"{p}Pooling3D": Recipe(_3D, {"pool_size": 2}) for p in _POOLS},
+    **{f"Global{p}Pooling3D": Recipe(_3D) for p in _POOLS},
+    "Bidirectional": Recipe(_1D, lambda: {"layer": layers.GRU(2)}),
+    "CategoryEncoding": Recipe(
+        needed={"num_tokens": 7}, call=lambda layer, x: layers.Dense(3)(layer(x)), **_TOKENS
+    ),
+    "CenterCrop": Recipe(_2D, {"height": 4, "width": 4}),
+    "Conv1DTranspose": Recipe(_1D, _CONV),
+    "Conv2DTranspose": Recipe(_2D, _CONV),
+    "Conv3D": Recipe(_3D, _CONV),
+    "Conv3DTranspose": Recipe(_3D, _CONV),
+    "ConvLSTM1D": Recipe(((2, 4, 2),), _CONV),
+    "ConvLSTM2D": Recipe(((2, 3, 3, 2),), _CONV),
+    "ConvLSTM3D": Recipe(((2, 3, 3, 3, 1),), _CONV),
+    "Cropping3D": Recipe(_3D),
+    "Discretization": Recipe(
+        ((5,),), {"bin_boundaries": [-1.0, 0.0, 1.0]}, call=_embedded, raw=True
+    ),
+    "Dot": Recipe(_1D, {"axes": 2}, call=_both),
+    "EinsumDense": Recipe(_1D, {"equation": "abc,cd->abd", "output_shape": (None, 3)}),
+    "GRU": Recipe(_1D, {"units": 2}),
+    "GRUCell": Recipe(_1D, {"units": 2}, call=_cell),
+    "GroupQueryAttention": Recipe(
+        _1D,
+        {"head_dim": 2, "num_query_heads": 2, "num_key_value_heads": 1},
+        call=_self_attention,
+    ),
+    "HashedCrossing": Recipe(needed={"num_bins": 8}, call=lambda layer, x: _embedded(
+        lambda y: layer((y[:, 0], y[:, 1])), x), **_TOKENS),
+    "Hashing": Recipe(needed={"num_bins": 8}, call=_embedded, **_TOKENS),
+    "IntegerLookup": Recipe(needed={"vocabulary": [1, 2, 3]}, call=_embedded, **_TOKENS),
+    "LSTM": Recipe(_1D, {"units": 2}),
+    "LSTMCell": Recipe(_1D, {"units": 2}, call=_cell),
+    "Lambda": Recipe(_1D, {"function": lambda x: x * x}),
+    "Masking": Recipe(_1D, call=_masked),
+    "MultiHeadAttention": Recipe(_1D, {"num_heads": 2, "key_dim": 2}, call=_self_attention),
+    "Normalization": Recipe(_1D, {"mean": 0.5, "variance": 2.0}),
+    "RMSNormalization": Recipe(_1D),
+    "RNN": Recipe(_1D, lambda: {"cell": layers.SimpleRNNCell(2)}),
+    "Resizing": Recipe(_2D, {"height": 4, "width": 8}),
+    "ReversibleEmbedding": Recipe(needed={"input_dim": 7, "output_dim": 3}, **_TOKENS),
+    "SimpleRNN": Recipe(_1D, {"units": 2}),
+    "SimpleRNNCell": Recipe(_1D, {"units": 2}, call=_cell),
+    "SpatialDropout3D": Recipe(_3D, _RATE, random=True),
+    "SpectralNormalization": Recipe(_1D, lambda: {"layer": layers.Dense(3)}),
+    "StackedRNNCells": Recipe(
+        _1D, lambda: {"cells": [layers.SimpleRNNCell(2), layers.SimpleRNNCell(2)]}, call=_cell
+    ),
+    "TimeDistributed": Recipe(_1D, lambda: {"layer": layers.Dense(3)}),
+    "UnitNormalization": Recipe(_1D),
+    "UpSampling3D": Recipe(_3D),
+    "ZeroPadding3D": Recipe(_3D),
+    # Of what changes images at random: that evaluation leaves them alone.
+    **{
+        f"Random{what}": Recipe(needed=needed, random=True, **_RAW)
+        for what, needed in {
+            "Brightness": {"factor": 0.2},
+            "ColorDegeneration": {"factor": 0.2},
+            "ColorJitter": {"hue_factor": 0.2},
+            "Contrast": {"factor": 0.2},
+            "Crop": {"height": 4, "width": 4},
+            "ElasticTransform": {},
+            "Erasing": {},
+            "Flip": {},
+            "GaussianBlur": {},
+            "Grayscale": {},
+            "Hue": {"factor": 0.2},
+            "Invert": {},
+            "Perspective": {},
+            "Posterization": {"factor": 4},
+            "Rotation": {"factor": 0.2},
+            "Saturation": {"factor": 0.2},
+            "Sharpness": {"factor": 0.2},
+            "Shear": {"x_factor": 0.2},
+            "Translation": {"height_factor": 0.2, "width_factor": 0.2},
+            "Zoom": {"height_factor": 0.2},
+        }.items()
+    },
+    "AugMix": Recipe(random=True, **_RAW),
+    "CutMix": Recipe(random=True, **_RAW),
+    "MixUp": Recipe(random=True, **_RAW),
+    "RandAugment": Recipe(random=True, **_RAW),
+    "Solarization": Recipe(**_RAW),
+    "AutoContrast": Recipe(**_RAW),
+    "Equalization": Recipe(**_RAW),
+    "ContrastLimitedAdaptiveHistogramEqualization": Recipe(**_RAW),
+    "STFTSpectrogram": Recipe(
+        ((16, 1),), {"frame_length": 4, "frame_step": 4, "mode": "magnitude"}, raw=True
+    ),
+    "MelSpectrogram": Recipe(
+        ((64,),), {"fft_length": 16, "sequence_stride": 8, "num_mel_bins": 4}, raw=True
+    ),
+}
+
+# What no learner can be tried with, and why.
+NOT_LAYERS_OF_A_MODEL: dict[str, str] = {
+    "FeatureSpace": "is no layer of a model: it takes a dictionary of raw columns",
+    "FlaxLayer": "calls JAX, which is another backend",
+    "InputLayer": "is made by every `keras.Input`",
+    "InputSpec": "is no layer",
+    "JaxLayer": "calls JAX, which is another backend",
+    "Layer": "has no call of its own",
+    "MaxNumBoundingBoxes": "takes boxes, which learners do not",
+    "Pipeline": "runs layers one after another; they are tried by themselves",
+    "StringLookup": "takes strings, which tests/algorithms hold",
+    "TFSMLayer": "takes a SavedModel, whose gradients are those that it was saved with",
+    "TextVectorization": "takes strings, which tests/algorithms hold",
+    "TorchModuleWrapper": "calls PyTorch, which is another backend",
+    "Wrapper": "has no call of its own",
 }

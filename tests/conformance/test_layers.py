@@ -21,11 +21,13 @@ import tfmeta
 from tests.conformance.recipes import (
     ENDINGS,
     IN_TURN,
+    NOT_LAYERS_OF_A_MODEL,
     NOT_TRIED,
     PACKED,
     TOGETHER,
     VALUES,
     VALUES_IN_TURN,
+    WITHOUT_A_RULE,
 )
 from tfmeta.packed import tried
 from tfmeta.packed.rules import EVERYWHERE, RULES
@@ -34,10 +36,12 @@ pytestmark = pytest.mark.filterwarnings(
     # Of models with masks: what is behind the layer takes none.
     "ignore:.*does not support masking.*:UserWarning"
 )
-RATE, STEP = 0.1, 1e-4
+RATE, STEP = 0.1, 1e-5
 TASKS, SUPPORT, QUERIES, OUTPUTS = 2, 3, 3, 2
-# In single precision, or without a gradient in double on a CPU.
-SINGLE = ("dtype", "dilation_rate", "lora_rank", "lora_alpha")
+# Of these there is no slope to take: weights in single precision; no gradient in double precision on
+# a CPU; compiled anew for each call; gradients stopped on the way.
+SINGLE = ("dtype", "lora_rank", "lora_alpha", "dilation_rate", "groups")
+SINGLE += ("renorm", "renorm_clipping", "renorm_momentum")
 # TensorFlow has no convolution or pooling of them on a CPU.
 NO_NUMBERS = ("data_format",)
 
@@ -62,13 +66,13 @@ def ending(name):
 
 
 def cases(name):
-    """Return the arguments of a layer, each off its default, as `(argument, value, in turn?)`."""
-    recipe, found = PACKED[name], [("", None, False)]
+    """Return the arguments of a layer, each off its default: `(argument, value, in turn?)`."""
+    recipe, found = PACKED[name], []
     for argument in arguments(classes()[name]):
         if (name, argument) in NOT_TRIED:
             continue
         values = recipe.values.get(argument)
-        if values is None and argument not in recipe.needed:
+        if values is None and argument not in needed(recipe):
             values = VALUES.get(argument) or ENDINGS.get(ending(argument)[1:])
             assert values is not None, f"{name}: no value to try of the argument {argument!r}"
         in_turn = argument in IN_TURN or ending(argument) in IN_TURN
@@ -97,9 +101,16 @@ def precision():
         yield
 
 
-def made(name, argument, value):
-    given = {argument: value, **TOGETHER.get(argument, {})} if argument else {}
-    return classes()[name](**{**PACKED[name].needed, **given})
+def needed(recipe):
+    return recipe.needed() if callable(recipe.needed) else recipe.needed
+
+
+def made(name, *given):
+    """Return a layer with arguments given as `(argument, value)`."""
+    changed = dict(given)
+    for argument, _ in given:
+        changed |= TOGETHER.get(argument, {})
+    return classes()[name](**{**needed(PACKED[name]), **changed})
 
 
 def model_of(recipe, shape, branches):
@@ -138,10 +149,16 @@ def randomize(model):
 
 
 def call(model, params, state, x, training):
+    """Return outputs, state, and the losses of activities."""
     outputs, state, losses = model.stateless_call(
         params, state, x, training=training, return_losses=True
     )
-    return outputs, state, sum(tf.cast(v, "float64") for v in losses)
+    return outputs, state, sum(tf.cast(v, "float64") for v in losses) - penalty(model, params)
+
+
+def penalty(model, params):
+    pairs = zip(model.trainable_variables, params, strict=True)
+    return sum(tf.cast(v.regularizer(p), "float64") for v, p in pairs if v.regularizer)
 
 
 def by_keras(model, params, x, y, training):
@@ -151,18 +168,20 @@ def by_keras(model, params, x, y, training):
         state = [v.value for v in model.non_trainable_variables]
         with tf.GradientTape() as tape:
             tape.watch(params)
-            outputs, state, penalty = call(model, params, state, x["support_x"][t], training)
-            loss = tf.reduce_mean((outputs - x["support_y"][t]) ** 2) + penalty
+            outputs, state, active = call(model, params, state, x["support_x"][t], training)
+            loss = tf.reduce_mean((outputs - x["support_y"][t]) ** 2)
+            loss += active + penalty(model, params)
         moved = [
-            p - RATE * tf.cast(g, p.dtype)
+            p if g is None else p - RATE * tf.cast(tf.convert_to_tensor(g), p.dtype)
             for p, g in zip(params, tape.gradient(loss, params), strict=True)
         ]
         moved = [
             v.constraint(p) if v.constraint else p
             for v, p in zip(model.trainable_variables, moved, strict=True)
         ]
-        outputs, _, penalty = call(model, moved, state, x["query_x"][t], training)
-        losses.append(tf.reduce_mean((outputs - y[t]) ** 2) + penalty)
+        outputs, _, active = call(model, moved, state, x["query_x"][t], training)
+        # What is trained is where the inner loop starts.
+        losses.append(tf.reduce_mean((outputs - y[t]) ** 2) + active + penalty(model, params))
         predictions.append(outputs)
     return float(tf.add_n(losses) / TASKS), np.stack(predictions)
 
@@ -184,8 +203,8 @@ def step(learner, x, y):
     return loss, gradient
 
 
-def conforms(recipe, shape, branches, *, packed, single=False, batch=False):
-    """Hold a learner of these layers to Keras."""
+def conforms(recipe, shape, branches, *, packed, slope=True, single=False, batch=False):
+    """Hold a learner of these layers to Keras: loss, outer gradient, `evaluate`, `adapt`."""
     model = model_of(recipe, shape, branches)
     randomize(model)
     x, y = episodes(recipe, shape)
@@ -202,30 +221,39 @@ def conforms(recipe, shape, branches, *, packed, single=False, batch=False):
         if packed:
             learner.packs = False
             in_turn, also = step(learner, x, y)
-            learner.packs = True
             assert difference(loss, in_turn) <= close
             greatest = max(np.abs(g).max(initial=0) for g in also)
             for v, a, b in zip(model.trainable_variables, gradient, also, strict=True):
                 assert difference(a, b, 0.1 * greatest) <= close, v.path
-        if not single:
-            rng = np.random.default_rng(3)
-            way = [rng.normal(size=g.shape) for g in gradient]
-
-            def at(h):
-                moved = [p + h * w for p, w in zip(params, way, strict=True)]
-                return by_keras(model, moved, x, y, True)[0]
-
-            slope = (8 * (at(STEP) - at(-STEP)) - (at(2 * STEP) - at(-2 * STEP))) / (12 * STEP)
-            ours = sum((g * w).sum() for g, w in zip(gradient, way, strict=True))
-            size = np.sqrt(sum((g**2).sum() for g in gradient))
-            assert abs(ours - slope) <= 1e-6 * size
+        if slope and not single:
+            check_slope(lambda p: by_keras(model, p, x, y, True)[0], params, gradient)
     # Batch normalisation of a transductive learner is by the batch at hand, in evaluation too.
     expected, predictions = by_keras(model, params, x, y, batch)
     for packs in {packed, False}:
         learner.packs = packs
+        assert difference(learner.predict_on_batch(x), predictions) <= close
+    if not any(layer.activity_regularizer for layer in branches):
         assert difference(learner.test_on_batch(x, y), expected) <= close
     adapted = learner.adapt(x["support_x"][1], x["support_y"][1])
     assert difference(adapted(x["query_x"][1]), predictions[1]) <= close
+
+
+def check_slope(function, params, gradient):
+    """Hold a gradient to the slope of a function along it and along another way at once."""
+    rng = np.random.default_rng(3)
+
+    def unit(way):
+        size = np.sqrt(sum((w**2).sum() for w in way))
+        return [w / size for w in way], size
+
+    way, _ = unit([rng.normal(size=g.shape) for g in gradient])
+    along, size = unit(gradient)
+    way, _ = unit([a + b for a, b in zip(along, way, strict=True)])
+    ahead, behind = (
+        function([p + h * w for p, w in zip(params, way, strict=True)]) for h in (STEP, -STEP)
+    )
+    ours = sum((g * w).sum() for g, w in zip(gradient, way, strict=True))
+    assert abs(ours - (ahead - behind) / (2 * STEP)) <= 1e-6 * size
 
 
 def test_each_rule_is_tried():
@@ -245,7 +273,7 @@ def test_what_a_rule_does_not_implement_is_named(name):
     recipe = PACKED[name]
     for argument, value, in_turn in cases(name):
         if in_turn:
-            layer = made(name, argument, value)
+            layer = made(name, (argument, value))
             model = model_of(recipe, recipe.shapes[-1], [layer])
             obstacle = tried(model, model.inputs[0]).obstacle
             assert obstacle is not None, (argument, value)
@@ -253,31 +281,55 @@ def test_what_a_rule_does_not_implement_is_named(name):
             assert argument in obstacle or argument in TOGETHER
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"), [(n, s) for n, recipe in PACKED.items() for s in recipe.shapes]
-)
-@pytest.mark.parametrize("kind", ["packed", "single", "in turn"])
+def chosen(name, kind):
+    """Return the layers that stand beside each other, each by what it is given."""
+    found, together = [], []
+    for argument, value, in_turn in cases(name):
+        if argument in NO_NUMBERS or argument.endswith("_constraint"):
+            continue
+        which = "in turn" if in_turn else "single" if argument in SINGLE else "packed"
+        if which != kind:
+            continue
+        # Of what makes no difference, or adds up, one layer is enough.
+        if argument == "name" or argument.endswith(("_initializer", "_regularizer")):
+            together.append((argument, value))
+        else:
+            found.append([(argument, value)])
+    found += [together] if together else []
+    return [[], *found] if kind == "packed" else found
+
+
+def shapes_and_kinds():
+    for name, recipe in PACKED.items():
+        for kind in ("packed", "single", "in turn"):
+            shapes = recipe.shapes if kind == "packed" else recipe.shapes[-1:]
+            yield from ((name, shape, kind) for shape in shapes if chosen(name, kind))
+
+
+@pytest.mark.parametrize(("name", "shape", "kind"), list(shapes_and_kinds()))
 def test_layers_with_a_rule(name, shape, kind):
     recipe = PACKED[name]
-    if kind == "in turn" and shape != recipe.shapes[-1]:
-        pytest.skip("one shape is enough of what no rule sees")
-    chosen = [
-        (argument, value)
-        for argument, value, in_turn in cases(name)
-        if argument not in NO_NUMBERS
-        and in_turn == (kind == "in turn")
-        and (in_turn or (argument in SINGLE) == (kind == "single"))
-        and not argument.endswith("_constraint")
-    ]
-    if not chosen:
-        pytest.skip("no such argument")
-    branches = [made(name, argument, value) for argument, value in chosen]
-    single = any(argument in SINGLE for argument, _ in chosen)
+    given = chosen(name, kind)
     conforms(
         recipe,
         shape,
-        branches,
+        [made(name, *arguments) for arguments in given],
         packed=kind != "in turn",
-        single=single,
+        slope=shape == recipe.shapes[-1],
+        single=any(argument in SINGLE for x in given for argument, _ in x),
         batch=name == "BatchNormalization",
     )
+
+
+def test_each_layer_of_keras_is_tried_or_said_not_to_be():
+    tables = (PACKED, WITHOUT_A_RULE, NOT_LAYERS_OF_A_MODEL)
+    listed = [name for table in tables for name in table]
+    assert len(listed) == len(set(listed))
+    assert set(classes()) <= set(listed), set(classes()) - set(listed)
+
+
+@pytest.mark.parametrize("name", [name for name in WITHOUT_A_RULE if name in classes()])
+def test_layers_without_a_rule(name):
+    recipe = WITHOUT_A_RULE[name]
+    layer = classes()[name](**needed(recipe))
+    conforms(recipe, recipe.shapes[0], [layer], packed=False)
