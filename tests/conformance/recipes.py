@@ -311,7 +311,6 @@ WITHOUT_A_RULE: dict[str, Recipe] = {
     "RandAugment": Recipe(needed=_FLOAT, random=True, **_RAW),
     "Solarization": Recipe(random=True, **_RAW),
     "AutoContrast": Recipe(**_RAW),
-    "Equalization": Recipe(**_RAW),
     "ContrastLimitedAdaptiveHistogramEqualization": Recipe(**_RAW),
     "STFTSpectrogram": Recipe(
         ((16, 1),), {"frame_length": 4, "frame_step": 4, "window": None}, raw=True
@@ -323,6 +322,7 @@ WITHOUT_A_RULE: dict[str, Recipe] = {
 
 # What no learner can be tried with, and why.
 NOT_LAYERS_OF_A_MODEL: dict[str, str] = {
+    "Equalization": "is part of a cycle in every model of Keras's",
     "FeatureSpace": "is no layer of a model: it takes a dictionary of raw columns",
     "FlaxLayer": "calls JAX, which is another backend",
     "InputLayer": "is made by every `keras.Input`",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import warnings
 from typing import Any, NamedTuple
 
 import keras
@@ -224,7 +225,11 @@ def constructor_arguments(layer: keras.layers.Layer) -> dict[str, tuple[Any, Any
 
     What has no default, or cannot be found out, is `inspect.Parameter.empty`.
     """
-    config, empty = layer.get_config(), inspect.Parameter.empty
+    empty = inspect.Parameter.empty
+    with warnings.catch_warnings():
+        # Keras warns of functions that it could not load again.
+        warnings.simplefilter("ignore")
+        config = layer.get_config()
     # Configurations leave some out, and have those that are handed on to a base class.
     names = {*_defaults(type(layer)), *config}
     defaults = {k: v for c in reversed(type(layer).__mro__) for k, v in _defaults(c).items()}
