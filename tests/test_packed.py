@@ -402,11 +402,11 @@ class Doubled(layers.Dense):
         (lambda: layers.Conv3D(2, 1, name="c"), "layer 'c' (Conv3D) has no rule"),
         (
             lambda: layers.Dense(2, kernel_regularizer="l2", name="d"),
-            "layer 'd' (Dense) with a regularizer of weights has no rule",
+            "layer 'd' (Dense) with kernel_regularizer='L2' has no rule",
         ),
         (
             lambda: layers.Dense(2, activity_regularizer="l2", name="d"),
-            "layer 'd' (Dense) with activity_regularizer has no rule",
+            "layer 'd' (Dense) with activity_regularizer='L2' has no rule",
         ),
         (
             lambda: layers.Dense(2, activation=lambda x: x / tf.reduce_sum(x), name="d"),
@@ -434,6 +434,61 @@ def test_what_has_no_rule_is_named(make, words):
     reason = tried(model, inputs).obstacle
     assert reason is not None
     assert words in reason
+
+
+def test_weights_and_whole_numbers_are_left_to_keras():
+    inputs = keras.Input((4,), dtype="int32")
+    model = keras.Model(inputs, layers.Dense(2, name="d")(inputs))
+    assert tried(model, inputs).obstacle == (
+        "layer 'd' (Dense) with inputs of dtype int32 has no rule"
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*does not support masking:UserWarning")
+def test_a_nested_model_that_is_called_with_a_mask_is_named():
+    inner = keras.Sequential([keras.Input((4, 2)), layers.Dense(2)], name="inner")
+    inputs, mask = keras.Input((4, 2)), keras.Input((4,), dtype="bool")
+    model = keras.Model([inputs, mask], inner(inputs, mask=mask))
+    assert tried(model, model.inputs).obstacle == (
+        "layer 'inner' (Sequential) with arguments in its call has no rule"
+    )
+
+
+@pytest.mark.parametrize("inner", [(4, 1), (4,)])
+def test_a_nested_model_gets_what_its_input_declares(inner):
+    def make():
+        body = keras.Sequential(
+            [keras.Input(inner, dtype="float32"), layers.Flatten(), layers.Dense(3)]
+        )
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, body(inputs))
+
+    packed, alone = both_ways(in_precision(make), (4,), 2, 3, "float64", 0)
+    for ours, theirs in zip(packed, alone, strict=True):
+        assert error(ours, theirs, 0.1 * greatest(alone)) <= 1e-12
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: layers.Dense(3, activation="softmax"),
+        lambda: layers.Dense(1, activation="sigmoid"),
+        lambda: layers.Softmax(),
+        lambda: layers.Activation("softmax"),
+        lambda: layers.Conv2D(3, 1, activation="softmax"),
+    ],
+)
+def test_probabilities_know_their_logits(make):
+    layer = make()
+    shape = (2, 2, 4) if isinstance(layer, layers.Conv2D) else (4,)
+    model = keras.Sequential([keras.Input(shape), layer, layers.Identity()])
+    params = [tf.convert_to_tensor(v) for v in model.trainable_variables]
+    x = tf.random.stateless_normal((2, 3, *shape), (1, 2))
+    how = {"training": True, "statistics": "batch"}
+    packed = packed_call(model, spread_weights(model, params, [], 2)[0], [], x, **how).outputs
+    for t in range(2):
+        alone = functional_call(model, params, [], x[t], **how).outputs
+        assert error(packed._keras_logits[t], alone._keras_logits) < 1e-6
 
 
 def test_a_call_of_ones_own_is_named():

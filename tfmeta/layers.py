@@ -28,13 +28,19 @@ class BatchAtHandNormalization(keras.layers.BatchNormalization):
         # As in Keras, half precision would overflow.
         x = keras.ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         mean, variance = self._moments(x, mask)
+        beta = keras.ops.cast(self.beta, x.dtype) if self.center else None
+        gamma = keras.ops.cast(self.gamma, x.dtype) if self.scale else None
+        # Keras before 3.13 has no renormalisation.
+        if getattr(self, "renorm", False):
+            r, d, mean, variance = self._renorm_correction_and_moments(mean, variance)
+            gamma, beta = self._compose_transforms(r, d, gamma, beta, x.dtype)
         outputs = keras.ops.batch_normalization(
             x,
             mean,
             variance,
             self.axis,
-            offset=keras.ops.cast(self.beta, x.dtype) if self.center else None,
-            scale=keras.ops.cast(self.gamma, x.dtype) if self.scale else None,
+            offset=beta,
+            scale=gamma,
             epsilon=self.epsilon,
         )
         return keras.ops.cast(outputs, self.compute_dtype)

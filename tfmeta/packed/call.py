@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
+import warnings
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from tfmeta.functional import TRACING, Called, Statistics, exact_pooling, exact_resizing
+from tfmeta.notes import keeping_notes
 from tfmeta.packed.layout import pack, spread, task_axes, unpack
-from tfmeta.packed.rules import RULES, NoRule, Trace
+from tfmeta.packed.rules import EVERYWHERE, RULES, NoRule, Rule, Trace
 from tfmeta.types import Params
 
 
@@ -60,13 +63,13 @@ def packed_call(
         exact_pooling(),
         keras.StatelessScope(state_mapping=seeds) as scope,
     ):
-        inputs = tf.nest.map_structure(_as_declared, inputs, _declared(model, inputs))
         outputs = _run(model, tf.nest.map_structure(pack, inputs), trace)
         new_state = [
             trace.values[id(v)] if _is_packed(v) else scope.get_current_value(v)
             for v in model.non_trainable_variables
         ]
-    return Called(tf.nest.map_structure(unpack, outputs), new_state, [], params)
+    # Losses look for the logits behind probabilities.
+    return Called(keeping_notes(unpack, outputs), new_state, [], params)
 
 
 def spread_weights(
@@ -127,35 +130,28 @@ def _is_packed(variable: Any) -> bool:
     return bool(keras.backend.is_float_dtype(variable.dtype))
 
 
-def _declared(model: Any, inputs: Any) -> Any:
-    """Return what the model says of its inputs: a nest of `KerasTensor`s like `inputs`."""
-    _refuse_own_call(model)
-    return tf.nest.pack_sequence_as(inputs, tf.nest.flatten(model.inputs))
-
-
-def _refuse_own_call(model: Any) -> None:
-    if type(model) is not keras.Sequential and type(model).call is not _functional_class().call:
-        raise NoRule(f"model {model.name!r} ({type(model).__name__}) has a call of its own")
-
-
 def _as_declared(x: Any, declared: Any) -> Any:
     """Convert one input as Keras does: its type, and a last axis of 1 too many or missing."""
     x = tf.cast(x, declared.dtype)
-    rank = len(declared.shape) + 1
-    if len(x.shape) == rank - 1 and declared.shape[-1] == 1:
-        return x[..., None]
-    if len(x.shape) == rank + 1 and x.shape[-1] == 1:
-        return x[..., 0]
+    missing = len(declared.shape) + 1 - len(x.shape)
+    if missing == 1 and declared.shape[-1] == 1:
+        return pack(unpack(x)[..., None])
+    if missing == -1 and x.shape[-1] == 1:
+        return pack(unpack(x)[..., 0])
     return x
 
 
 def _run(model: Any, inputs: Any, trace: Trace) -> Any:
-    if type(model) is keras.Sequential:
+    sequential = type(model) is keras.Sequential
+    if not sequential and type(model).call is not _functional_class().call:
+        raise NoRule(f"model {model.name!r} ({type(model).__name__}) has a call of its own")
+    declared = tf.nest.pack_sequence_as(inputs, tf.nest.flatten(model.inputs))
+    inputs = tf.nest.map_structure(_as_declared, inputs, declared)
+    if sequential:
         # Its layers, and no model that Keras makes of them, which has the same layers.
         for layer in model.layers:
             inputs = _apply(layer, trace, inputs)
         return inputs
-    _refuse_own_call(model)
     return model._run_through_graph(
         inputs, operation_fn=lambda operation: functools.partial(_apply, operation, trace)
     )
@@ -167,17 +163,21 @@ def _functional_class() -> Any:
     return type(keras.Model(x, keras.layers.Identity()(x)))
 
 
-def _apply(layer: Any, trace: Trace, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-    """Apply the rule of a layer."""
-    where = f"layer {layer.name!r} ({type(layer).__name__})"
-    if isinstance(layer, keras.Model):
-        return _run(layer, inputs, trace)
+def _apply(layer: Any, trace: Trace, *args: Any, **kwargs: Any) -> Any:
+    """Apply the rule of a layer to the inputs that it is called with."""
     if isinstance(layer, keras.layers.InputLayer):
-        return inputs
+        return args[0]
+    where = f"layer {layer.name!r} ({type(layer).__name__})"
     rule = RULES.get(type(layer))
-    if rule is None:
+    if rule is None and not isinstance(layer, keras.Model):
         raise NoRule(f"{where} has no rule")
-    reason = _unusual(layer, args, kwargs)
+    # Keras puts the flag of the whole call in the place of one that a layer was called with.
+    if len(args) != 1 or any(v is not None for k, v in kwargs.items() if k != "training"):
+        raise NoRule(f"{where} with arguments in its call has no rule")
+    inputs = args[0]
+    if rule is None:
+        return _run(layer, inputs, trace)
+    reason = _unusual(layer, rule)
     if reason is not None:
         raise NoRule(f"{where} with {reason} has no rule")
     if layer.autocast:
@@ -185,23 +185,58 @@ def _apply(layer: Any, trace: Trace, inputs: Any, *args: Any, **kwargs: Any) -> 
             lambda x: tf.cast(x, layer.compute_dtype) if x.dtype.is_floating else x, inputs
         )
     try:
-        outputs = rule(layer, inputs, trace)
+        outputs = rule.apply(layer, inputs, trace)
     except NoRule as error:
         raise NoRule(f"{where} with {error} has no rule") from None
     # A size that is not known counts as 1.
-    trace.made.append(math.prod(n or 1 for n in outputs.shape))
+    for x in tf.nest.flatten(outputs):
+        trace.made.append(math.prod(n or 1 for n in x.shape))
     return outputs
 
 
-def _unusual(layer: Any, args: Any, kwargs: Any) -> str | None:
-    """Return what about a layer no rule knows, if there is such a thing."""
-    # Keras puts the flag of the whole call in the place of one that a layer was called with.
-    if args or any(v is not None for k, v in kwargs.items() if k != "training"):
-        return "arguments in its call"
-    if layer.activity_regularizer is not None:
-        return "activity_regularizer"
-    if any(v.regularizer is not None for v in layer.trainable_variables):
-        return "a regularizer of weights"
-    if getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None):
-        return "LoRA or quantisation"
+def _unusual(layer: Any, rule: Rule) -> str | None:
+    """Return what about a layer its rule does not know, if there is such a thing."""
+    known = {*EVERYWHERE, *rule.arguments.split()}
+    for name, (value, default) in constructor_arguments(layer).items():
+        # Weights have their initial values already.
+        if name in known or name.endswith("_initializer"):
+            continue
+        if type(value) is not type(default) or value != default:
+            shown = value.get("class_name", value) if isinstance(value, dict) else value
+            return f"{name}={shown!r}"
+    # Of weights, whoever gave it them.
+    for attribute in ("regularizer", "constraint"):
+        if any(getattr(v, attribute) is not None for v in layer.trainable_variables):
+            return f"a {attribute} of weights"
+    if getattr(layer, "quantization_mode", None):
+        return f"quantization_mode={layer.quantization_mode!r}"
     return None
+
+
+def constructor_arguments(layer: keras.layers.Layer) -> dict[str, tuple[Any, Any]]:
+    """Return value and default of each constructor argument of a layer, by name.
+
+    What has no default, or cannot be found out, is `inspect.Parameter.empty`.
+    """
+    empty = inspect.Parameter.empty
+    with warnings.catch_warnings():
+        # Keras warns of functions that it could not load again.
+        warnings.simplefilter("ignore")
+        config = layer.get_config()
+    # Configurations leave some out, and have those that are handed on to a base class.
+    names = {*_defaults(type(layer)), *config}
+    defaults = {k: v for c in reversed(type(layer).__mro__) for k, v in _defaults(c).items()}
+    return {
+        name: (config.get(name, getattr(layer, name, empty)), defaults.get(name, empty))
+        for name in names
+    }
+
+
+@functools.cache
+def _defaults(cls: type) -> dict[str, Any]:
+    """Return the defaults of the arguments that a constructor names."""
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(cls.__init__).parameters.items()
+        if name != "self" and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }

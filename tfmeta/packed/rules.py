@@ -1,7 +1,9 @@
 """What each Keras layer does to tensors of several tasks: one rule for each type.
 
-A rule is `(layer, inputs, trace) -> outputs` on the layouts of `tfmeta.packed.layout`. It raises
-`NoRule` for settings of the layer that it does not know.
+A rule is a function `(layer, inputs, trace) -> outputs` on the layouts of `tfmeta.packed.layout`,
+and the constructor arguments of the layer that the function heeds. An instance with any other off
+its default has no rule, and so one with an argument that Keras has yet to invent. For values of an
+argument that it does not know the function raises `NoRule`.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -59,7 +61,31 @@ class Trace:
 
     def weight(self, variable: Any, dtype: Any) -> Any:
         """Return a weight, in the precision that its layer computes in."""
+        _refuse_integers(tf.as_dtype(dtype))
         return tf.cast(self.values[id(variable)], dtype)
+
+
+class Rule(NamedTuple):
+    """What a layer does to several tasks.
+
+    Attributes:
+        apply: `(layer, inputs, trace) -> outputs`.
+        arguments: The constructor arguments that it implements, separated by spaces. Those that
+            all rules do are in `EVERYWHERE`.
+    """
+
+    apply: Callable[[Any, Any, Trace], Any]
+    arguments: str = ""
+
+
+# A name changes nothing; the others are seen to where rules are applied and weights are read.
+EVERYWHERE = frozenset({"name", "trainable", "dtype", "autocast"})
+
+
+def _refuse_integers(dtype: Any) -> None:
+    # What comes of them and weights, Keras decides otherwise for each layer.
+    if not dtype.is_floating:
+        raise NoRule(f"inputs of dtype {dtype.name}")
 
 
 def _dense(layer: Any, x: Any, trace: Trace) -> Any:
@@ -84,7 +110,7 @@ def _conv(layer: Any, x: Any, trace: Trace) -> Any:
 
 def _depthwise(layer: Any, x: Any, trace: Trace) -> Any:
     kernel = _by_channel_of_all(trace.weight(layer.kernel, x.dtype))
-    y = _convolved(layer, merge(x), kernel, depthwise_convolution)
+    y = _depthwise_convolved(layer, x, kernel)
     if layer.use_bias:
         # The gradient of a plain sum would be a slow reduction.
         y = tf.nn.bias_add(y, _bias(layer, x, trace))
@@ -94,13 +120,20 @@ def _depthwise(layer: Any, x: Any, trace: Trace) -> Any:
 def _separable(layer: Any, x: Any, trace: Trace) -> Any:
     depthwise = _by_channel_of_all(trace.weight(layer.depthwise_kernel, x.dtype))
     pointwise = merge(trace.weight(layer.pointwise_kernel, x.dtype))
-    y = _convolved(layer, merge(x), depthwise, depthwise_convolution)
+    y = _depthwise_convolved(layer, x, depthwise)
     bias = _bias(layer, x, trace)
     if layer.rank == 1:
         y = convolution(y[:, None], pointwise[None], (1, 1), "VALID", (1, 1), bias)[:, 0]
     else:
         y = convolution(y, pointwise, (1, 1), "VALID", (1, 1), bias)
     return _activated(layer, y, trace)
+
+
+def _depthwise_convolved(layer: Any, x: Any, kernel: Any) -> Any:
+    if max(layer.strides) > 1 and max(layer.dilation_rate) > 1:
+        # TensorFlow has no such operation. Keras makes do without.
+        raise NoRule(f"strides={layer.strides} and dilation_rate={layer.dilation_rate}")
+    return _convolved(layer, merge(x), kernel, depthwise_convolution)
 
 
 def _bias(layer: Any, x: Any, trace: Trace) -> Any:
@@ -162,9 +195,13 @@ def _elementwise(layer: Any, x: Any, trace: Trace) -> Any:
 
 
 def _rescaling(layer: Any, x: Any, trace: Trace) -> Any:
-    # With several axes these would meet those of the layout.
-    if max(np.ndim(layer.scale), np.ndim(layer.offset)) > 1:
+    # With several axes these would meet those of the layout, as those of vectors would where
+    # examples have no axis, or Keras gives them two for images with channels first.
+    axes = max(np.ndim(layer.scale), np.ndim(layer.offset))
+    if axes > 1 or axes == 1 and len(x.shape) < 3:
         raise NoRule("a scale or an offset of several axes")
+    if axes and keras.config.image_data_format() != "channels_last":
+        raise NoRule("a scale or an offset for channels that are first")
     return _elementwise(layer, x, trace)
 
 
@@ -177,7 +214,12 @@ def _softmax(layer: Any, x: Any, trace: Trace) -> Any:
 
 def _prelu(layer: Any, x: Any, trace: Trace) -> Any:
     alpha = trace.weight(layer.alpha, x.dtype)
-    return tf.nn.relu(x) - _broadcast(alpha, x) * tf.nn.relu(-x)
+    if len(x.shape) < 4:
+        alpha = alpha[:, None]
+    elif len(x.shape) == 4:
+        # Weights of two axes have the tasks in front, activations of a sequence have not.
+        alpha = tf.transpose(alpha, [1, 0, 2])
+    return tf.nn.relu(x) - alpha * tf.nn.relu(-x)
 
 
 def _noise(layer: Any, x: Any, trace: Trace) -> Any:
@@ -227,7 +269,7 @@ def _by_examples(layer: Any, x: Any, trace: Trace) -> Any:
     x = unpack(x)
     tasks, n, *rest = sizes(x)
     y = layer.call(reshaped(x, [tasks * n, *rest]))
-    return pack(reshaped(y, [tasks, n, *y.shape[1:]]))
+    return pack(reshaped(y, [tasks, n, *sizes(y)[1:]]))
 
 
 def _flatten(layer: Any, x: Any, trace: Trace) -> Any:
@@ -243,7 +285,7 @@ def _batch_norm(layer: Any, x: Any, trace: Trace) -> Any:
     if layer.axis not in (-1, len(x.shape) - 2):
         raise NoRule(f"axis={layer.axis}")
     # As in Keras, half precision would overflow.
-    inputs, x = x, tf.cast(x, tf.float64 if x.dtype == tf.float64 else tf.float32)
+    x = tf.cast(x, tf.float64 if x.dtype == tf.float64 else tf.float32)
 
     def row(variable: Any) -> Any:
         value = trace.weight(variable, x.dtype)
@@ -275,7 +317,7 @@ def _batch_norm(layer: Any, x: Any, trace: Trace) -> Any:
         scale = gamma * tf.math.rsqrt(row(layer.moving_variance) + layer.epsilon)
         offset = beta - row(layer.moving_mean) * scale
         y = x * _broadcast(scale, x) + _broadcast(offset, x)
-    return tf.cast(y, inputs.dtype)
+    return tf.cast(y, layer.compute_dtype)
 
 
 def _move(layer: Any, variable: Any, value: Any, momentum: float, trace: Trace) -> None:
@@ -317,6 +359,7 @@ def _group_norm(layer: Any, x: Any, trace: Trace) -> Any:
 def _standardized(
     layer: Any, x: Any, axes: list[int], trace: Trace, shape: list[Any] | None = None
 ) -> Any:
+    _refuse_integers(x.dtype)
     wide = tf.cast(x, tf.float64 if x.dtype == tf.float64 else tf.float32)
     mean = tf.reduce_mean(wide, axes, keepdims=True)
     # Not tf.nn.moments, which stops the gradient at this mean.
@@ -328,14 +371,17 @@ def _standardized(
         y *= _by_channel(layer.gamma, y, trace)
     if layer.center:
         y += _by_channel(layer.beta, y, trace)
-    return tf.cast(y, x.dtype)
+    return tf.cast(y, layer.compute_dtype)
 
 
 def _embedding(layer: Any, x: Any, trace: Trace) -> Any:
     if layer.mask_zero:
         raise NoRule("mask_zero=True")
     table = trace.weight(layer.embeddings, layer.compute_dtype)
-    return pack(tf.gather(table, tf.cast(unpack(x), tf.int32), batch_dims=1))
+    rows = tf.cast(unpack(x), tf.int32)
+    # In Keras, too, they may be counted from behind.
+    rows = tf.where(rows < 0, rows + layer.input_dim, rows)
+    return pack(tf.gather(table, rows, batch_dims=1))
 
 
 def _merge_layers(layer: Any, xs: Any, trace: Trace) -> Any:
@@ -352,7 +398,7 @@ def _concatenate(layer: Any, xs: Any, trace: Trace) -> Any:
     if axis == 0 or rank < 2:
         raise NoRule(f"axis={layer.axis}")
     last = axis == rank - 1
-    return tf.concat(xs, -1 if last else axis + (len(xs[0].shape) == 3))
+    return keras.ops.concatenate(xs, -1 if last else axis + (len(xs[0].shape) == 3))
 
 
 def _same(layer: Any, x: Any, trace: Trace) -> Any:
@@ -360,56 +406,67 @@ def _same(layer: Any, x: Any, trace: Trace) -> Any:
     return x
 
 
-RULES: dict[type, Callable[[Any, Any, Trace], Any]] = {
-    layers.Dense: _dense,
-    layers.Conv1D: _conv,
-    layers.Conv2D: _conv,
-    layers.DepthwiseConv1D: _depthwise,
-    layers.DepthwiseConv2D: _depthwise,
-    layers.SeparableConv1D: _separable,
-    layers.SeparableConv2D: _separable,
-    layers.MaxPooling1D: _by_channels,
-    layers.MaxPooling2D: _max_pool,
-    layers.AveragePooling1D: _by_channels,
-    layers.AveragePooling2D: _by_channels,
-    layers.GlobalMaxPooling1D: _global_pool,
-    layers.GlobalMaxPooling2D: _global_pool,
-    layers.GlobalAveragePooling1D: _global_pool,
-    layers.GlobalAveragePooling2D: _global_pool,
-    layers.ZeroPadding1D: _by_channels,
-    layers.ZeroPadding2D: _by_channels,
-    layers.Cropping1D: _by_channels,
-    layers.Cropping2D: _by_channels,
-    layers.UpSampling1D: _by_channels,
-    layers.UpSampling2D: _by_channels,
-    layers.Activation: _activation,
-    layers.ReLU: _elementwise,
-    layers.LeakyReLU: _elementwise,
-    layers.ELU: _elementwise,
-    layers.Softmax: _softmax,
-    layers.PReLU: _prelu,
-    layers.Rescaling: _rescaling,
-    layers.Dropout: _noise,
-    layers.GaussianNoise: _noise,
-    layers.GaussianDropout: _noise,
-    layers.SpatialDropout1D: _spatial_dropout,
-    layers.SpatialDropout2D: _spatial_dropout,
-    layers.BatchNormalization: _batch_norm,
-    BatchAtHandNormalization: _batch_norm,
-    PerStepBatchNormalization: _batch_norm,
-    layers.LayerNormalization: _layer_norm,
-    layers.GroupNormalization: _group_norm,
-    layers.Embedding: _embedding,
-    layers.Flatten: _flatten,
-    layers.Reshape: _by_examples,
-    layers.Permute: _by_examples,
-    layers.RepeatVector: _by_examples,
-    layers.Add: _merge_layers,
-    layers.Subtract: _merge_layers,
-    layers.Multiply: _merge_layers,
-    layers.Average: _merge_layers,
-    layers.Maximum: _merge_layers,
-    layers.Minimum: _merge_layers,
-    layers.Concatenate: _concatenate,
-    layers.Identity: _same,
+
+_ACTIVATED = "activation use_bias"
+_WINDOW = "kernel_size strides padding data_format dilation_rate"
+_CONV = Rule(_conv, f"filters groups {_WINDOW} {_ACTIVATED}")
+_DEPTHWISE = Rule(_depthwise, f"depth_multiplier {_WINDOW} {_ACTIVATED}")
+_SEPARABLE = Rule(_separable, f"filters depth_multiplier {_WINDOW} {_ACTIVATED}")
+_POOL = "pool_size strides padding data_format"
+_GLOBAL_POOL = Rule(_global_pool, "data_format keepdims")
+_BATCH_NORM = "axis momentum epsilon center scale"
+_MERGE = Rule(_merge_layers)
+
+RULES: dict[type, Rule] = {
+    layers.Dense: Rule(_dense, f"units {_ACTIVATED}"),
+    layers.Conv1D: _CONV,
+    layers.Conv2D: _CONV,
+    layers.DepthwiseConv1D: _DEPTHWISE,
+    layers.DepthwiseConv2D: _DEPTHWISE,
+    layers.SeparableConv1D: _SEPARABLE,
+    layers.SeparableConv2D: _SEPARABLE,
+    layers.MaxPooling1D: Rule(_by_channels, _POOL),
+    layers.MaxPooling2D: Rule(_max_pool, _POOL),
+    layers.AveragePooling1D: Rule(_by_channels, _POOL),
+    layers.AveragePooling2D: Rule(_by_channels, _POOL),
+    layers.GlobalMaxPooling1D: _GLOBAL_POOL,
+    layers.GlobalMaxPooling2D: _GLOBAL_POOL,
+    layers.GlobalAveragePooling1D: _GLOBAL_POOL,
+    layers.GlobalAveragePooling2D: _GLOBAL_POOL,
+    layers.ZeroPadding1D: Rule(_by_channels, "padding data_format"),
+    layers.ZeroPadding2D: Rule(_by_channels, "padding data_format"),
+    layers.Cropping1D: Rule(_by_channels, "cropping"),
+    layers.Cropping2D: Rule(_by_channels, "cropping data_format"),
+    layers.UpSampling1D: Rule(_by_channels, "size"),
+    layers.UpSampling2D: Rule(_by_channels, "size data_format interpolation"),
+    layers.Activation: Rule(_activation, "activation"),
+    layers.ReLU: Rule(_elementwise, "max_value negative_slope threshold"),
+    layers.LeakyReLU: Rule(_elementwise, "negative_slope"),
+    layers.ELU: Rule(_elementwise, "alpha"),
+    layers.Softmax: Rule(_softmax, "axis"),
+    layers.PReLU: Rule(_prelu, "shared_axes"),
+    layers.Rescaling: Rule(_rescaling, "scale offset"),
+    layers.Dropout: Rule(_noise, "rate noise_shape seed"),
+    layers.GaussianNoise: Rule(_noise, "stddev seed"),
+    layers.GaussianDropout: Rule(_noise, "rate seed"),
+    layers.SpatialDropout1D: Rule(_spatial_dropout, "rate seed"),
+    layers.SpatialDropout2D: Rule(_spatial_dropout, "rate data_format seed"),
+    layers.BatchNormalization: Rule(_batch_norm, _BATCH_NORM),
+    BatchAtHandNormalization: Rule(_batch_norm, _BATCH_NORM),
+    PerStepBatchNormalization: Rule(_batch_norm, f"steps {_BATCH_NORM}"),
+    layers.LayerNormalization: Rule(_layer_norm, "axis epsilon center scale rms_scaling"),
+    layers.GroupNormalization: Rule(_group_norm, "groups axis epsilon center scale"),
+    layers.Embedding: Rule(_embedding, "input_dim output_dim mask_zero weights"),
+    layers.Flatten: Rule(_flatten, "data_format"),
+    layers.Reshape: Rule(_by_examples, "target_shape"),
+    layers.Permute: Rule(_by_examples, "dims"),
+    layers.RepeatVector: Rule(_by_examples, "n"),
+    layers.Add: _MERGE,
+    layers.Subtract: _MERGE,
+    layers.Multiply: _MERGE,
+    layers.Average: _MERGE,
+    layers.Maximum: _MERGE,
+    layers.Minimum: _MERGE,
+    layers.Concatenate: Rule(_concatenate, "axis"),
+    layers.Identity: Rule(_same),
 }
