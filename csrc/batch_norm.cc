@@ -41,6 +41,51 @@ inline void Ask(const float* x, std::int64_t row, const Block& block) {
   for (std::int64_t c = 0; c < block.channels; c += kLine) __builtin_prefetch(ahead + c);
 }
 
+// What is needed for mean and variance: the sums of x − origin and of its square.
+struct Moments {
+  double origin[kChannels], x[kChannels] = {}, square[kChannels] = {};
+};
+
+// Adds kTogether rows at a time, so that sums are fetched and put back less often.
+constexpr std::int64_t kTogether = 4;
+
+TFMETA_CLONES void AddMoments(const Block& block, const float* __restrict x,
+                              Moments* __restrict s) {
+  std::int64_t r = block.first;
+  for (; r + kTogether <= block.last; r += kTogether) {
+    for (std::int64_t i = 0; i < kTogether; ++i) Ask(x, r + i, block);
+    const float *const row = x + r * block.stride, *const second = row + block.stride;
+    const float *const third = second + block.stride, *const fourth = third + block.stride;
+    for (std::int64_t c = 0; c < block.channels; ++c) {
+      const double a = row[c] - s->origin[c], b = second[c] - s->origin[c];
+      const double d = third[c] - s->origin[c], e = fourth[c] - s->origin[c];
+      s->x[c] += (a + b) + (d + e);
+      s->square[c] += (a * a + b * b) + (d * d + e * e);
+    }
+  }
+  for (; r < block.last; ++r) {
+    const float* const row = x + r * block.stride;
+    for (std::int64_t c = 0; c < block.channels; ++c) {
+      const double centred = row[c] - s->origin[c];
+      s->x[c] += centred;
+      s->square[c] += centred * centred;
+    }
+  }
+}
+
+// y = k[0] (x − mean) + k[1]
+TFMETA_CLONES void Normalise(const Block& block, const float* __restrict x,
+                             const float* __restrict mean, const float (*__restrict k)[kChannels],
+                             float* __restrict y) {
+  for (std::int64_t r = block.first; r < block.last; ++r) {
+    const float* const row = x + r * block.stride;
+    float* const to_row = y + r * block.stride;
+    for (std::int64_t c = 0; c < block.channels; ++c) {
+      to_row[c] = k[0][c] * (row[c] - mean[c]) + k[1][c];
+    }
+  }
+}
+
 TFMETA_CLONES void AddFirst(const Block& block, const float* __restrict x,
                             const float* __restrict dy, const float* __restrict mean,
                             Sums* __restrict s) {
@@ -146,6 +191,29 @@ void ForChannels(const BatchNorm& norm, int threads, const Body& body) {
 }
 
 }  // namespace
+
+void BatchNorm::Forward(const float* beta, float* y, float* to_mean, float* to_variance,
+                        int threads) const {
+  ForChannels(*this, threads, [&](std::int64_t first, std::int64_t n) {
+    const Block block = {0, rows, channels, n};
+    Moments s;
+    // Far from zero, squares would leave no digits of the variance.
+    for (std::int64_t c = 0; c < n; ++c) s.origin[c] = rows > 0 ? x[first + c] : 0.0f;
+    AddMoments(block, x + first, &s);
+    float k[2][kChannels];
+    for (std::int64_t c = 0; c < n; ++c) {
+      const double shift = s.x[c] / static_cast<double>(rows);
+      const double square = s.square[c] / static_cast<double>(rows) - shift * shift;
+      const double middle = s.origin[c] + shift, spread = square < 0 ? 0 : square;
+      const double weight = gamma[first + c] / std::sqrt(spread + epsilon);
+      to_mean[first + c] = static_cast<float>(middle);
+      to_variance[first + c] = static_cast<float>(spread);
+      k[0][c] = static_cast<float>(weight);
+      k[1][c] = static_cast<float>(beta[first + c] - weight * (middle - to_mean[first + c]));
+    }
+    Normalise(block, x + first, to_mean + first, k, y + first);
+  });
+}
 
 void BatchNorm::First(float* to_x, float* to_gamma, float* to_beta, int threads) const {
   if (rows == 0) {  // which have no variance
