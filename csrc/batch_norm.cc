@@ -15,9 +15,9 @@ constexpr std::int64_t kChannels = 64;
 // Below this many numbers a thread costs more than it saves.
 constexpr std::int64_t kNumbersPerThread = 1 << 15;
 
-// The sums of a stretch of rows are added to those of the stretches before: a sum of thousands of
-// single-precision numbers one by one would lose digits.
-constexpr std::int64_t kStretch = 64;
+// The sums of a stretch of rows are added to those of the stretches before, in double precision: a
+// sum of thousands of single-precision numbers one by one would lose digits.
+constexpr std::int64_t kStretch = 32;
 
 // Rows lie so far apart that the processor does not foresee them: their lines are asked for so many
 // rows before their use. A line has kLine numbers.
@@ -25,9 +25,10 @@ constexpr std::int64_t kAhead = 8, kLine = 16;
 
 // Of some channels, what all rows have in common; `x` is of x − mean, and `a` of the second
 // derivative only.
+template <typename T>
 struct Sums {
-  float x[kChannels] = {}, dy[kChannels] = {}, dy_x[kChannels] = {};
-  float a[kChannels] = {}, a_x[kChannels] = {}, a_dy[kChannels] = {};
+  T x[kChannels] = {}, dy[kChannels] = {}, dy_x[kChannels] = {};
+  T a[kChannels] = {}, a_x[kChannels] = {}, a_dy[kChannels] = {};
 };
 
 // The rows `first` to `last` of some channels.
@@ -88,7 +89,7 @@ TFMETA_CLONES void Normalise(const Block& block, const float* __restrict x,
 
 TFMETA_CLONES void AddFirst(const Block& block, const float* __restrict x,
                             const float* __restrict dy, const float* __restrict mean,
-                            Sums* __restrict s) {
+                            Sums<float>* __restrict s) {
   for (std::int64_t r = block.first; r < block.last; ++r) {
     Ask(x, r, block), Ask(dy, r, block);
     const float *const row = x + r * block.stride, *const dy_row = dy + r * block.stride;
@@ -103,7 +104,7 @@ TFMETA_CLONES void AddFirst(const Block& block, const float* __restrict x,
 
 TFMETA_CLONES void AddSecond(const Block& block, const float* __restrict x,
                              const float* __restrict dy, const float* __restrict a,
-                             const float* __restrict mean, Sums* __restrict s) {
+                             const float* __restrict mean, Sums<float>* __restrict s) {
   for (std::int64_t r = block.first; r < block.last; ++r) {
     Ask(x, r, block), Ask(dy, r, block), Ask(a, r, block);
     const float *const row = x + r * block.stride, *const dy_row = dy + r * block.stride;
@@ -155,10 +156,10 @@ TFMETA_CLONES void CombineSecond(const Block& block, const float* __restrict x,
 // products of x − mean show it: `x` becomes by how much, and the products what they would have
 // been.
 template <typename Adder>
-Sums Total(const BatchNorm& norm, std::int64_t channels, const Adder& add) {
-  Sums total;
+Sums<double> Total(const BatchNorm& norm, std::int64_t channels, const Adder& add) {
+  Sums<double> total;
   for (std::int64_t r = 0; r < norm.rows; r += kStretch) {
-    Sums part;
+    Sums<float> part;
     add({r, std::min(r + kStretch, norm.rows), norm.channels, channels}, &part);
     for (std::int64_t c = 0; c < channels; ++c) {
       total.x[c] += part.x[c];
@@ -170,7 +171,7 @@ Sums Total(const BatchNorm& norm, std::int64_t channels, const Adder& add) {
     }
   }
   for (std::int64_t c = 0; c < channels; ++c) {
-    total.x[c] /= static_cast<float>(norm.rows);
+    total.x[c] /= static_cast<double>(norm.rows);
     total.dy_x[c] -= total.x[c] * total.dy[c];
     total.a_x[c] -= total.x[c] * total.a[c];
   }
@@ -221,16 +222,16 @@ void BatchNorm::First(float* to_x, float* to_gamma, float* to_beta, int threads)
     std::fill_n(to_beta, channels, 0.0f);
     return;
   }
-  const float count = static_cast<float>(rows);
+  const double count = static_cast<double>(rows);
   ForChannels(*this, threads, [&](std::int64_t first, std::int64_t n) {
     const float *const at = x + first, *const dy_at = dy + first, *const middle = mean + first;
-    const Sums s = Total(*this, n, [&](const Block& block, Sums* sums) {
+    const Sums<double> s = Total(*this, n, [&](const Block& block, Sums<float>* sums) {
       AddFirst(block, at, dy_at, middle, sums);
     });
     float k[3][kChannels];
     for (std::int64_t c = 0; c < n; ++c) {
-      const float scale = 1.0f / std::sqrt(variance[first + c] + epsilon);
-      const float weight = gamma[first + c] * scale;
+      const double scale = 1.0 / std::sqrt(double{variance[first + c]} + epsilon);
+      const double weight = gamma[first + c] * scale;
       to_beta[first + c] = s.dy[c];
       to_gamma[first + c] = s.dy_x[c] * scale;
       k[0][c] = weight;
@@ -247,27 +248,27 @@ void BatchNorm::Second(const float* a, const float* p, const float* q, float* to
     std::fill_n(to_gamma, channels, 0.0f);
     return;
   }
-  const float count = static_cast<float>(rows);
+  const double count = static_cast<double>(rows);
   ForChannels(*this, threads, [&](std::int64_t first, std::int64_t n) {
     const float *const at = x + first, *const dy_at = dy + first, *const a_at = a + first;
     const float* const middle = mean + first;
-    const Sums s = Total(*this, n, [&](const Block& block, Sums* sums) {
+    const Sums<double> s = Total(*this, n, [&](const Block& block, Sums<float>* sums) {
       AddSecond(block, at, dy_at, a_at, middle, sums);
     });
     float k[7][kChannels];
     for (std::int64_t c = 0; c < n; ++c) {
-      const float scale = 1.0f / std::sqrt(variance[first + c] + epsilon);
-      const float weight = gamma[first + c] * scale;
-      const float a_normal = s.a_x[c] * scale, dy_normal = s.dy_x[c] * scale;
-      const float a_mean = s.a[c] / count, dy_mean = s.dy[c] / count;
-      const float all = s.a_dy[c] - s.a[c] * dy_mean - a_normal * dy_normal / count;
+      const double scale = 1.0 / std::sqrt(double{variance[first + c]} + epsilon);
+      const double weight = gamma[first + c] * scale;
+      const double a_normal = s.a_x[c] * scale, dy_normal = s.dy_x[c] * scale;
+      const double a_mean = s.a[c] / count, dy_mean = s.dy[c] / count;
+      const double all = s.a_dy[c] - s.a[c] * dy_mean - a_normal * dy_normal / count;
       to_gamma[first + c] = scale * all;
       // What is multiplied by x̂ is multiplied by x − mean and by the scale.
       k[0][c] = weight;
       k[1][c] = (p[first + c] - weight * a_normal / count) * scale;
       k[2][c] = q[first + c] - weight * a_mean - k[1][c] * s.x[c];
-      const float share = -weight * scale / count;
-      const float for_a = share * dy_normal, for_dy = share * a_normal + p[first + c] * scale;
+      const double share = -weight * scale / count;
+      const double for_a = share * dy_normal, for_dy = share * a_normal + p[first + c] * scale;
       k[3][c] = for_a;
       k[4][c] = for_dy;
       k[5][c] = (share * all - (for_a * a_normal + for_dy * dy_normal) / count) * scale;
