@@ -15,9 +15,9 @@ constexpr std::int64_t kChannels = 64;
 // Below this many numbers a thread costs more than it saves.
 constexpr std::int64_t kNumbersPerThread = 1 << 15;
 
-// The sums of a stretch of rows are added to those of the stretches before: a sum of thousands of
-// single-precision numbers one by one would lose digits.
-constexpr std::int64_t kStretch = 64;
+// The sums of a stretch of rows are added to those of the stretches before, in double precision: a
+// sum of thousands of single-precision numbers one by one would lose digits.
+constexpr std::int64_t kStretch = 32;
 
 // Rows lie so far apart that the processor does not foresee them: their lines are asked for so many
 // rows before their use. A line has kLine numbers.
@@ -25,9 +25,10 @@ constexpr std::int64_t kAhead = 8, kLine = 16;
 
 // Of some channels, what all rows have in common; `x` is of x − mean, and `a` of the second
 // derivative only.
+template <typename T>
 struct Sums {
-  float x[kChannels] = {}, dy[kChannels] = {}, dy_x[kChannels] = {};
-  float a[kChannels] = {}, a_x[kChannels] = {}, a_dy[kChannels] = {};
+  T x[kChannels] = {}, dy[kChannels] = {}, dy_x[kChannels] = {};
+  T a[kChannels] = {}, a_x[kChannels] = {}, a_dy[kChannels] = {};
 };
 
 // The rows `first` to `last` of some channels.
@@ -41,9 +42,54 @@ inline void Ask(const float* x, std::int64_t row, const Block& block) {
   for (std::int64_t c = 0; c < block.channels; c += kLine) __builtin_prefetch(ahead + c);
 }
 
+// What is needed for mean and variance: the sums of x − origin and of its square.
+struct Moments {
+  double origin[kChannels], x[kChannels] = {}, square[kChannels] = {};
+};
+
+// Adds kTogether rows at a time, so that sums are fetched and put back less often.
+constexpr std::int64_t kTogether = 4;
+
+TFMETA_CLONES void AddMoments(const Block& block, const float* __restrict x,
+                              Moments* __restrict s) {
+  std::int64_t r = block.first;
+  for (; r + kTogether <= block.last; r += kTogether) {
+    for (std::int64_t i = 0; i < kTogether; ++i) Ask(x, r + i, block);
+    const float *const row = x + r * block.stride, *const second = row + block.stride;
+    const float *const third = second + block.stride, *const fourth = third + block.stride;
+    for (std::int64_t c = 0; c < block.channels; ++c) {
+      const double a = row[c] - s->origin[c], b = second[c] - s->origin[c];
+      const double d = third[c] - s->origin[c], e = fourth[c] - s->origin[c];
+      s->x[c] += (a + b) + (d + e);
+      s->square[c] += (a * a + b * b) + (d * d + e * e);
+    }
+  }
+  for (; r < block.last; ++r) {
+    const float* const row = x + r * block.stride;
+    for (std::int64_t c = 0; c < block.channels; ++c) {
+      const double centred = row[c] - s->origin[c];
+      s->x[c] += centred;
+      s->square[c] += centred * centred;
+    }
+  }
+}
+
+// y = k[0] (x − mean) + k[1]
+TFMETA_CLONES void Normalise(const Block& block, const float* __restrict x,
+                             const float* __restrict mean, const float (*__restrict k)[kChannels],
+                             float* __restrict y) {
+  for (std::int64_t r = block.first; r < block.last; ++r) {
+    const float* const row = x + r * block.stride;
+    float* const to_row = y + r * block.stride;
+    for (std::int64_t c = 0; c < block.channels; ++c) {
+      to_row[c] = k[0][c] * (row[c] - mean[c]) + k[1][c];
+    }
+  }
+}
+
 TFMETA_CLONES void AddFirst(const Block& block, const float* __restrict x,
                             const float* __restrict dy, const float* __restrict mean,
-                            Sums* __restrict s) {
+                            Sums<float>* __restrict s) {
   for (std::int64_t r = block.first; r < block.last; ++r) {
     Ask(x, r, block), Ask(dy, r, block);
     const float *const row = x + r * block.stride, *const dy_row = dy + r * block.stride;
@@ -58,7 +104,7 @@ TFMETA_CLONES void AddFirst(const Block& block, const float* __restrict x,
 
 TFMETA_CLONES void AddSecond(const Block& block, const float* __restrict x,
                              const float* __restrict dy, const float* __restrict a,
-                             const float* __restrict mean, Sums* __restrict s) {
+                             const float* __restrict mean, Sums<float>* __restrict s) {
   for (std::int64_t r = block.first; r < block.last; ++r) {
     Ask(x, r, block), Ask(dy, r, block), Ask(a, r, block);
     const float *const row = x + r * block.stride, *const dy_row = dy + r * block.stride;
@@ -110,10 +156,10 @@ TFMETA_CLONES void CombineSecond(const Block& block, const float* __restrict x,
 // products of x − mean show it: `x` becomes by how much, and the products what they would have
 // been.
 template <typename Adder>
-Sums Total(const BatchNorm& norm, std::int64_t channels, const Adder& add) {
-  Sums total;
+Sums<double> Total(const BatchNorm& norm, std::int64_t channels, const Adder& add) {
+  Sums<double> total;
   for (std::int64_t r = 0; r < norm.rows; r += kStretch) {
-    Sums part;
+    Sums<float> part;
     add({r, std::min(r + kStretch, norm.rows), norm.channels, channels}, &part);
     for (std::int64_t c = 0; c < channels; ++c) {
       total.x[c] += part.x[c];
@@ -125,7 +171,7 @@ Sums Total(const BatchNorm& norm, std::int64_t channels, const Adder& add) {
     }
   }
   for (std::int64_t c = 0; c < channels; ++c) {
-    total.x[c] /= static_cast<float>(norm.rows);
+    total.x[c] /= static_cast<double>(norm.rows);
     total.dy_x[c] -= total.x[c] * total.dy[c];
     total.a_x[c] -= total.x[c] * total.a[c];
   }
@@ -147,22 +193,45 @@ void ForChannels(const BatchNorm& norm, int threads, const Body& body) {
 
 }  // namespace
 
+void BatchNorm::Forward(const float* beta, float* y, float* to_mean, float* to_variance,
+                        int threads) const {
+  ForChannels(*this, threads, [&](std::int64_t first, std::int64_t n) {
+    const Block block = {0, rows, channels, n};
+    Moments s;
+    // Far from zero, squares would leave no digits of the variance.
+    for (std::int64_t c = 0; c < n; ++c) s.origin[c] = rows > 0 ? x[first + c] : 0.0f;
+    AddMoments(block, x + first, &s);
+    float k[2][kChannels];
+    for (std::int64_t c = 0; c < n; ++c) {
+      const double shift = s.x[c] / static_cast<double>(rows);
+      const double square = s.square[c] / static_cast<double>(rows) - shift * shift;
+      const double middle = s.origin[c] + shift, spread = square < 0 ? 0 : square;
+      const double weight = gamma[first + c] / std::sqrt(spread + epsilon);
+      to_mean[first + c] = static_cast<float>(middle);
+      to_variance[first + c] = static_cast<float>(spread);
+      k[0][c] = static_cast<float>(weight);
+      k[1][c] = static_cast<float>(beta[first + c] - weight * (middle - to_mean[first + c]));
+    }
+    Normalise(block, x + first, to_mean + first, k, y + first);
+  });
+}
+
 void BatchNorm::First(float* to_x, float* to_gamma, float* to_beta, int threads) const {
   if (rows == 0) {  // which have no variance
     std::fill_n(to_gamma, channels, 0.0f);
     std::fill_n(to_beta, channels, 0.0f);
     return;
   }
-  const float count = static_cast<float>(rows);
+  const double count = static_cast<double>(rows);
   ForChannels(*this, threads, [&](std::int64_t first, std::int64_t n) {
     const float *const at = x + first, *const dy_at = dy + first, *const middle = mean + first;
-    const Sums s = Total(*this, n, [&](const Block& block, Sums* sums) {
+    const Sums<double> s = Total(*this, n, [&](const Block& block, Sums<float>* sums) {
       AddFirst(block, at, dy_at, middle, sums);
     });
     float k[3][kChannels];
     for (std::int64_t c = 0; c < n; ++c) {
-      const float scale = 1.0f / std::sqrt(variance[first + c] + epsilon);
-      const float weight = gamma[first + c] * scale;
+      const double scale = 1.0 / std::sqrt(double{variance[first + c]} + epsilon);
+      const double weight = gamma[first + c] * scale;
       to_beta[first + c] = s.dy[c];
       to_gamma[first + c] = s.dy_x[c] * scale;
       k[0][c] = weight;
@@ -179,27 +248,27 @@ void BatchNorm::Second(const float* a, const float* p, const float* q, float* to
     std::fill_n(to_gamma, channels, 0.0f);
     return;
   }
-  const float count = static_cast<float>(rows);
+  const double count = static_cast<double>(rows);
   ForChannels(*this, threads, [&](std::int64_t first, std::int64_t n) {
     const float *const at = x + first, *const dy_at = dy + first, *const a_at = a + first;
     const float* const middle = mean + first;
-    const Sums s = Total(*this, n, [&](const Block& block, Sums* sums) {
+    const Sums<double> s = Total(*this, n, [&](const Block& block, Sums<float>* sums) {
       AddSecond(block, at, dy_at, a_at, middle, sums);
     });
     float k[7][kChannels];
     for (std::int64_t c = 0; c < n; ++c) {
-      const float scale = 1.0f / std::sqrt(variance[first + c] + epsilon);
-      const float weight = gamma[first + c] * scale;
-      const float a_normal = s.a_x[c] * scale, dy_normal = s.dy_x[c] * scale;
-      const float a_mean = s.a[c] / count, dy_mean = s.dy[c] / count;
-      const float all = s.a_dy[c] - s.a[c] * dy_mean - a_normal * dy_normal / count;
+      const double scale = 1.0 / std::sqrt(double{variance[first + c]} + epsilon);
+      const double weight = gamma[first + c] * scale;
+      const double a_normal = s.a_x[c] * scale, dy_normal = s.dy_x[c] * scale;
+      const double a_mean = s.a[c] / count, dy_mean = s.dy[c] / count;
+      const double all = s.a_dy[c] - s.a[c] * dy_mean - a_normal * dy_normal / count;
       to_gamma[first + c] = scale * all;
       // What is multiplied by x̂ is multiplied by x − mean and by the scale.
       k[0][c] = weight;
       k[1][c] = (p[first + c] - weight * a_normal / count) * scale;
       k[2][c] = q[first + c] - weight * a_mean - k[1][c] * s.x[c];
-      const float share = -weight * scale / count;
-      const float for_a = share * dy_normal, for_dy = share * a_normal + p[first + c] * scale;
+      const double share = -weight * scale / count;
+      const double for_a = share * dy_normal, for_dy = share * a_normal + p[first + c] * scale;
       k[3][c] = for_a;
       k[4][c] = for_dy;
       k[5][c] = (share * all - (for_a * a_normal + for_dy * dy_normal) / count) * scale;

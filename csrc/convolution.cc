@@ -15,6 +15,9 @@ namespace {
 // The most rows of a tile: with the columns its sums fill the registers.
 constexpr std::int64_t kRows = 6;
 
+// So many products are summed at least before the sum is added to those before.
+constexpr std::int64_t kSummed = 64;
+
 // Numbers in a line of the cache, and how many rows ahead of their use lines are asked for.
 constexpr std::int64_t kLine = 16, kAhead = 8;
 
@@ -87,8 +90,9 @@ void ForRows(std::int64_t rows, std::int64_t part, std::int64_t parts, const Bod
 // Below this many products a thread costs more than it saves.
 constexpr std::int64_t kProductsPerThread = 1 << 22;
 
-// So many rows of two factors stay in the cache while all their products are summed.
-constexpr std::int64_t kDepth = 512;
+// So many rows of two factors stay in the cache while all their products are summed. As many equal
+// ones as a flat background has are rounded the same way each time: more would lose digits.
+constexpr std::int64_t kDepth = 128;
 
 // Memory for numbers that are all written before they are read: a vector would fill it with zeros.
 std::unique_ptr<float[]> Room(std::int64_t numbers) {

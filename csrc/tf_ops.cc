@@ -125,15 +125,33 @@ void* Create(TF_OpKernelConstruction* construction) {
   return nullptr;
 }
 
-// ---- TfmetaBatchNormFirst(dy, x, gamma, mean, variance; epsilon) -> (to_x, to_gamma, to_beta),
+// ---- TfmetaBatchNorm(x, gamma, beta; epsilon) -> (y, mean, variance),
+// TfmetaBatchNormFirst(dy, x, gamma, mean, variance; epsilon) -> (to_x, to_gamma, to_beta),
 // TfmetaBatchNormSecond(dy, x, gamma, mean, variance, a, p, q; epsilon) -> (to_dy, to_x, to_gamma)
 
 void ReadBatchNorm(TF_OpKernelConstruction* construction, BatchNorm& norm, TF_Status* status) {
   TF_OpKernelConstruction_GetAttrFloat(construction, "epsilon", &norm.epsilon, status);
 }
 
-template <bool kSecond>
 void ComputeBatchNorm(void* kernel, TF_OpKernelContext* context) {
+  Call call(context);
+  const TF_Tensor *x = call.Input(0), *gamma = call.Input(1), *beta = call.Input(2);
+  if (!call.ok()) return;
+  const Dims wide = Shape(x);
+  call.Expect(wide.size() == 2, "x must be [rows, channels]");
+  if (!call.ok()) return;
+  const Dims narrow = {wide[1]};
+  call.Expect(Shape(gamma) == narrow && Shape(beta) == narrow, "gamma and beta must be [channels]");
+  float* const y = call.Output(0, wide);
+  float *const mean = call.Output(1, narrow), *const variance = call.Output(2, narrow);
+  if (!call.ok()) return;
+  BatchNorm norm = KernelOf<BatchNorm>(kernel).work;
+  norm.rows = wide[0], norm.channels = wide[1], norm.x = Data(x), norm.gamma = Data(gamma);
+  norm.Forward(Data(beta), y, mean, variance, KernelOf<BatchNorm>(kernel).Threads());
+}
+
+template <bool kSecond>
+void ComputeBatchNormGradient(void* kernel, TF_OpKernelContext* context) {
   Call call(context);
   const TF_Tensor* inputs[kSecond ? 8 : 5];
   int number = 0;
@@ -444,15 +462,18 @@ void Register(const char* name, const char* attribute, std::initializer_list<con
 
 const bool registered = [] {
   const auto norm = &Register<BatchNorm, ReadBatchNorm>;
+  norm("TfmetaBatchNorm", "epsilon: float", {"x: float", "gamma: float", "beta: float"},
+       {"y: float", "mean: float", "variance: float"}, &ShapesOfInputs<0, 3>,
+       &Guarded<ComputeBatchNorm>);
   norm("TfmetaBatchNormFirst", "epsilon: float",
        {"dy: float", "x: float", "gamma: float", "mean: float", "variance: float"},
        {"to_x: float", "to_gamma: float", "to_beta: float"}, &ShapesOfInputs<1, 3>,
-       &Guarded<ComputeBatchNorm<false>>);
+       &Guarded<ComputeBatchNormGradient<false>>);
   norm("TfmetaBatchNormSecond", "epsilon: float",
        {"dy: float", "x: float", "gamma: float", "mean: float", "variance: float", "a: float",
         "p: float", "q: float"},
        {"to_dy: float", "to_x: float", "to_gamma: float"}, &ShapesOfInputs<0, 3>,
-       &Guarded<ComputeBatchNorm<true>>);
+       &Guarded<ComputeBatchNormGradient<true>>);
   const auto unknown = &TF_ShapeInferenceContextSetUnknownShape;
   Register<MaxPool, ReadMaxPool>("TfmetaMaxPoolTake", "window: list(int)",
                                  {"x: float", "values: float"}, {"out: float"}, unknown,

@@ -16,27 +16,38 @@ void Inner(const float* from, const std::int64_t* sources, const std::int64_t* s
            const float* const* b, std::int64_t stride, std::int64_t taps, std::int64_t depth,
            float* to, const std::int64_t* targets) {
   constexpr int kPart = sizeof(Part) / sizeof(float);
-  Part sums[R][V] = {};
   for (int v = 0; v < V * kPart; v += kLine) {
     TFMETA_EACH_ROW __builtin_prefetch(to + targets[r] + v, 1);
   }
-  for (std::int64_t t = 0; t < taps; ++t) {
-    const float* rows[R];
-    TFMETA_EACH_ROW rows[r] = from + (sources[r] + shifts[t]);
-    for (std::int64_t c = 0; t + 1 < taps && c < depth; c += kLine) {
-      TFMETA_EACH_ROW __builtin_prefetch(from + (sources[r] + shifts[t + 1] + c));
+  // One sum of all taps' products would lose digits.
+  const std::int64_t together =
+      std::max<std::int64_t>(1, kSummed / std::max<std::int64_t>(1, depth));
+  std::int64_t t = 0;
+  do {
+    const std::int64_t last = std::min(t + together, taps);
+    const bool more = t > 0;
+    Part sums[R][V] = {};
+    for (; t < last; ++t) {
+      const float* rows[R];
+      TFMETA_EACH_ROW rows[r] = from + (sources[r] + shifts[t]);
+      for (std::int64_t c = 0; t + 1 < taps && c < depth; c += kLine) {
+        TFMETA_EACH_ROW __builtin_prefetch(from + (sources[r] + shifts[t + 1] + c));
+      }
+      const float* panel = b[t];
+      for (std::int64_t c = 0; c < depth; ++c, panel += stride) {
+        Part columns[V];
+        TFMETA_EACH_PART std::memcpy(&columns[v], panel + v * kPart, sizeof(Part));
+        TFMETA_EACH_ROW TFMETA_EACH_PART sums[r][v] += rows[r][c] * columns[v];
+      }
     }
-    const float* panel = b[t];
-    for (std::int64_t c = 0; c < depth; ++c, panel += stride) {
-      Part columns[V];
-      TFMETA_EACH_PART std::memcpy(&columns[v], panel + v * kPart, sizeof(Part));
-      TFMETA_EACH_ROW TFMETA_EACH_PART sums[r][v] += rows[r][c] * columns[v];
+    TFMETA_EACH_ROW TFMETA_EACH_PART {
+      float* const place = to + targets[r] + v * kPart;
+      Part before = {};
+      if (more) std::memcpy(&before, place, sizeof(Part));
+      sums[r][v] += before;
+      std::memcpy(place, &sums[r][v], sizeof(Part));
     }
-  }
-  TFMETA_EACH_ROW {
-    float* const row = to + targets[r];
-    TFMETA_EACH_PART std::memcpy(row + v * kPart, &sums[r][v], sizeof(Part));
-  }
+  } while (t < taps);
 }
 
 // out[r] = Σ a[as[k] + shifts[r]] · b[bs[k]], over k < depth, which is added to what there is if

@@ -191,9 +191,20 @@ def _moments(
     x: Any, axes: Any, shift: Any = None, keepdims: bool = False, name: str | None = None
 ) -> tuple[Any, Any]:
     del shift, name  # as in TensorFlow, where the shift has no effect any more
-    mean = tf.reduce_mean(x, axes, keepdims=True)
-    variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=keepdims)
-    return (mean if keepdims else tf.squeeze(mean, axes)), variance
+    mean = mean_along(x, axes)
+    variance = mean_along(tf.math.squared_difference(x, mean), axes)
+    return (mean, variance) if keepdims else (tf.squeeze(mean, axes), tf.squeeze(variance, axes))
+
+
+def mean_along(x: Any, axes: Any) -> Any:
+    """Return the mean over some axes, one after another, which stay as axes of size 1.
+
+    Where thousands of numbers are the same, as of a flat background, a single sum of them all would
+    be off by much: it is rounded the same way each time.
+    """
+    for axis in tf.nest.flatten(axes):
+        x = tf.reduce_mean(x, axis, keepdims=True)
+    return x
 
 
 @contextlib.contextmanager

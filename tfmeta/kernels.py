@@ -48,7 +48,7 @@ def usable(*tensors: Any, types: Sequence[Any] = (tf.float32,)) -> bool:
             tf.executing_eagerly()
             or not GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
         )
-        and not _gpus()
+        and not gpus()
     )
 
 
@@ -60,6 +60,14 @@ def avoided() -> Iterator[None]:
         yield
     finally:
         _avoided.reset(token)
+
+
+def batch_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any]:
+    """Return `(y, mean, variance)`; see `tfmeta.packed.normalization`."""
+    y, mean, variance = library().tfmeta_batch_norm(
+        x=x, gamma=gamma, beta=beta, epsilon=epsilon, threads=threads()
+    )
+    return y, mean, variance
 
 
 def batch_norm_first(
@@ -210,7 +218,8 @@ def _window(space: Any, size: Any, strides: Any, padding: str) -> tuple[list[int
 
 
 @functools.cache
-def _gpus() -> Any:
+def gpus() -> Any:
+    """Return the GPUs that there are."""
     return tf.config.list_physical_devices("GPU")
 
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 from keras import layers
 
 from tfmeta import kernels
-from tfmeta.functional import Statistics
+from tfmeta.functional import Statistics, mean_along
 from tfmeta.layers import BatchAtHandNormalization, PerStepBatchNormalization
 from tfmeta.packed.convolution import convolution, depthwise_convolution
 from tfmeta.packed.layout import merge, pack, part, reshaped, sizes, unpack
@@ -300,14 +300,14 @@ def _batch_norm(layer: Any, x: Any, trace: Trace) -> Any:
         # A vector's channels are made to lie behind each other, as those of an image do.
         vector = len(x.shape) == 3
         wide = tf.transpose(x, [1, 0, 2]) if vector else x
-        rows = reshaped(wide, [None, trace.tasks * channels])
+        merged = merge(wide)
         scale, offset = (tf.reshape(weight, [-1]) for weight in (gamma, beta))
-        y, mean, variance = batch_normalization(rows, scale, offset, layer.epsilon)
+        y, mean, variance = batch_normalization(merged, scale, offset, layer.epsilon)
         y = reshaped(y, sizes(wide))
         y = tf.transpose(y, [1, 0, 2]) if vector else y
         if not at_hand:
             # What is stored for a query has a gradient, a moving average has none.
-            new = (mean, variance) if moves else moments(rows)
+            new = (mean, variance) if moves else moments(merged)
             momentum = layer.momentum if moves else 0.0
             for variable, value in zip(
                 (layer.moving_mean, layer.moving_variance), new, strict=True
@@ -361,9 +361,9 @@ def _standardized(
 ) -> Any:
     _refuse_integers(x.dtype)
     wide = tf.cast(x, tf.float64 if x.dtype == tf.float64 else tf.float32)
-    mean = tf.reduce_mean(wide, axes, keepdims=True)
+    mean = mean_along(wide, axes)
     # Not tf.nn.moments, which stops the gradient at this mean.
-    variance = tf.reduce_mean(tf.math.squared_difference(wide, mean), axes, keepdims=True)
+    variance = mean_along(tf.math.squared_difference(wide, mean), axes)
     y = (wide - mean) * tf.math.rsqrt(variance + layer.epsilon)
     if shape is not None:
         y = reshaped(y, shape)
