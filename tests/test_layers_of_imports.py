@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "tfmeta"
 # Lowest first. A name with a dot at its end stands for the whole sub-package.
 TENSORS = ["types", "checks", "layers", "functional", "derivatives", "inner_optimizers"]
 TENSORS += ["constraints", "ops", "models"]
-LOOPS = [*TENSORS, "task_map", "losses", "packed.", "inner_loop", "padding", "inputs"]
+LOOPS = [*TENSORS, "notes", "task_map", "padding", "losses", "class_weights"]
+LOOPS += ["packed.", "inner_loop", "inputs"]
 PUBLIC = [
     *LOOPS,
     "export.",
@@ -36,17 +37,19 @@ MAY_IMPORT = {
     "ops": ["types", "distances", "_core"],
     "models": ["types"],
     "task_map": TENSORS,
-    "losses": ["types", "checks"],
+    "notes": [],
+    "losses": ["types", "checks", "notes", "padding", "task_map"],
+    "class_weights": ["losses"],
     "kernels": [],
     "recompute": ["derivatives"],
     "distances": ["kernels"],
     "svgd": ["types"],
     "random_weights": ["types"],
-    "padding": ["types"],
+    "padding": ["types", "notes"],
     "inputs": ["padding"],
     "distribution": [],
     "states": ["types", "checks", "files", "distribution"],
-    "packed.": ["types", "layers", "functional", "kernels", "packed."],
+    "packed.": ["types", "layers", "functional", "kernels", "notes", "packed."],
     "inner_loop": [*TENSORS, "task_map", "recompute", "packed."],
     "export.": ["types", "checks", "files", "kernels", "layers", "functional", "inputs", "export."],
     "meta_learner": [*LOOPS, "kernels", "distribution", "states", "export."],
