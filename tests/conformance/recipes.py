@@ -6,7 +6,8 @@ older releases lack does no harm.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import keras
@@ -15,12 +16,16 @@ from keras import layers
 VECTOR, SEQUENCE, IMAGE, VOLUME = (4,), (6, 4), (6, 4, 4), (4, 4, 4, 2)
 
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
 class Recipe(NamedTuple):
     """How a layer is made and called.
 
     Attributes:
         shapes: Of an example's inputs; each makes a model of its own.
-        needed: The arguments that it cannot do without, or what makes them: layers are for one model.
+        needed: The arguments that it cannot do without, or what makes them, as layers are for one
+            model.
         values: Of other arguments, values off their defaults; others are in `VALUES`.
         call: `(layer, x) -> y`.
         tokens: How many the inputs may be, if they are integers.
@@ -29,8 +34,8 @@ class Recipe(NamedTuple):
     """
 
     shapes: tuple[tuple[int, ...], ...]
-    needed: dict[str, Any] | Callable[[], dict[str, Any]] = {}
-    values: dict[str, list[Any]] = {}
+    needed: Mapping[str, Any] | Callable[[], Mapping[str, Any]] = _NOTHING
+    values: Mapping[str, list[Any]] = _NOTHING
     call: Callable[[Any, Any], Any] = lambda layer, x: layer(x)
     tokens: int | None = None
     raw: bool = False
