@@ -244,7 +244,7 @@ def constructor_arguments(layer: keras.layers.Layer) -> dict[str, tuple[Any, Any
     }
 
 
-def _defaults(cls: type) -> dict[str, Any]:
+def _defaults(cls: Any) -> dict[str, Any]:
     """Return the defaults of the arguments that a constructor names."""
     return {
         name: parameter.default
