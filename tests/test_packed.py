@@ -389,6 +389,11 @@ class Own(layers.Layer):
         return x
 
 
+class Callable:
+    def __call__(self, x):
+        return x
+
+
 class Doubled(layers.Dense):
     def call(self, x):
         return 2 * super().call(x)
@@ -411,6 +416,14 @@ class Doubled(layers.Dense):
         (
             lambda: layers.Dense(2, activation=lambda x: x / tf.reduce_sum(x), name="d"),
             "layer 'd' (Dense) with activation=",
+        ),
+        (
+            lambda: layers.Dense(2, activation=Callable(), name="d"),
+            "layer 'd' (Dense) with arguments that Keras cannot save has no rule",
+        ),
+        (
+            lambda: layers.Dense(2, kernel_constraint="unit_norm", name="d"),
+            "layer 'd' (Dense) with kernel_constraint='UnitNorm' has no rule",
         ),
         (
             lambda: layers.BatchNormalization(axis=1, name="b"),

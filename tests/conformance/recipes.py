@@ -6,13 +6,17 @@ older releases lack does no harm.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import keras
 from keras import layers
 
-VECTOR, SEQUENCE, IMAGE, VOLUME = (4,), (6, 4), (5, 5, 4), (4, 4, 4, 2)
+VECTOR, SEQUENCE, IMAGE, VOLUME = (4,), (6, 4), (6, 4, 4), (4, 4, 4, 2)
+
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Recipe(NamedTuple):
@@ -20,7 +24,8 @@ class Recipe(NamedTuple):
 
     Attributes:
         shapes: Of an example's inputs; each makes a model of its own.
-        needed: The arguments that it cannot do without, or what makes them: layers are for one model.
+        needed: The arguments that it cannot do without, or what makes them, as layers are for one
+            model.
         values: Of other arguments, values off their defaults; others are in `VALUES`.
         call: `(layer, x) -> y`.
         tokens: How many the inputs may be, if they are integers.
@@ -29,8 +34,8 @@ class Recipe(NamedTuple):
     """
 
     shapes: tuple[tuple[int, ...], ...]
-    needed: dict[str, Any] | Callable[[], dict[str, Any]] = {}
-    values: dict[str, list[Any]] = {}
+    needed: Mapping[str, Any] | Callable[[], Mapping[str, Any]] = _NOTHING
+    values: Mapping[str, list[Any]] = _NOTHING
     call: Callable[[Any, Any], Any] = lambda layer, x: layer(x)
     tokens: int | None = None
     raw: bool = False
@@ -97,7 +102,10 @@ VALUES_IN_TURN: dict[tuple[str, str], tuple[list[Any], str]] = {
     ("GroupNormalization", "axis"): ([1], "only channels that come last lie side by side"),
     ("LayerNormalization", "axis"): ([1, [1, 2]], "several axes would be those of the layout"),
     ("Softmax", "axis"): ([1, [1, 2]], "several axes would be those of the layout"),
-    ("Rescaling", "scale"): ([[[0.5], [1.0], [2.0], [3.0], [4.0]]], "several axes would meet those of the layout"),
+    ("Rescaling", "scale"): (
+        [[[0.5], [1.0], [2.0], [3.0]]],
+        "several axes would meet those of the layout",
+    ),
     ("Activation", "activation"): ([sine], "it may do anything"),
 }
 # What neither Keras nor its TensorFlow backend can do, or what does not reach a learner.
@@ -116,7 +124,7 @@ _POOL = {"pool_size": [3]}
 
 
 def _two(layer: Any, x: Any) -> Any:
-    return layer([x, layers.Dense(x.shape[-1], name="second")(x)])
+    return layer([x, layers.Dense(x.shape[-1])(x)])
 
 
 PACKED: dict[str, Recipe] = {
@@ -140,13 +148,9 @@ PACKED: dict[str, Recipe] = {
     "Cropping1D": Recipe(_1D, {}, {"cropping": [2, (0, 1)]}),
     "Cropping2D": Recipe(_2D, {}, {"cropping": [1, (0, 1), ((0, 1), (2, 0))]}),
     "UpSampling1D": Recipe(_1D, {}, {"size": [3]}),
-    "UpSampling2D": Recipe(
-        _2D, {}, {"size": [(1, 3)], "interpolation": ["bilinear", "bicubic"]}
-    ),
+    "UpSampling2D": Recipe(_2D, {}, {"size": [(1, 3)], "interpolation": ["bilinear", "bicubic"]}),
     "Activation": Recipe(_ANY, {"activation": "tanh"}, {"activation": ["softmax"]}),
-    "ReLU": Recipe(
-        _ANY, {}, {"max_value": [0.5], "negative_slope": [0.2], "threshold": [0.3]}
-    ),
+    "ReLU": Recipe(_ANY, {}, {"max_value": [0.5], "negative_slope": [0.2], "threshold": [0.3]}),
     "LeakyReLU": Recipe(_ANY, {}, {"negative_slope": [0.1]}),
     "ELU": Recipe(_ANY, {}, {"alpha": [0.5]}),
     "Softmax": Recipe(_ANY, {}, {"axis": [-1]}),
@@ -255,8 +259,11 @@ WITHOUT_A_RULE: dict[str, Recipe] = {
         {"head_dim": 2, "num_query_heads": 2, "num_key_value_heads": 1},
         call=_self_attention,
     ),
-    "HashedCrossing": Recipe(needed={"num_bins": 8}, call=lambda layer, x: _embedded(
-        lambda y: layer((y[:, 0], y[:, 1])), x), **_TOKENS),
+    "HashedCrossing": Recipe(
+        needed={"num_bins": 8},
+        call=lambda layer, x: _embedded(lambda y: layer((y[:, 0], y[:, 1])), x),
+        **_TOKENS,
+    ),
     "Hashing": Recipe(needed={"num_bins": 8}, call=_embedded, **_TOKENS),
     "IntegerLookup": Recipe(needed={"vocabulary": [1, 2, 3]}, call=_embedded, **_TOKENS),
     "LSTM": Recipe(_1D, {"units": 2}),

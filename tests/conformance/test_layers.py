@@ -39,9 +39,9 @@ pytestmark = pytest.mark.filterwarnings(
 )
 RATE, STEP = 0.1, 1e-5
 TASKS, SUPPORT, QUERIES, OUTPUTS = 2, 3, 3, 2
-# Of these there is no slope to take: weights in single precision; no gradient in double precision on
-# a CPU; compiled anew for each call; gradients stopped on the way;
-# images that TensorFlow resizes in single precision.
+# Of these there is no slope to take: weights in single precision; no gradient in double precision
+# on a CPU; compiled anew for each call; gradients stopped on the way; images that TensorFlow
+# resizes in single precision.
 SINGLE = ("dtype", "lora_rank", "lora_alpha", "dilation_rate", "groups")
 SINGLE += ("interpolation", "renorm", "renorm_clipping", "renorm_momentum")
 # TensorFlow has no convolution or pooling of them on a CPU.
@@ -59,7 +59,9 @@ def arguments(cls):
     signatures = [inspect.signature(c.__init__).parameters for c in (layers.Layer, cls)]
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     takes_more = any(p.kind is p.VAR_KEYWORD for p in signatures[1].values())
-    names = {n: p.default for s in signatures[not takes_more :] for n, p in s.items() if p.kind in kinds}
+    names = {
+        n: p.default for s in signatures[not takes_more :] for n, p in s.items() if p.kind in kinds
+    }
     return {n: d for n, d in names.items() if n != "self"}
 
 
@@ -147,7 +149,9 @@ def randomize(model):
             continue
         fan = np.prod(v.shape[:-1], initial=1.0)
         positive = "var" in v.name or "stddev" in v.name
-        v.assign(rng.uniform(0.5, 1.5, v.shape) if positive else rng.normal(size=v.shape) / fan**0.5)
+        v.assign(
+            rng.uniform(0.5, 1.5, v.shape) if positive else rng.normal(size=v.shape) / fan**0.5
+        )
 
 
 def call(model, params, state, x, training):

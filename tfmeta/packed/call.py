@@ -197,7 +197,11 @@ def _apply(layer: Any, trace: Trace, *args: Any, **kwargs: Any) -> Any:
 def _unusual(layer: Any, rule: Rule) -> str | None:
     """Return what about a layer its rule does not know, if there is such a thing."""
     known = {*EVERYWHERE, *rule.arguments.split()}
-    for name, (value, default) in constructor_arguments(layer).items():
+    try:
+        arguments = constructor_arguments(layer)
+    except (TypeError, ValueError, NotImplementedError):
+        return "arguments that Keras cannot save"
+    for name, (value, default) in arguments.items():
         # Weights have their initial values already.
         if name in known or name.endswith("_initializer"):
             continue
@@ -223,20 +227,21 @@ def constructor_arguments(layer: keras.layers.Layer) -> dict[str, tuple[Any, Any
         # Keras warns of functions that it could not load again.
         warnings.simplefilter("ignore")
         config = layer.get_config()
+    defaults: dict[str, Any] = {}
+    for cls in reversed(type(layer).__mro__):
+        defaults |= _defaults(cls)
     # Configurations leave some out, and have those that are handed on to a base class.
-    names = {*_defaults(type(layer)), *config}
-    defaults = {k: v for c in reversed(type(layer).__mro__) for k, v in _defaults(c).items()}
     return {
         name: (config.get(name, getattr(layer, name, empty)), defaults.get(name, empty))
-        for name in names
+        for name in {**_defaults(type(layer)), **config}
     }
 
 
-@functools.cache
-def _defaults(cls: type) -> dict[str, Any]:
+def _defaults(cls: Any) -> dict[str, Any]:
     """Return the defaults of the arguments that a constructor names."""
     return {
         name: parameter.default
         for name, parameter in inspect.signature(cls.__init__).parameters.items()
-        if name != "self" and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if name != "self"
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }

@@ -198,7 +198,7 @@ def _rescaling(layer: Any, x: Any, trace: Trace) -> Any:
     # With several axes these would meet those of the layout, as those of vectors would where
     # examples have no axis, or Keras gives them two for images with channels first.
     axes = max(np.ndim(layer.scale), np.ndim(layer.offset))
-    if axes > 1 or axes == 1 and len(x.shape) < 3:
+    if axes > 1 or (axes == 1 and len(x.shape) < 3):
         raise NoRule("a scale or an offset of several axes")
     if axes and keras.config.image_data_format() != "channels_last":
         raise NoRule("a scale or an offset for channels that are first")
@@ -404,7 +404,6 @@ def _concatenate(layer: Any, xs: Any, trace: Trace) -> Any:
 def _same(layer: Any, x: Any, trace: Trace) -> Any:
     del layer, trace
     return x
-
 
 
 _ACTIVATED = "activation use_bias"
