@@ -11,7 +11,17 @@ PACKAGE = Path(__file__).parents[1] / "tfmeta"
 
 # Lowest first. A name with a dot at its end stands for the whole sub-package.
 TENSORS = ["types", "checks", "layers", "functional", "inner_optimizers", "ops", "models"]
-LOOPS = [*TENSORS, "task_map", "losses", "packed.", "inner_loop", "padding", "inputs"]
+LOOPS = [
+    *TENSORS,
+    "task_map",
+    "losses",
+    "packed.",
+    "inner_loop",
+    "padding",
+    "inputs",
+    "ends",
+    "agreement",
+]
 PUBLIC = [
     *LOOPS,
     "export.",
@@ -40,13 +50,16 @@ MAY_IMPORT = {
     "svgd": ["types"],
     "random_weights": ["types"],
     "padding": ["types"],
-    "inputs": ["padding"],
+    "ends": [],
+    "agreement": [],
+    "inputs": ["padding", "ends"],
+    "given": ["inputs"],
     "distribution": [],
     "states": ["types", "checks", "files", "distribution"],
     "packed.": ["types", "layers", "functional", "kernels", "packed."],
     "inner_loop": [*TENSORS, "task_map", "recompute", "packed."],
     "export.": ["types", "checks", "files", "kernels", "layers", "functional", "inputs", "export."],
-    "meta_learner": [*LOOPS, "kernels", "distribution", "states", "export."],
+    "meta_learner": [*LOOPS, "given", "kernels", "distribution", "states", "export."],
     "calibration": ["types", "checks"],
     "evaluation": ["types", "checks", "padding", "meta_learner", "calibration"],
     "algorithms.": [*LOOPS, "svgd", "random_weights", "meta_learner", "algorithms."],
