@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "tfmeta"
 TENSORS = ["types", "checks", "layers", "functional", "derivatives", "inner_optimizers"]
 TENSORS += ["constraints", "ops", "models"]
 LOOPS = [*TENSORS, "notes", "task_map", "padding", "losses", "class_weights"]
-LOOPS += ["packed.", "inner_loop", "inputs"]
+LOOPS += ["packed.", "inner_loop", "inputs", "ends", "agreement"]
 PUBLIC = [
     *LOOPS,
     "export.",
@@ -46,13 +46,16 @@ MAY_IMPORT = {
     "svgd": ["types"],
     "random_weights": ["types"],
     "padding": ["types", "notes"],
-    "inputs": ["padding"],
+    "ends": [],
+    "agreement": [],
+    "inputs": ["padding", "ends"],
+    "given": ["inputs"],
     "distribution": [],
     "states": ["types", "checks", "files", "distribution"],
     "packed.": ["types", "layers", "functional", "kernels", "notes", "packed."],
     "inner_loop": [*TENSORS, "task_map", "recompute", "packed."],
     "export.": ["types", "checks", "files", "kernels", "layers", "functional", "inputs", "export."],
-    "meta_learner": [*LOOPS, "kernels", "distribution", "states", "export."],
+    "meta_learner": [*LOOPS, "given", "kernels", "distribution", "states", "export."],
     "calibration": ["types", "checks"],
     "evaluation": ["types", "checks", "padding", "meta_learner", "calibration"],
     "algorithms.": [

@@ -47,15 +47,23 @@ class Evaluation:
         return float(1.96 * self.per_episode.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
 
     def __str__(self) -> str:
-        """Return the score as papers print it."""
+        """Return the score as papers print it; of one episode there is no interval."""
         n = f"95 % CI, {len(self.per_episode)} episodes"
+        if len(self.per_episode) == 1:
+            score = f"{100 * self.mean:.2f} %" if self.metric == "accuracy" else f"{self.mean:.4f}"
+            other = "" if self.metric == "accuracy" else f", {self.metric}"
+            return f"{score} (1 episode, no interval{other})"
         if self.metric == "accuracy":
             return f"{100 * self.mean:.2f} % ± {100 * self.ci95:.2f} ({n})"
         return f"{self.mean:.4f} ± {self.ci95:.4f} ({n}, {self.metric})"
 
 
 def evaluate(
-    learner: MetaLearner, sampler: Sampler, episodes: int = 600, *, verbose: bool = True
+    learner: MetaLearner,
+    sampler: Sampler | tf.data.Dataset,
+    episodes: int = 600,
+    *,
+    verbose: bool = True,
 ) -> Evaluation:
     """Adapt to `episodes` tasks and score their queries.
 
@@ -64,7 +72,8 @@ def evaluate(
 
     Args:
         learner: A learner; those with an inner loop must be compiled with their loss.
-        sampler: An `EpisodeSampler`, a `FunctionSampler`, or whatever has their `batch`.
+        sampler: An `EpisodeSampler`, a `FunctionSampler`, or whatever has their `batch`; or a
+            `tf.data.Dataset` of `(inputs, targets)`, whose tasks are taken in turn.
         episodes: How many, at least 1.
         verbose: Whether to show a progress bar.
 
@@ -73,8 +82,8 @@ def evaluate(
 
     Raises:
         TypeError: If `learner` is not a `MetaLearner`, or `sampler` has no `batch`.
-        ValueError: If `episodes` is less than 1, the labels or the predictions' shape don't fit,
-            or the learner predicts NaN or infinite values.
+        ValueError: If `episodes` is less than 1 or more than a data set has, examples, labels or
+            the predictions' shape don't fit, or the learner predicts NaN or infinite values.
 
     Example:
         >>> print(tfmeta.evaluate(learner, test_sampler, episodes=600))
@@ -177,9 +186,9 @@ class Uncertainty:
 
 def uncertainty(
     learner: MetaLearner,
-    sampler: Sampler,
+    sampler: Sampler | tf.data.Dataset,
     episodes: int = 600,
-    temperature: float | Sampler = 1.0,
+    temperature: float | Sampler | tf.data.Dataset = 1.0,
     from_logits: bool = True,
     *,
     support_ways: int | None = None,
@@ -193,7 +202,7 @@ def uncertainty(
 
     Args:
         learner: A learner of classes; those with an inner loop must be compiled with their loss.
-        sampler: An `EpisodeSampler`, or whatever has its `batch`.
+        sampler: An `EpisodeSampler`, or whatever has its `batch`, or a `tf.data.Dataset`.
         episodes: How many, at least 1.
         temperature: T, or a sampler of validation episodes, on as many of which the T with the
             least negative log likelihood is looked for first.
@@ -228,7 +237,7 @@ def uncertainty(
         z, y = _collect(learner, temperature, episodes, from_logits, verbose)
         temperature = calibration.fit_temperature(z, y)
     check_positive("temperature", temperature)
-    source = sampler if support_ways is None else _OutOfTask(sampler, support_ways)
+    source = sampler if support_ways is None else _OutOfTask(_source(sampler), support_ways)
     z, y = _collect(learner, source, episodes, from_logits, verbose)
     p = calibration.softmax(z, temperature)
     inside = y < (np.inf if support_ways is None else support_ways)
@@ -255,6 +264,48 @@ def _collect(
     never = float(np.finfo(np.float32).min) / 2
     wide = [np.pad(z, ((0, 0), (0, most - z.shape[1])), constant_values=never) for z in logits]
     return np.concatenate(wide), np.concatenate(labels)
+
+
+class _InTurn:
+    """The tasks of a data set of meta-batches, one after another."""
+
+    def __init__(self, dataset: tf.data.Dataset) -> None:
+        self._tasks = self._of(dataset)
+
+    def batch(self, step: int, meta_batch_size: int = 1) -> Any:
+        del meta_batch_size
+        task = next(self._tasks, None)
+        if task is None:
+            raise ValueError(
+                "`episodes` must be at most as many as the data set has tasks. Received: a data "
+                f"set that ends behind {step}"
+            )
+        return task
+
+    @staticmethod
+    def _of(dataset: tf.data.Dataset) -> Iterator[Any]:
+        for batch in dataset:
+            inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(batch)
+            if targets is None:
+                raise ValueError(
+                    "`sampler` must be a data set of pairs (inputs, targets). Received: inputs "
+                    "alone"
+                )
+            inputs, targets = tf.nest.map_structure(np.asarray, (inputs, targets))
+            for i in range(len(tf.nest.flatten(targets)[0])):
+                yield tf.nest.map_structure(lambda x, i=i: x[i : i + 1], (inputs, targets))
+
+
+def _source(sampler: Any) -> Any:
+    """Return what draws one episode after another."""
+    if isinstance(sampler, tf.data.Dataset):
+        return _InTurn(sampler)
+    if not hasattr(sampler, "batch"):
+        raise TypeError(
+            "`sampler` must be a sampler, or a tf.data.Dataset of (inputs, targets). "
+            f"Received: sampler={sampler!r}"
+        )
+    return sampler
 
 
 class _OutOfTask:
@@ -298,21 +349,20 @@ def _predictions(
     """Yield predictions and targets of each episode, without padding."""
     if not isinstance(learner, MetaLearner):
         raise TypeError(f"`learner` must be a tfmeta.MetaLearner. Received: {learner!r}")
-    if not hasattr(sampler, "batch"):
-        raise TypeError(
-            "`sampler` must be a sampler, not a data set made of one. "
-            f"Received: sampler={sampler!r}"
-        )
+    source = _source(sampler)
     check_count("episodes", episodes)
     progress = keras.utils.Progbar(episodes, verbose=int(verbose), unit_name="episode")
     for episode in range(episodes):
-        inputs, targets = sampler.batch(episode, 1)
+        inputs, targets = source.batch(episode, 1)
         if episode == 0:
-            learner.check_inputs(inputs)
+            # Queries may be out of task.
+            learner.check_inputs(inputs, None if isinstance(source, _OutOfTask) else targets)
         try:
             predictions = np.asarray(learner.predict_on_batch(inputs))
-        except tf.errors.InvalidArgumentError as error:
-            raise readable(error, f" of episode {episode}") from error
+        except ValueError as error:
+            if isinstance(error.__cause__, tf.errors.InvalidArgumentError):
+                raise readable(error.__cause__, f" of episode {episode}") from error.__cause__
+            raise
         if not np.isfinite(predictions).all():
             raise ValueError(
                 f"`learner` must predict finite values. Received: NaN or infinite predictions in "

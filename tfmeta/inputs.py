@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfmeta.ends import readers
 from tfmeta.padding import MASKS
 
 _ways: contextvars.ContextVar[int | None] = contextvars.ContextVar("ways", default=None)
@@ -73,18 +76,52 @@ def episode_inputs(inputs: Any) -> dict[str, Any]:
 
 def example_of(model: keras.Model, support_shape: Any) -> Any:
     """Return what the model takes, symbolically: a nest of `[n, ...]`."""
-    # A model that has its shape already knows which of its sizes may vary.
+    known = known_example(model)
+    if known is not None:
+        return known
+    return keras.tree.map_shape_structure(
+        lambda shape: keras.KerasTensor((None, *shape[2:]), dtype=model.input_dtype), support_shape
+    )
+
+
+def known_example(model: keras.Model) -> Any:
+    """Return what a model takes that has its shape already, or `None`."""
+    # It knows which of its sizes may vary.
     if isinstance(model, keras.Sequential):
         known = model.inputs[0] if model.inputs else None
     else:
         known = getattr(model, "input", None) if hasattr(model, "_inputs_struct") else None
-    if known is not None:
-        return keras.tree.map_structure(
-            lambda x: keras.KerasTensor((None, *x.shape[1:]), dtype=x.dtype), known
-        )
-    return keras.tree.map_shape_structure(
-        lambda shape: keras.KerasTensor((None, *shape[2:]), dtype=model.input_dtype), support_shape
+    return keras.tree.map_structure(
+        lambda x: x if x is None else keras.KerasTensor((None, *x.shape[1:]), dtype=x.dtype), known
     )
+
+
+def arrays(name: str, values: Any, example: Any = None) -> Any:
+    """Return a nest of arrays, where a list of numbers, or of single examples, is one array.
+
+    Args:
+        name: What to call it.
+        values: Arrays, tensors, numbers, or a nest of them.
+        example: What the model takes, as `known_example` gives it.
+
+    Raises:
+        ValueError: If the entries of a list are of several shapes.
+    """
+    if not isinstance(values, list | tuple):
+        return keras.tree.map_structure(np.asarray, values)
+    leaves = [np.asarray(x) for x in keras.tree.flatten(values)]
+    single = example is not None and not keras.tree.is_nested(example)
+    single |= isinstance(example, list | tuple) and len(example) == 1 < len(values)
+    if not (single or all(leaf.ndim == 0 for leaf in leaves)):
+        return keras.tree.map_structure(np.asarray, values)
+    try:
+        return np.asarray(keras.tree.map_structure(np.asarray, list(values)))
+    except ValueError as error:
+        shapes = sorted({leaf.shape for leaf in leaves})
+        raise ValueError(
+            f"`{name}` must be an array, or a list of entries of one shape. Received: a list of "
+            f"entries of the shapes {shapes}"
+        ) from error
 
 
 def check_support(support_x: Any, support_y: Any) -> None:
@@ -104,31 +141,140 @@ def check_support(support_x: Any, support_y: Any) -> None:
             raise ValueError(f"`{name}` must be finite. Received: NaN or infinite values")
 
 
-def check_examples(support_x: Any, example: Any) -> None:
-    """Raise unless a support set's examples are what the model takes, `example` by its shapes."""
+def check_examples(x: Any, model: keras.Model, example: Any, name: str, axes: int = 1) -> None:
+    """Raise unless examples are what the model takes, as far as their shapes and types tell.
+
+    Args:
+        x: A nest of arrays or tensors.
+        model: The model.
+        example: What it takes, a nest of symbolic tensors `[n, ...]`.
+        name: What to call `x`.
+        axes: How many axes stand before those of one example: 1 or, with an axis of tasks, 2.
+
+    Raises:
+        TypeError: If they are of a type that the model would misread.
+        ValueError: If they are nested otherwise, or of another shape.
+    """
+    if isinstance(example, list | tuple) and len(example) == 1 and not keras.tree.is_nested(x):
+        (example,) = example  # as Keras has it
     try:
-        keras.tree.assert_same_paths(support_x, example)
+        keras.tree.assert_same_paths(x, example)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            "`support_x` must be nested as the model's inputs are, "
+            f"`{name}` must be nested as the model's inputs are, "
             f"{keras.tree.map_structure(lambda x: x.shape[1:], example)}. Received: "
-            f"{keras.tree.map_structure(lambda x: x.shape, support_x)}"
+            f"{keras.tree.map_structure(lambda x: tuple(x.shape), x)}"
         ) from error
-    for x, expected in zip(keras.tree.flatten(support_x), keras.tree.flatten(example), strict=True):
-        image = x.dtype == np.uint8 or (np.issubdtype(x.dtype, np.integer) and x.ndim >= 3)
-        if image and not keras.backend.is_int_dtype(expected.dtype):
+    for part, expected, read in _parts(x, model, example):
+        shape, dtype = tuple(part.shape), _type(part)
+        if (dtype == "string") != (_type(expected) == "string"):
             raise TypeError(
-                "`support_x` must be scaled as in training; the samplers give uint8 images as "
-                f"float32 times 1/255. Received: dtype={x.dtype}"
+                f"`{name}` must be {_type(expected)}, as the model takes it. Received: {dtype}"
             )
-        fits = len(expected.shape) == x.ndim and all(
-            e in (None, n) for e, n in zip(expected.shape[1:], x.shape[1:], strict=True)
-        )
-        if not fits:
+        _check_scaled(part, _takes_integers(model, read, expected), name, axes)
+        sizes = tuple(expected.shape[1:])
+        if not _fits(shape[axes:], sizes):
+            axis = "tasks, n" if axes == 2 else "n"
             raise ValueError(
-                f"`support_x` must have the shape [n, {', '.join(map(str, expected.shape[1:]))}] "
-                f"that the model takes. Received: shape={x.shape}"
+                f"`{name}` must have the shape [{', '.join([axis, *map(str, sizes)])}] that the "
+                f"model takes. Received: shape={shape}{_remedy(shape[axes:], sizes)}"
             )
+
+
+def check_ids(x: Any, model: keras.Model, example: Any, name: str) -> None:
+    """Raise unless what the model reads as whole numbers is so, and has a row in its tables.
+
+    Args:
+        x: A nest of arrays, which `check_examples` has found fit.
+        model: The model.
+        example: What it takes.
+        name: What to call `x`.
+
+    Raises:
+        TypeError: If there are fractions.
+        ValueError: If an id is negative or too large.
+    """
+    for part, expected, read in _parts(x, model, example):
+        tables = [layer for layer in read or [] if isinstance(layer, keras.layers.Embedding)]
+        kind = keras.backend.standardize_dtype(expected.dtype)
+        if not tables and not keras.backend.is_int_dtype(kind):
+            continue
+        values = np.asarray(part)
+        if np.issubdtype(values.dtype, np.floating) and (values != np.floor(values)).any():
+            wants = f"layer {tables[0].name!r} takes ids" if tables else f"its Input is {kind}"
+            raise TypeError(
+                f"`{name}` must be whole numbers, for {wants}. The samplers give uint8 and uint16 "
+                "examples of the shape of images, [height, width] or more, as floats; others "
+                "they leave as they are: make the data set of `examples.astype('int32')`. "
+                f"Received: {values.dtype} with fractions"
+            )
+        for table in tables:
+            if values.size and not 0 <= values.min() <= values.max() < table.input_dim:
+                raise ValueError(
+                    f"`{name}` must have ids from 0 to {table.input_dim - 1}, for layer "
+                    f"{table.name!r} has a table of {table.input_dim} rows. Received: ids from "
+                    f"{values.min():g} to {values.max():g}"
+                )
+
+
+def check_targets(
+    inputs: dict[str, Any], targets: Any, classes: int | None, ignored: int | None
+) -> None:
+    """Raise a `ValueError` unless there is a label for each query, of a class that there is.
+
+    Args:
+        inputs: A meta-batch's.
+        targets: A nest of labels `[tasks, queries, ...]`.
+        classes: How many there are, where labels are their numbers.
+        ignored: The label that the loss leaves out, if there is one.
+    """
+    queries = tuple(keras.tree.flatten(inputs["query_x"])[0].shape[:2])
+    for part in keras.tree.flatten(targets):
+        if tuple(part.shape[:2]) != queries:
+            raise ValueError(
+                "`targets` must be [tasks, queries, ...], a label for each of `query_x`. Received: "
+                f"shape={tuple(part.shape)}, where `query_x` has {queries[0]} tasks of "
+                f"{queries[1]} queries"
+            )
+    if classes is None or keras.tree.is_nested(targets):
+        return
+    labels = np.asarray(targets)
+    labels = labels[np.asarray(inputs["query_mask"])] if "query_mask" in inputs else labels
+    labels = labels if ignored is None else labels[labels != ignored]
+    if not labels.size or not np.issubdtype(labels.dtype, np.integer):
+        return
+    if not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(
+            f"`targets` must be the class numbers 0..{classes - 1}. Received: labels from "
+            f"{labels.min()} to {labels.max()}"
+        )
+
+
+def refusing_unscaled(adapted: keras.Model, model: keras.Model, example: Any) -> keras.Model:
+    """Return a model that refuses what `check_examples` takes for unscaled.
+
+    Keras would make floats of bytes without a word. It is this object that does so, and not one
+    that is made of its configuration.
+
+    Args:
+        adapted: The model, which is changed.
+        model: The model that it is of.
+        example: What that takes.
+    """
+    call = adapted.call
+    free = [
+        _takes_integers(model, read, expected)
+        for _, expected, read in _parts(example, model, example)
+    ]
+
+    @functools.wraps(call)
+    def checked(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        for part, takes in zip(keras.tree.flatten(inputs), free, strict=False):
+            _check_scaled(part, takes, "inputs", axes=1)
+        return call(inputs, *args, **kwargs)
+
+    adapted.call = checked
+    return adapted
 
 
 def check_masks(inputs: dict[str, Any]) -> None:
@@ -160,3 +306,86 @@ def _masks(inputs: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
                 f"example. Received: {masks[name].dtype.name}, shape={tuple(masks[name].shape)}"
             )
     return masks
+
+
+# Layers that take integers for what they are: as ids, or to scale them.
+_FOR_INTEGERS = (
+    keras.layers.CategoryEncoding,
+    keras.layers.Discretization,
+    keras.layers.Embedding,
+    keras.layers.HashedCrossing,
+    keras.layers.Hashing,
+    keras.layers.IntegerLookup,
+    keras.layers.Lambda,
+    keras.layers.Normalization,
+    keras.layers.Rescaling,
+)
+
+
+def _parts(x: Any, model: keras.Model, example: Any) -> list[tuple[Any, Any, list[Any] | None]]:
+    """Return each input with what the model expects of it and the layers that read it, if known."""
+    flat = keras.tree.flatten(x), keras.tree.flatten(example)
+    read: Any = readers(model)
+    if read is None or len(read) != len(flat[0]):
+        read = [None] * len(flat[0])
+    return list(zip(*flat, read, strict=True))
+
+
+def _check_scaled(x: Any, takes_integers: bool, name: str, axes: int) -> None:
+    dtype = _type(x)
+    if not takes_integers and _unscaled(tuple(x.shape)[axes:], dtype):
+        raise TypeError(
+            f"`{name}` must be scaled as in training; the samplers give uint8 images as "
+            "float32 times 1/255, and leave vectors of integers as they are, which "
+            f"`.astype('float32')` makes floats of. Received: dtype={dtype}"
+        )
+
+
+def _takes_integers(model: keras.Model, read: list[Any] | None, expected: Any) -> bool:
+    """Whether integers stay what they are where they are read, or it cannot be known."""
+    if keras.backend.is_int_dtype(keras.backend.standardize_dtype(expected.dtype)):
+        return True
+    layers = [model] if read is None else read
+    return all(
+        not isinstance(layer, keras.Layer)  # an operation, `x / 255` for instance
+        or any(isinstance(inner, _FOR_INTEGERS) for inner in layer._flatten_layers())
+        for layer in layers
+    )
+
+
+def _unscaled(shape: tuple[Any, ...], dtype: str) -> bool:
+    """Whether examples are of 8 bits, or other integers of the shape of images."""
+    if dtype == "uint8":
+        return True
+    picture = (len(shape) == 3 and shape[2] in (1, 3, 4)) or (
+        len(shape) == 2 and shape[0] == shape[1] and (shape[0] or 0) >= 8
+    )
+    return picture and keras.backend.is_int_dtype(dtype)
+
+
+def _type(x: Any) -> str:
+    kind = getattr(x.dtype, "kind", "")
+    if kind in tuple("OSU") or x.dtype == "string" or x.dtype is tf.string:
+        return "string"
+    return str(keras.backend.standardize_dtype(x.dtype))
+
+
+def _fits(shape: tuple[Any, ...], sizes: tuple[Any, ...]) -> bool:
+    return len(shape) == len(sizes) and all(
+        None in (n, e) or n == e for n, e in zip(shape, sizes, strict=True)
+    )
+
+
+def _remedy(shape: tuple[Any, ...], sizes: tuple[Any, ...]) -> str:
+    """Return what to do about a wrong shape, where that can be guessed."""
+    if len(shape) == 3 and _fits((*shape[1:], shape[0]), sizes):
+        return "; np.moveaxis(examples, 1, -1) puts the channels last"
+    if sizes[-1:] == (1,) and _fits((*shape, 1), sizes):
+        return "; examples[..., None] adds the axis of channels"
+    if len(shape) == len(sizes) == 3 and shape[:2] == sizes[:2]:
+        return f"; the examples have {shape[2]} channels, and the model is for {sizes[2]}"
+    if len(shape) == len(sizes) == 3 and shape[2] == sizes[2]:
+        return "; the images must be resized, or the model made for their size"
+    if None not in (*shape, *sizes) and math.prod(shape) == math.prod(sizes) and len(sizes) == 1:
+        return f"; examples.reshape(-1, {sizes[0]}) makes vectors of them"
+    return ""

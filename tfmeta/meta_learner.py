@@ -6,13 +6,15 @@ import abc
 import contextlib
 import logging
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tfmeta.agreement import check_agreement, ignored_class, not_warned_again
 from tfmeta.checks import check_count
 from tfmeta.class_weights import weighed
 from tfmeta.derivatives import gradients_or_zeros
@@ -33,12 +35,18 @@ from tfmeta.export.preprocessing import Preprocessing
 from tfmeta.export.saved_model import saved_learner
 from tfmeta.export.serving import refuse_several
 from tfmeta.functional import NoDerivative, check_layers
+from tfmeta.given import batches, first_of, named
 from tfmeta.inputs import (
+    arrays,
     check_examples,
+    check_ids,
     check_masks,
     check_support,
+    check_targets,
     episode_inputs,
     example_of,
+    known_example,
+    refusing_unscaled,
 )
 from tfmeta.kernels import avoided
 from tfmeta.losses import of_class_numbers, task_losses
@@ -98,6 +106,13 @@ class MetaLearner(Replicated, abc.ABC):
                 return -tfmeta.ops.squared_euclidean(z[None], state)[0]
         ```
     """
+
+    # Whether outputs are logits whatever the wrapped model returns.
+    gives_logits = False
+
+    # Whether `compile` has warned that the loss takes logits, and outputs are probabilities.
+    _warned = False
+    _restored = False
 
     def __init__(
         self,
@@ -169,8 +184,16 @@ class MetaLearner(Replicated, abc.ABC):
         """Choose optimizer, loss and metrics: `keras.Model.compile`, which see.
 
         The loss is that of the inner loop as well. Where the wrapped model computes in float16, the
-        optimizer scales the loss, as Keras's own training does.
+        optimizer scales the loss, as Keras's own training does. Where it takes logits and the
+        learner returns probabilities, there is a warning.
+
+        Raises:
+            ValueError: If the loss takes probabilities and the learner returns logits.
         """
+        if not self._restored:
+            self._warned = check_agreement(
+                type(self).__name__, loss, self.outputs_are(), always=self.gives_logits
+            )
         if auto_scale_loss and self.model.compute_dtype == "float16":
             optimizer = keras.optimizers.get(optimizer)
             if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
@@ -180,11 +203,34 @@ class MetaLearner(Replicated, abc.ABC):
             optimizer, loss, loss_weights, *args, auto_scale_loss=auto_scale_loss, **kwargs
         )
 
+    def outputs_are(self) -> list[str | None]:
+        """Return whether each output is `"logits"` or `"probabilities"`, or `None` if unknown."""
+        return [None]
+
+    def number_of_classes(self, support_y: Array) -> int | None:
+        """Return how many classes a meta-batch has, or `None` where labels are not their numbers.
+
+        Args:
+            support_y: Its support labels, those of padding left out.
+        """
+        del support_y  # for learners that have as many as there are labels
+        return None
+
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as when saved; Keras asks for this method where `compile` is overridden."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        self._restored = True  # what could be saved can be loaded, whatever its loss
+        try:
+            self.compile(**keras.saving.deserialize_keras_object(config))
+        finally:
+            self._restored = False
         if self.built:
             self.optimizer.build(self.trainable_variables)
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call the learner as Keras does, with examples that the wrapped model takes."""
+        if isinstance(inputs, dict):
+            self.check_examples(inputs)
+        return super().__call__(inputs, *args, **kwargs)
 
     def call(self, inputs: Inputs, training: bool | None = None) -> Any:
         """Adapt to each task and predict its queries.
@@ -213,56 +259,102 @@ class MetaLearner(Replicated, abc.ABC):
     def fit(self, x: Any = None, *args: Any, shuffle: bool = False, **kwargs: Any) -> Any:
         """Train on episodes: `keras.Model.fit`, which see.
 
-        The labels of the first meta-batch are checked beforehand, for in the graph an error would
-        be hard to read, and under XLA there would be none. The default of `shuffle` differs:
-        samplers draw at random already, and Keras would warn that it cannot shuffle a
-        `tf.data.Dataset`. With `tfmeta.states.SaveState` among `callbacks`, a training that was
-        interrupted goes on.
+        The first meta-batch, and that of `validation_data`, are checked beforehand, for in the
+        graph an error would be hard to read, and under XLA there would be none. The default of
+        `shuffle` differs: samplers draw at random already, and Keras would warn that it cannot
+        shuffle a `tf.data.Dataset`. With `tfmeta.states.SaveState` among `callbacks`, a training
+        that was interrupted goes on.
 
         A learner that was made in the scope of a `tf.distribute` strategy shares the tasks of each
         meta-batch out among the replicas, and learns what one replica would learn of all of them:
         see `docs/distributed.md`.
 
+        Args:
+            x: A `tf.data.Dataset` of `(inputs, targets)`, a generator of such, a dict of inputs
+                with the targets as `y`, or a sampler, which draws `batch_size` tasks (by default 1)
+                for each of `steps_per_epoch` meta-batches. `validation_data` likewise.
+            *args: Those of `keras.Model.fit`.
+            shuffle: Whether Keras shuffles the tasks of arrays.
+            **kwargs: Those of `keras.Model.fit`.
+
         Raises:
-            ValueError: If the labels don't fit, the model has a layer without the derivative that
-                the learner needs, or a task's support loss is NaN or infinite: it names inner step
-                and task, and the weights stay those of the step before. XLA compiles such checks
-                away. If the tasks cannot be shared out evenly, or other workers have another
-                learner or other episodes.
+            TypeError: If `x` holds no episodes, or examples of a type that the model would misread.
+            ValueError: If examples or labels don't fit, the model has a layer without the
+                derivative that the learner needs, or a task's support loss is NaN or infinite: it
+                names inner step and task, and the weights stay those of the step before. XLA
+                compiles such checks away. If the tasks cannot be shared out evenly, or other
+                workers have another learner or other episodes.
             ConnectionError: If another worker has ended.
         """
-        if kwargs.get("class_weight") is not None:
-            x, args = self._weighed(x, args, kwargs)
-        first = x
-        if isinstance(x, tf.data.Dataset):
-            first, _, _ = keras.utils.unpack_x_y_sample_weight(next(iter(x), (None,)))
+        kwargs = named(keras.Model.fit, self, x, *args, shuffle=shuffle, **kwargs)
         strategy = self.distribute_strategy
-        if "validation_data" in kwargs:
-            kwargs["validation_data"] = shared_out(kwargs["validation_data"], strategy)
-        shared = shared_out(x, strategy)
-        try:
-            if isinstance(first, dict):
-                self.check_inputs(first)
+        with self._unspoilt():
+            x, first = self._episodes(kwargs, "steps_per_epoch", labelled=True)
+            if (weights := kwargs.pop("class_weight", None)) is not None:
+                given = kwargs.get("y"), kwargs.get("sample_weight")
+                x, kwargs["sample_weight"] = weighed(x, *given, weights, self.loss)
+            if kwargs.get("validation_data") is not None:
+                watched = kwargs["validation_data"]
+                pair = watched if isinstance(watched, tuple | list) else (watched,)
+                given = {
+                    **dict(zip(("x", "y"), pair, strict=False)),
+                    "batch_size": kwargs.get("validation_batch_size"),
+                    "validation_steps": kwargs.get("validation_steps"),
+                }
+                watched, _ = self._episodes(given, "validation_steps")
+                kwargs["validation_batch_size"] = given["batch_size"]
+                kwargs["validation_data"] = shared_out(
+                    (watched, *pair[1:]) if len(pair) > 1 else watched, strategy
+                )
+            shared = shared_out(x, strategy)
+            if first is not None:
                 self._check_alike(first)
             with saving(kwargs.get("callbacks"), x) as callbacks:
                 if callbacks is not None:
                     kwargs["callbacks"] = callbacks
-                return super().fit(shared, *args, shuffle=shuffle, **kwargs)
-        except tf.errors.InvalidArgumentError as error:
-            raise readable(error) from error
-        except LOST as error:
-            raise lost(strategy, error) from error
+                return super().fit(shared, **kwargs)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Score meta-batches, their tasks shared out among replicas: `keras.Model.evaluate`."""
-        return super().evaluate(shared_out(x, self.distribute_strategy), *args, **kwargs)
+        """Score meta-batches, their tasks shared out among replicas: `keras.Model.evaluate`.
+
+        `x` is what `fit` takes, and its first meta-batch is checked as there; a sampler needs
+        `steps`.
+        """
+        if kwargs.get("_use_cached_eval_dataset"):
+            return super().evaluate(x, *args, **kwargs)  # from within `fit`
+        kwargs = named(keras.Model.evaluate, self, x, *args, **kwargs)
+        with self._unspoilt():
+            x, _ = self._episodes(kwargs, "steps", labelled=True)
+            return super().evaluate(shared_out(x, self.distribute_strategy), **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Predict for meta-batches, their tasks shared out among replicas: `keras.Model.predict`.
 
-        Every worker gets all predictions.
+        `x` is what `fit` takes, and its first meta-batch is checked as there; a sampler needs
+        `steps`. Every worker gets all predictions.
         """
-        return super().predict(shared_out(x, self.distribute_strategy), *args, **kwargs)
+        kwargs = named(keras.Model.predict, self, x, *args, **kwargs)
+        with self._unspoilt():
+            x, _ = self._episodes(kwargs, "steps")
+            return super().predict(shared_out(x, self.distribute_strategy), **kwargs)
+
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Take one outer step on a meta-batch, once it is checked: `keras.Model.train_on_batch`."""
+        with self._unspoilt():
+            self.check_inputs(x, y)
+            return super().train_on_batch(x, y, *args, **kwargs)
+
+    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Score a meta-batch, once it is checked: `keras.Model.test_on_batch`."""
+        with self._unspoilt():
+            self.check_inputs(x, y)
+            return super().test_on_batch(x, y, *args, **kwargs)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """Predict for a meta-batch, once it is checked: `keras.Model.predict_on_batch`."""
+        with self._unspoilt():
+            self.check_inputs(x)
+            return super().predict_on_batch(x)
 
     def train_step(self, data: Any) -> Any:
         """Take one outer step on a meta-batch; each task's outer gradient is taken by itself."""
@@ -517,15 +609,17 @@ class MetaLearner(Replicated, abc.ABC):
         """Adapt to one task and return an ordinary model for it; the learner stays as it is.
 
         Args:
-            support_x: `[ways*shots, ...]`, arrays or tensors, no task axis; scaled as in training.
-                For a model of several inputs, a nest of such as the model takes it.
+            support_x: `[ways*shots, ...]`, an array, a tensor or a list, no task axis; scaled as in
+                training. For a model of several inputs, a nest of such as the model takes it.
             support_y: `[ways*shots]`, for classes the integers `0..ways-1`.
 
         Returns:
-            A new `keras.Model`: `[n, ...]` → predictions `[n, outputs]`.
+            A new `keras.Model`: `[n, ...]` → predictions `[n, outputs]`. Until it is saved and
+            loaded, it refuses what `support_x` is refused for, unscaled images.
 
         Raises:
-            TypeError: If `support_x` is unscaled 8-bit data.
+            TypeError: If `support_x` is unscaled 8-bit data, or else of a type that the model would
+                misread.
             ValueError: If the two don't match in length or shape, are empty, hold NaN or infinite
                 values, the labels don't fit the learner, what is learnt is not finite, or the
                 model cannot be copied.
@@ -534,21 +628,26 @@ class MetaLearner(Replicated, abc.ABC):
             >>> adapted = learner.adapt(support_x, support_y)
             >>> adapted.predict(other_images).argmax(axis=1)
         """
-        x, y = (keras.tree.map_structure(np.asarray, value) for value in (support_x, support_y))
+        known = self.example if self.built else known_example(self.model)
+        x, y = arrays("support_x", support_x, known), arrays("support_y", support_y)
         check_support(x, y)
         if not self.built:
             self.build({"support_x": keras.tree.map_structure(lambda part: (1, *part.shape), x)})
-        check_examples(x, self.example)
+        check_examples(x, self.model, self.example, "support_x")
+        check_ids(x, self.model, self.example, "support_x")
         if not keras.tree.is_nested(y):
             self.check_labels(y)
         x, y = (keras.tree.map_structure(tf.constant, value) for value in (x, y))
-        state = self.adapt_task(x, y, training=False)
+        with self._unspoilt():
+            state = self.adapt_task(x, y, training=False)
         _check_finite(state)
-        return self.adapted_model(state)
+        return refusing_unscaled(self.adapted_model(state), self.model, self.example)
 
     def export(
         self,
-        path: str | os.PathLike[str],
+        filepath: str | os.PathLike[str],
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
         *,
         class_names: Sequence[str] | None = None,
         preprocessing: Preprocessing | None = None,
@@ -571,21 +670,24 @@ class MetaLearner(Replicated, abc.ABC):
         refused by assertions in the graph.
 
         Args:
-            path: The folder to write.
+            filepath: The folder to write.
+            format: `"tf_saved_model"`, the one that there is for learners. `tfmeta.export.lite` and
+                `tfmeta.export.onnx` write other kinds of files.
+            verbose: Whether to print where it was written, as Keras does; by default not.
             class_names: Names of the classes 0, 1, …; the output `labels` is then the name of each
                 query's class. Where the number of ways is free, they are the most that there can
                 be.
             preprocessing: How uint8 images of any size become what the model takes, in the place
                 of `support_x` and `query_x` as the model takes them.
-            overwrite: Whether a SavedModel at `path` may be replaced; nothing else ever is.
+            overwrite: Whether a SavedModel at `filepath` may be replaced; nothing else ever is.
 
         Raises:
             TypeError: If an argument is of another type.
-            ValueError: If the learner is not built or has several inputs or outputs, `class_names`
-                don't fit its outputs or have one twice, or `preprocessing` makes something else
-                than the model takes.
-            FileExistsError: If there is something at `path` that may not be replaced.
-            OSError: If `path` cannot be written.
+            ValueError: If there is no such format, the learner is not built or has several inputs
+                or outputs, `class_names` don't fit its outputs or have one twice, or
+                `preprocessing` makes something else than the model takes.
+            FileExistsError: If there is something at `filepath` that may not be replaced.
+            OSError: If `filepath` cannot be written.
 
         Example:
             ```python
@@ -595,13 +697,22 @@ class MetaLearner(Replicated, abc.ABC):
             few_shot.predict(query_x=query_x, **task)["predictions"]
             ```
         """
+        if format != "tf_saved_model":
+            raise ValueError(
+                "`format` must be 'tf_saved_model' for a learner. tfmeta.export.lite(learner, ...) "
+                "writes a LiteRT (TFLite) file of it, tfmeta.export.onnx(learner.adapt(support_x, "
+                "support_y), ...) an ONNX file of an adapted model, and that model's own "
+                f"export(...) takes Keras's formats. Received: format={format!r}"
+            )
         saved_learner(
             self,
-            path,
+            filepath,
             class_names=class_names,
             preprocessing=preprocessing,
             overwrite=overwrite,
         )
+        if verbose:
+            print(f"Saved artifact at '{os.fspath(filepath)}'.")
 
     @property
     def transductive(self) -> bool:
@@ -646,21 +757,53 @@ class MetaLearner(Replicated, abc.ABC):
         number = len(tf.nest.flatten(structure))
         return tf.nest.pack_sequence_as(structure, [tensors[f"state_{i}"] for i in range(number)])
 
-    def check_inputs(self, inputs: Any) -> None:
-        """Raise a `ValueError` if this learner cannot work on such a meta-batch; build it for it.
+    def check_inputs(self, inputs: Any, targets: Any = None) -> None:
+        """Raise unless this learner can work on such a meta-batch; build it for it.
 
         Args:
             inputs: As for `call`.
+            targets: `[tasks, queries]`, or `None` where they don't matter.
+
+        Raises:
+            TypeError: If examples are of a type that the model would misread.
+            ValueError: If shapes, ids or labels don't fit.
         """
         tensors = episode_inputs(inputs)
         check_masks(tensors)
+        self.check_examples(tensors)
         if not self.built:
             strategy = self._distribute_strategy
             with strategy.scope() if strategy else contextlib.nullcontext():
                 self.build(keras.tree.map_structure(lambda tensor: tuple(tensor.shape), tensors))
+        for name in ("support_x", "query_x"):
+            check_ids(inputs[name], self.model, self.example, name)
+        classes = None
         if not keras.tree.is_nested(tensors["support_y"]):
-            labels = np.asarray(tensors["support_y"])
-            self.check_labels(labels[tensors["support_mask"]] if is_padded(tensors) else labels)
+            labels = np.asarray(inputs["support_y"])
+            if is_padded(tensors):
+                labels = labels[np.asarray(tensors["support_mask"])]
+            self.check_labels(labels)
+            classes = self.number_of_classes(labels)
+        if targets is not None:
+            ignored = None if classes is None else ignored_class(self.loss)
+            check_targets(tensors, arrays("targets", targets), classes, ignored)
+
+    def check_examples(self, inputs: Inputs) -> None:
+        """Raise unless the wrapped model takes a meta-batch's examples, by their shapes and types.
+
+        A learner that gives the model something else than examples overrides this.
+
+        Args:
+            inputs: As for `call`.
+
+        Raises:
+            TypeError: If examples are of a type that the model would misread.
+            ValueError: If they are nested otherwise, or of another shape.
+        """
+        example = self.example if self.built else known_example(self.model)
+        for name in ("support_x", "query_x"):
+            if example is not None and name in inputs and keras.tree.flatten(inputs[name]):
+                check_examples(inputs[name], self.model, example, name, axes=2)
 
     def check_labels(self, labels: Array) -> None:
         """Raise a `ValueError` if this learner cannot learn from such labels. Default: all fit.
@@ -705,12 +848,47 @@ class MetaLearner(Replicated, abc.ABC):
         loss = super()._aggregate_additional_loss(loss)
         return loss * replicas if replicas > 1 and self._sums_over_tasks() else loss
 
-    def _weighed(self, x: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        """Return the data of `fit` with the weight of its class for each query."""
-        y = args[0] if args else kwargs.pop("y", None)
-        given = kwargs.pop("sample_weight", None), kwargs.pop("class_weight")
-        x, kwargs["sample_weight"] = weighed(x, y, *given, self.loss)
-        return x, (y, *args[1:])
+    def _episodes(
+        self, given: dict[str, Any], steps: str, labelled: bool = False
+    ) -> tuple[Any, Any]:
+        """Take `x` out of arguments; return it as Keras takes it, and its first inputs, checked."""
+        x = given.pop("x", None)
+        sampler = not isinstance(x, dict)
+        y = given.get("y")
+        taken = batches(
+            x, y, steps=given.get(steps), named=steps, meta_batch_size=given.get("batch_size")
+        )
+        if taken is not x and sampler:
+            given["batch_size"] = None  # the sampler's data set has it
+        inputs, targets, taken = first_of(taken, y)
+        if inputs is None:
+            return taken, None
+        if labelled and targets is None and self.compiled and self.loss is not None:
+            raise ValueError(
+                "The targets must be given, `y` or the second of a data set's pairs (inputs, "
+                "targets). Received: inputs alone"
+            )
+        self.check_inputs(inputs, targets)
+        return taken, inputs
+
+    @contextlib.contextmanager
+    def _unspoilt(self) -> Iterator[None]:
+        """Say in words what failed in a graph, and leave no half-made function for the next call.
+
+        Keras keeps its functions from call to call; one whose tracing failed cannot be called, nor
+        may validation go on with the data of a `fit` that failed.
+        """
+        try:
+            with not_warned_again() if self._warned else contextlib.nullcontext():
+                yield
+        except Exception as error:
+            self.train_function = self.test_function = self.predict_function = None
+            self._predict_here = self._eval_epoch_iterator = None
+            if isinstance(error, tf.errors.InvalidArgumentError):
+                raise readable(error) from error
+            if isinstance(error, LOST):
+                raise lost(self.distribute_strategy, error) from error
+            raise
 
     def _check_alike(self, first: Any) -> None:
         """Raise on all workers unless they have the same learner and the same first meta-batch."""
@@ -863,13 +1041,23 @@ def finalize(model: keras.Model) -> None:
 
 
 def readable(error: Any, where: str = "") -> Any:
-    """Return a failed check of a graph as a `ValueError` with its words, if it is one of ours."""
+    """Return a failed check of a graph as a `ValueError` with its words, if it is known."""
     for line in error.message.splitlines():
         # An assertion's data stand between brackets.
         words = line.strip().replace("[", "").replace("]", "")
         for beginning in ("The support loss must be finite", "`ways` must be at most"):
             if beginning in words:
                 return ValueError(beginning + words.split(beginning, 1)[1] + where)
+    if found := re.search(r"= (-?\d+) is not in \[0, (\d+)\)", error.message):
+        return ValueError(
+            f"Ids must be from 0 to {int(found[2]) - 1}, where what they are looked up in (the "
+            f"table of an Embedding, class weights) has {found[2]} rows. Received: {found[1]}"
+            f"{where}"
+        )
+    if found := re.search(r"label value of (-?\d+) .* valid range of \[0, (\d+)\)", error.message):
+        return ValueError(
+            f"Labels must be the class numbers 0..{int(found[2]) - 1}. Received: {found[1]}{where}"
+        )
     return error
 
 

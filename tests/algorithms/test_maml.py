@@ -405,8 +405,12 @@ def test_more_ways_than_outputs():
             learner.fit(tf.data.Dataset.from_tensors((inputs, targets)), verbose=0)
     # Only the first meta-batch is looked at beforehand.
     learner.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"`ways` must be at most the number"):
-        learner.train_on_batch(inputs, targets)
+    right = {**inputs, "support_y": inputs["support_y"] - 1}
+    data = tf.data.Dataset.from_tensors((right, targets)).concatenate(
+        tf.data.Dataset.from_tensors((inputs, targets))
+    )
+    with pytest.raises(ValueError, match=r"`ways` must be at most the number"):
+        learner.fit(data, verbose=0)
 
 
 @keras.saving.register_keras_serializable(package="test")

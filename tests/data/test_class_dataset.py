@@ -118,6 +118,28 @@ def test_with_rotations_makes_four_classes_of_one() -> None:
     assert turned.select([6]).quarter_turns.tolist() == [2]
 
 
+@pytest.mark.parametrize(
+    "examples",
+    [
+        np.arange(200).reshape(10, 20, 1)[:, :, 0].reshape(10, 4, 5),
+        np.tile(np.arange(100), (10, 1)).reshape(10, 50, 2),
+        np.tile(np.arange(64), (10, 1)).reshape(10, 8, 8),
+        np.tile(np.arange(64.0), (10, 1)).reshape(10, 16, 4),
+        np.tile(np.arange(54), (10, 1)).reshape(10, 3, 3, 6),
+    ],
+    ids=lambda x: f"{x.dtype}{x.shape[1:]}",
+)
+def test_series_of_whole_numbers_are_no_images(examples: np.ndarray) -> None:
+    assert ClassDataset(examples, np.arange(10) // 5).examples is examples
+
+
+def test_split_takes_one_sequence_too() -> None:
+    whole, parts = toy(10), (0.5, 0.5)
+    for one in (parts, list(parts)):
+        names = [part.class_names for part in whole.split(one)]
+        assert names == [part.class_names for part in whole.split(*parts)]
+
+
 # What is refused
 
 Attempt = Callable[[], Any]
@@ -134,6 +156,21 @@ REFUSED: dict[str, tuple[Attempt, type[Exception], str]] = {
         lambda: ClassDataset(images(5), [0, 1]),
         ValueError,
         r"same length. Received: 5 examples, 2 labels",
+    ),
+    "dict": (
+        lambda: ClassDataset({"image": images(4), "text": images(4)}, range(4)),  # type: ignore[arg-type]
+        TypeError,
+        r"several inputs.*tf.data.Dataset.*Received: a dict of 'image', 'text'",
+    ),
+    "float image of a square": (
+        lambda: ClassDataset(images(4, 8, 8).astype(np.float32), range(4)),
+        ValueError,
+        r"must be of type uint8",
+    ),
+    "fractions of another type": (
+        lambda: toy().split("0.5", 0.5),  # type: ignore[arg-type]
+        TypeError,
+        r"`fractions` must be numbers",
     ),
     "empty": (lambda: ClassDataset(images(0), []), ValueError, "at least one example"),
     "empty list": (lambda: ClassDataset([], []), ValueError, "at least one example"),

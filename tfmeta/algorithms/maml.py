@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfmeta.agreement import ignored_class
 from tfmeta.algorithms.rates import (
     LEARNED_RATES,
     Filled,
@@ -26,6 +27,7 @@ from tfmeta.algorithms.rates import (
 from tfmeta.checks import check_at_least_zero, check_count, check_positive
 from tfmeta.constraints import Constraint
 from tfmeta.distribution import replicas_here
+from tfmeta.ends import kind_of_output, makers
 from tfmeta.functional import (
     BATCH_NORM_MODES,
     TRACING,
@@ -119,6 +121,8 @@ class MAML(MetaLearner):
     scored_steps: int = 1
     # How many copies of the weights one task adapts.
     copies: int = 1
+    # The width of the model's output, once it is known.
+    _widths: tuple[int | None, ...] = ()
 
     def __init__(
         self,
@@ -426,14 +430,28 @@ class MAML(MetaLearner):
             most = min(most, cores * max(1, _ENOUGH // (each * (support + query))))
         return max(1, most)
 
+    def outputs_are(self) -> list[str | None]:
+        """Return whether the outputs of the model are logits, by its last activations."""
+        return [kind_of_output(layer) for layer in makers(self.model)]
+
+    def number_of_classes(self, support_y: Array) -> int | None:
+        """Return the width of the model's output, where labels are class numbers."""
+        del support_y
+        return self._classes()
+
     def check_labels(self, labels: Array) -> None:
-        """Check that integer class labels fit the width of the model's output."""
+        """Check that integer class labels fit the width of the model's output.
+
+        One that the loss leaves out, `ignore_class`, may be any number.
+        """
         width = self._classes()
         if width is None:
             return
         if not np.issubdtype(labels.dtype, np.integer):
             raise ValueError(f"labels must be integers. Received: dtype={labels.dtype}")
-        if labels.min() < 0 or labels.max() >= width:
+        ignored = ignored_class(self.loss)
+        labels = labels if ignored is None else labels[labels != ignored]
+        if labels.size and (labels.min() < 0 or labels.max() >= width):
             raise ValueError(
                 f"labels must be in 0..{width - 1}: the model has {width} outputs, and `ways` "
                 f"must not be more. Received: labels from {labels.min()} to {labels.max()}"
@@ -444,7 +462,7 @@ class MAML(MetaLearner):
         width = self._classes()
         if width is None:
             return inputs
-        labels = inputs["support_y"]
+        labels = self._counted(inputs["support_y"])
         fit = tf.debugging.assert_less(
             labels,
             tf.cast(width, labels.dtype),
@@ -463,6 +481,7 @@ class MAML(MetaLearner):
         width = self._classes()
         if width is None:
             return super().labels_fit(labels)
+        labels = self._counted(labels)
         fit = tf.reduce_all((labels >= 0) & (labels < width))
         return fit, f"the class numbers 0..{width - 1}, as the model has {width} outputs"
 
@@ -737,8 +756,19 @@ class MAML(MetaLearner):
         """Return how many outputs the model has, where labels are their numbers."""
         if not (self.built and self.compiled and self._classes_are_outputs()):
             return None
-        outputs = self.model.compute_output_spec(self.example)
-        return None if tf.nest.is_nested(outputs) else outputs.shape[-1]
+        if not self._widths:
+            # Once, for Keras traces the model to tell.
+            outputs = self.model.compute_output_spec(self.example)
+            self._widths = (None if tf.nest.is_nested(outputs) else outputs.shape[-1],)
+        return self._widths[0]
+
+    def _counted(self, labels: Any) -> Any:
+        """Return labels in a graph, 0 in the place of the one that the loss leaves out."""
+        ignored = ignored_class(self.loss)
+        # Of a type that has no such number, no label is it.
+        if ignored is None or not labels.dtype.min <= ignored <= labels.dtype.max:
+            return labels
+        return tf.where(labels == tf.cast(ignored, labels.dtype), tf.zeros_like(labels), labels)
 
     def _classes_are_outputs(self) -> bool:
         return of_class_numbers(self.loss)

@@ -54,6 +54,8 @@ class ProtoMAML(MAML):
         ```
     """
 
+    gives_logits = True
+
     def __init__(
         self,
         encoder: keras.Model,
@@ -106,6 +108,14 @@ class ProtoMAML(MAML):
             outputs=tf.cast(called.outputs, kernel.dtype) @ kernel + bias,
             params=[*called.params, kernel, params[-1]],
         )
+
+    def outputs_are(self) -> list[str | None]:
+        """Return that they are logits."""
+        return ["logits"]
+
+    def number_of_classes(self, support_y: Array) -> int | None:
+        """Return as many as there are classes in the support sets."""
+        return int(support_y.max()) + 1
 
     def check_labels(self, labels: Array) -> None:
         """Check that the labels are the integers `0..ways-1`, none of them missing."""

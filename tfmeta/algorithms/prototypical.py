@@ -59,6 +59,8 @@ class PrototypicalNetwork(MetaLearner):
         ```
     """
 
+    gives_logits = True
+
     def __init__(
         self,
         encoder: keras.Model,
@@ -150,6 +152,14 @@ class PrototypicalNetwork(MetaLearner):
         """Return the logits `[queries, ways]`."""
         means, present = state
         return self._logits(self._embed(query_x, training)[None], means[None], present[None])[0]
+
+    def outputs_are(self) -> list[str | None]:
+        """Return that they are logits."""
+        return ["logits"]
+
+    def number_of_classes(self, support_y: Array) -> int | None:
+        """Return as many as there are classes in the support sets."""
+        return int(support_y.max()) + 1
 
     def check_labels(self, labels: Array) -> None:
         """Check that the labels are the integers `0..ways-1`, none of them missing."""

@@ -6,7 +6,7 @@ import copy
 import difflib
 import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from tfmeta.data.shards import Shards
 from tfmeta.data.splits import shuffled
 from tfmeta.types import Array
 
+_SMALLEST_SQUARE = 8  # pixels: what is smaller is hardly an image
 _SCANNED_AT_ONCE = 1 << 22  # numbers: bounds the memory that a check takes
 
 
@@ -28,8 +29,9 @@ class ClassDataset:
 
     Args:
         examples: NumPy array `[n, ...]`; for data larger than memory an `np.memmap` of that shape,
-            or `tfmeta.data.Shards` for several; or a list of strings. uint8 stands for images of
-            0..255.
+            or `tfmeta.data.Shards` for several; or a list of strings. uint8 `[n, height, width]`
+            and with more axes stands for images of 0..255; vectors of integers, `[n, d]`, are what
+            they are.
         labels: The class of each example, `[n]`: integers or strings. Classes are numbered from 0
             in the sorted order of the labels that occur.
         class_names: The name of each class, in that order; the labels themselves by default.
@@ -266,13 +268,14 @@ class ClassDataset:
             raise ValueError(f"`classes` must all differ. Received {twice!r} more than once.")
         return self._derive(chosen)
 
-    def split(self, *fractions: float, seed: int = 0) -> tuple[ClassDataset, ...]:
+    def split(self, *fractions: float | Sequence[float], seed: int = 0) -> tuple[ClassDataset, ...]:
         """Shares the classes out at random, so that no part has a class of another.
 
         Split before `with_rotations`, or the same drawing would turn up in several parts.
 
         Args:
-            *fractions: The share of the classes of each part; together 1.
+            *fractions: The share of the classes of each part; together 1. One sequence of them
+                will do.
             seed: Another number gives another assignment. It depends on nothing but the number
                 and the names of the classes.
 
@@ -280,6 +283,7 @@ class ClassDataset:
             A `ClassDataset` for each fraction; the classes of a part stay in order.
 
         Raises:
+            TypeError: The fractions are no numbers.
             ValueError: The fractions are not positive or do not add up to 1, or there are too few
                 classes for each part to have one.
 
@@ -289,11 +293,16 @@ class ClassDataset:
         train, validation, test = images.split(0.6, 0.2, 0.2)
         ```
         """
-        if not fractions or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        given: Any = fractions
+        if len(fractions) == 1 and isinstance(fractions[0], Sequence):
+            given = tuple(fractions[0])
+        if not all(isinstance(f, (int, float, np.number)) for f in given):
+            raise TypeError(f"`fractions` must be numbers. Received: fractions={given}")
+        if not given or min(given) <= 0 or abs(sum(given) - 1) > 1e-6:
             raise ValueError(
-                f"`fractions` must be positive and add up to 1. Received: fractions={fractions}"
+                f"`fractions` must be positive and add up to 1. Received: fractions={given}"
             )
-        cuts = np.rint(np.cumsum((0, *fractions)) * self.num_classes).astype(int)
+        cuts = np.rint(np.cumsum((0, *given)) * self.num_classes).astype(int)
         if min(np.diff(cuts)) < 1:
             raise ValueError(
                 "`fractions` must leave at least one class in each part. "
@@ -425,10 +434,14 @@ def _check_examples(examples: Any) -> Any:
     if isinstance(examples, Shards):  # which has what is needed of an array
         return examples
     if not isinstance(examples, np.ndarray):
-        if not hasattr(examples, "__len__"):
+        if not hasattr(examples, "__len__") or isinstance(examples, (Mapping, set, str, bytes)):
+            received = f"examples={examples!r}"
+            if isinstance(examples, Mapping):
+                received = f"a {type(examples).__name__} of {', '.join(map(repr, examples))}"
             raise TypeError(
-                "`examples` must be an array, or a list of arrays or strings. "
-                f"Received: examples={examples!r}"
+                "`examples` must be an array, or a list of arrays or strings. Models of several "
+                "inputs are trained on a tf.data.Dataset of one's own, of (inputs, targets) with "
+                f"nests in 'support_x' and 'query_x'. Received: {received}"
             )
         if len(examples) and all(isinstance(example, str) for example in examples):
             texts = np.empty(len(examples), object)  # np.array would pad all to the longest
@@ -453,9 +466,12 @@ def _check_examples(examples: Any) -> Any:
             "`examples` must have the shape [examples, ...], with an axis for what makes up one "
             f"example. Received: examples of shape {examples.shape}"
         )
-    # Whole numbers along one axis, the tokens of a text for instance, may be anything.
-    images = examples.ndim in (3, 4)
-    scanned = examples.dtype.kind == "f" or (images and examples.dtype.kind in "iu")
+    # Whole numbers along one axis, the tokens of a text for instance, may be anything; so may those
+    # along two, a series' for instance, unless they are floats as large as pixels of a square.
+    square = examples.ndim == 3 and examples.shape[1] == examples.shape[2] >= _SMALLEST_SQUARE
+    floats = examples.dtype.kind == "f"
+    images = (examples.ndim == 4 and examples.shape[3] in (1, 3, 4)) or (floats and square)
+    scanned = floats or (images and examples.dtype.kind in "iu")
     if scanned and examples.dtype != np.uint8 and not isinstance(examples, np.memmap):
         _check_numbers(examples, images)
     return examples

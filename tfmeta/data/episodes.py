@@ -55,8 +55,8 @@ class EpisodeSampler:
             proportion to how many examples it has.
         augmentation: Random changes of the images, or `None`.
         mean: What is subtracted from examples before they are divided by `std`, in units of the
-            floats they come as ([0, 1] for uint8): one number, or one for each channel of images
-            `[n, height, width, channels]` or vectors `[n, channels]`. 0 when `None`.
+            floats they come as ([0, 1] for uint8 images): one number, or one for each channel of
+            images `[n, height, width, channels]` or vectors `[n, channels]`. 0 when `None`.
         std: What they are divided by, likewise; 1 when `None`.
         num_threads: Threads that fill large meta-batches; by default the CPUs there are.
 
@@ -134,10 +134,11 @@ class EpisodeSampler:
             `(inputs, targets)`. `inputs["support_x"]` is `[tasks, ways * shots, ...]`,
             `inputs["support_y"]` is int32 `[tasks, ways * shots]`, `inputs["query_x"]` is
             `[tasks, ways * queries, ...]`, and `targets` are the labels of the queries, int32
-            `[tasks, ways * queries]`. Examples are ordered by label. uint8 examples come as
-            float32, multiplied by `float32(1 / 255)`; uint16 images too, by `float32(1 / 65535)`;
-            other floats as float32; all of them augmented and normalised as the sampler was told.
-            Other integers and strings come as they are. Where `ways` or `shots` is a range, there
+            `[tasks, ways * queries]`. Examples are ordered by label. uint8 images, of two axes or
+            more, come as float32, multiplied by `float32(1 / 255)`; uint16 images of two or three
+            by `float32(1 / 65535)`; other floats as float32; all of them augmented and normalised
+            as the sampler was told. Other integers (vectors of uint8 too, the tokens of a text for
+            instance) and strings come as they are. Where `ways` or `shots` is a range, there
             are masks as well.
 
         Raises:

@@ -181,9 +181,11 @@ def _available_cpus() -> int:
 
 
 def _become_floats(examples: Array) -> bool:
-    """Whether examples come as float32: uint16 may be the tokens of a text, unless an image."""
-    image = examples.dtype == np.uint16 and examples.ndim in (3, 4)
-    return image or examples.dtype == np.uint8 or examples.dtype.kind == "f"
+    """Whether examples come as float32: integers may be the tokens of a text, unless an image."""
+    image = (examples.dtype == np.uint8 and examples.ndim >= 3) or (
+        examples.dtype == np.uint16 and examples.ndim in (3, 4)
+    )
+    return image or examples.dtype.kind == "f"
 
 
 def _in_core(examples: Array) -> bool:
