@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
+# Of the running statistics. With Keras's 0.99 they lag 100 steps behind the weights.
+MOMENTUM = 0.9
+
 
 def conv4(
     input_shape: Sequence[int],
@@ -58,7 +61,7 @@ def conv4(
     inputs = x = keras.Input(input_shape)
     for _ in range(4):
         x = layers.Conv2D(filters, 3, 2 if downsample == "stride" else 1, padding="same")(x)
-        x = layers.BatchNormalization()(x)
+        x = layers.BatchNormalization(momentum=MOMENTUM)(x)
         x = layers.ReLU()(x)
         if downsample == "pool":
             x = layers.MaxPooling2D()(x)
