@@ -18,6 +18,8 @@ from PIL import Image
 from tfmeta import training
 from tfmeta.classifier import Classifier
 from tfmeta.cli import image_files, main
+from tfmeta.data import ClassDataset
+from tfmeta.distribution import digest
 from tfmeta.runs import SPLITS, Run, Settings
 
 CLASSES = 10
@@ -128,6 +130,35 @@ def test_a_class_added_to_the_folder_later_is_not_used(tmp_path: Path, prototypi
     more = write_images(tmp_path / "more", CLASSES + 3)
     parts = training.load_data(Settings(**{**settings, "data": str(more)}))
     assert [list(part.class_names) for part in parts] == list(settings["classes"].values())
+
+
+def test_omniglot_with_turned_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parts share one array, which holds fewer examples than the turned classes have."""
+    alphabets = [a for a in ("Greek", "Armenian", "ULOG") for _ in range(3)]
+    names = [f"{alphabet}_{c}" for c, alphabet in enumerate(alphabets)]
+    images = np.random.default_rng(0).integers(0, 256, (27, 16, 16, 1), np.uint8)
+    characters = ClassDataset(images, np.arange(27) // 3, names, alphabets)
+    monkeypatch.setattr(ClassDataset, "from_tfds", lambda *_, **__: characters)
+    command = ("train", "omniglot", "--preset", "vinyals_final", *TINY[2:], "--epochs", 1)
+    output = tfmeta(*command, "--output", tmp_path / "run").output
+    assert "24 classes" in output
+    assert Run(tmp_path / "run").model_file.exists()
+
+
+@pytest.mark.parametrize("rotations", [False, True])
+def test_a_part_is_told_by_its_own_examples(rotations: bool) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 4, 4, 1), np.uint8)
+
+    def told(images: np.ndarray, classes: list[int]) -> bytes:
+        part = ClassDataset(images, np.repeat([2, 0, 1], 4)).select(classes)
+        return digest(*training._samples(part.with_rotations() if rotations else part))
+
+    for c in range(3):
+        expected = told(images, [c])
+        for i in range(12):
+            other = images.copy()
+            other[i, 0, 0] ^= 1
+            assert (told(other, [c]) != expected) == (i // 4 == (1, 2, 0)[c])
 
 
 def test_evaluate_prints_what_the_score_means(prototypical: Path, photos: Path) -> None:

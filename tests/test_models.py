@@ -18,6 +18,11 @@ def test_conv4_features(shape, downsample, features):
     assert head(np.zeros((2, *shape))).shape == (2, 5)
 
 
+def test_conv4_follows_the_weights_within_short_trainings():
+    norms = [x for x in tfmeta.models.conv4((28, 28, 1)).layers if hasattr(x, "moving_mean")]
+    assert [norm.momentum for norm in norms] == [0.9] * 4
+
+
 def test_mlp_is_the_sinusoid_regressor():
     model = tfmeta.models.mlp((1,), 1)
     assert model.count_params() == 40 + 40 + 40 * 40 + 40 + 40 + 1

@@ -251,8 +251,10 @@ def together(
 
 
 def _samples(part: ClassDataset) -> list[Any]:
-    """Return what tells two data sets apart: the index of classes, and some of the examples."""
-    some = np.linspace(0, len(part) - 1, min(len(part), 256)).astype(int)
+    """Return what tells two data sets apart: the index of classes, and some of their examples."""
+    # `part.examples` may be shared with other parts, and hold more or less than `len(part)`.
+    spread = np.linspace(0, len(part) - 1, min(len(part), 256)).astype(int)
+    some = np.asarray(part.class_indices)[spread]
     examples = [np.asarray(part.examples[i]) for i in some]
     index = [part.class_offsets, part.class_indices, part.quarter_turns]
     return [list(part.class_names), *map(np.asarray, index), *examples]

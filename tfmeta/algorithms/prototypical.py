@@ -5,6 +5,7 @@ Snell, Swersky and Zemel, *Prototypical Networks for Few-shot Learning*, NeurIPS
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import keras
@@ -23,6 +24,8 @@ from tfmeta.padding import MASKS, put_back, without_padding
 from tfmeta.types import Array, Inputs
 
 DISTANCES = ("squared_euclidean", "cosine")
+# How much of the statistics from before a training may be left in the running ones.
+_LEFT_OVER = 0.01
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
@@ -32,7 +35,10 @@ class PrototypicalNetwork(MetaLearner):
     `c_k` is the mean embedding of class k's support examples; the logits are `−t ‖f(x) − c_k‖²`
     or `t cos(f(x), c_k)` with the temperature t. Ways and shots are free: training with more ways
     than testing is the usual practice. In training, support and query are embedded together, so
-    batch normalisation sees one batch, as published; evaluation uses its moving averages.
+    batch normalisation sees one batch, as published; evaluation uses its moving averages. They lag
+    1/(1 − momentum) steps behind the weights: Keras's momentum of 0.99 needs 500 steps, and a
+    network of your own with `keras.layers.BatchNormalization(momentum=0.9)` 50. `fit` says so when
+    a training was too short.
 
     XLA must know the number of ways beforehand. With `jit_compile=True` there are therefore as many
     logits as support examples; those of classes that a task does not have are about −1e38.
@@ -113,6 +119,29 @@ class PrototypicalNetwork(MetaLearner):
         if self.distribute_strategy.num_replicas_in_sync > 1:
             for layer in batch_norm_layers(self.model):
                 layer.synchronized = True
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Train on episodes as `MetaLearner.fit`, which see.
+
+        Where more than 1 % of what batch normalisation's running statistics were before the first
+        step is left in them, momentum^steps, that is said in the log, with the layer's name.
+        """
+        history = super().fit(*args, **kwargs)
+        steps = int(self.optimizer.iterations)
+        lagging = {layer.momentum: layer.name for layer in batch_norm_layers(self.model)}
+        momentum = max(lagging, default=0.0)
+        if momentum**steps > _LEFT_OVER:
+            logging.getLogger("tfmeta").warning(
+                "After %d steps of training, the running statistics of batch normalisation, which "
+                "evaluation uses, still hold %.0f %% of what they were before it: the momentum of "
+                "layer %r is %g. Train for more steps, or with a smaller momentum, as in "
+                "BatchNormalization(momentum=0.9).",
+                steps,
+                100 * momentum**steps,
+                lagging[momentum],
+                momentum,
+            )
+        return history
 
     def train_step(self, data: Any) -> Any:
         """Take one outer step on all tasks at once, as Keras's own step does."""
