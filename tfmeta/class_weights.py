@@ -48,8 +48,8 @@ def _table(class_weight: Any) -> Any:
         for key, weight in class_weight.items()
     ):
         raise TypeError(
-            "`class_weight` must be a dict of class numbers and weights, both at least 0. Received: "
-            f"class_weight={class_weight!r}"
+            "`class_weight` must be a dict of class numbers and weights, both at least 0. "
+            f"Received: class_weight={class_weight!r}"
         )
     every = range(max(class_weight, default=0) + 1)
     return tf.constant([class_weight.get(i, 1.0) for i in every], keras.config.floatx())

@@ -76,4 +76,3 @@ def put_back(mask: Any, values: Any, columns: Any = None) -> Any:
         return tf.ensure_shape(placed, [*mask.shape, *rows.shape[1:]])
 
     return keeping_notes(put, values)
-

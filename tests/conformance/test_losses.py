@@ -165,9 +165,11 @@ def tasks_of(kind: Kind, *, logits: bool = False, ignored: Any = None, steps: in
     keras.utils.set_random_seed(1)
     r = np.random.default_rng(0)
     shape = (steps,) if steps else ()
-    x = r.normal(size=(TASKS, SUPPORT + QUERIES, *shape, FEATURES)) * [[[1.0]], [[2.0]]] if not (
-        steps
-    ) else r.normal(size=(TASKS, SUPPORT + QUERIES, *shape, FEATURES))
+    x = (
+        r.normal(size=(TASKS, SUPPORT + QUERIES, *shape, FEATURES)) * [[[1.0]], [[2.0]]]
+        if not (steps)
+        else r.normal(size=(TASKS, SUPPORT + QUERIES, *shape, FEATURES))
+    )
     y = kind.labels(r, TASKS, SUPPORT + QUERIES, *shape)
     if kind is CLASSES and ignored is not None:
         # In one task more than in the other, at different places.

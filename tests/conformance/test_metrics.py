@@ -178,7 +178,7 @@ def test_metrics(family: str, weighted: bool) -> None:
     given = {} if weights is None else {"sample_weight": weights}
     # Packed or in turn, a metric sees the same predictions.
     axis = "loop" if weighted else "packed"
-    logs, inputs, targets, predictions = _run(chosen, {argument: made}, axis, **given)
+    logs, _, targets, predictions = _run(chosen, {argument: made}, axis, **given)
     y = targets.reshape(-1, *targets.shape[2:])
     # Predictions as the model itself makes them, so that it knows what they were made of.
     p = predictions.reshape(-1, *predictions.shape[2:])
@@ -188,9 +188,7 @@ def test_metrics(family: str, weighted: bool) -> None:
             continue  # test_logits_behind_an_activation
         alone.update_state(y, p, None if weights is None else weights.reshape(-1))
         right = np.asarray(alone.result())
-        np.testing.assert_allclose(
-            logs[f"m{i}"], right, rtol=1e-6, err_msg=f"{name} {arguments}"
-        )
+        np.testing.assert_allclose(logs[f"m{i}"], right, rtol=1e-6, err_msg=f"{name} {arguments}")
 
 
 def test_functions() -> None:
@@ -226,8 +224,8 @@ def test_top_k(family: str) -> None:
 def test_logits_behind_an_activation(family: str, metric: str, axis: str) -> None:
     # Keras takes the logits that the activation was given, and warns.
     chosen = FAMILIES[family]
+    made = _classes()[metric](from_logits=True, name="m")
     with pytest.warns(UserWarning, match="does not represent logits"):
-        made = _classes()[metric](from_logits=True, name="m")
         logs, _, targets, predictions = _run(chosen, {"metrics": [made]}, axis)
     plain = _classes()[metric]()
     plain.update_state(

@@ -190,7 +190,9 @@ def test_several_outputs(axis: str, make: str) -> None:
     scored = learner.evaluate(given, labels, batch_size=3, verbose=0, return_dict=True)
     predictions = learner.predict(given, batch_size=3, verbose=0)
     each = {
-        name: np.mean([float(losses[name](labels[name][t], predictions[name][t])) for t in range(3)])
+        name: np.mean(
+            [float(losses[name](labels[name][t], predictions[name][t])) for t in range(3)]
+        )
         for name in losses
     }
     for name, value in each.items():
@@ -274,7 +276,5 @@ def test_ctc() -> None:
             expected.losses.mean(), rel=1e-5
         )
         learner.train_on_batch(inputs, y[:, 5:])
-        for old, new, gradient in zip(
-            start, model.get_weights(), expected.gradients, strict=True
-        ):
+        for old, new, gradient in zip(start, model.get_weights(), expected.gradients, strict=True):
             np.testing.assert_allclose(old - new, gradient, rtol=1e-4, atol=1e-5)
