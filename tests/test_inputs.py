@@ -475,9 +475,14 @@ def settings_or_none(x):
     return settings(x() if isinstance(x, type) and issubclass(x, keras.losses.Loss) else x)
 
 
-@pytest.mark.parametrize(
-    ("loss", "logits"), [*losses_with_logits()], ids=lambda x: getattr(x, "name", str(x))[:60]
-)
+def name_of(loss):
+    """Return a name that is the same in each process, as an address is not."""
+    if isinstance(loss, functools.partial):
+        return f"partial-{loss.func.__name__}"
+    return getattr(loss, "__name__", getattr(loss, "name", str(loss)))
+
+
+@pytest.mark.parametrize(("loss", "logits"), [*losses_with_logits()], ids=name_of)
 def test_losses_and_what_a_learner_returns(loss, logits):
     linear, soft = encoder(), keras.Sequential([encoder(), keras.layers.Softmax()])
     for learner, words in (

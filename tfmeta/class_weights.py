@@ -43,9 +43,13 @@ def weighed(
 
 
 def _table(class_weight: Any) -> Any:
-    if not isinstance(class_weight, dict) or not all(
-        isinstance(key, int | np.integer) and key >= 0 and np.isscalar(weight) and weight >= 0
-        for key, weight in class_weight.items()
+    if (
+        not isinstance(class_weight, dict)
+        or not all(
+            isinstance(key, int | np.integer) and isinstance(weight, int | float | np.number)
+            for key, weight in class_weight.items()
+        )
+        or min((*class_weight, *class_weight.values()), default=0) < 0
     ):
         raise TypeError(
             "`class_weight` must be a dict of class numbers and weights, both at least 0. "

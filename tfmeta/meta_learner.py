@@ -291,8 +291,9 @@ class MetaLearner(Replicated, abc.ABC):
         with self._unspoilt():
             x, first = self._episodes(kwargs, "steps_per_epoch", labelled=True)
             if (weights := kwargs.pop("class_weight", None)) is not None:
-                given = kwargs.get("y"), kwargs.get("sample_weight")
-                x, kwargs["sample_weight"] = weighed(x, *given, weights, self.loss)
+                x, kwargs["sample_weight"] = weighed(
+                    x, kwargs.get("y"), kwargs.get("sample_weight"), weights, self.loss
+                )
             if kwargs.get("validation_data") is not None:
                 watched = kwargs["validation_data"]
                 pair = watched if isinstance(watched, tuple | list) else (watched,)
@@ -497,11 +498,11 @@ class MetaLearner(Replicated, abc.ABC):
         Returns:
             `keras.Model.compute_metrics`, which see.
         """
-        given = y, y_pred, sample_weight
+        given = [y, y_pred, sample_weight]
         if is_padded(x):
             given = without_padding(x["query_mask"], *given)
         else:
-            given = tuple(keeping_notes(in_one_axis, part) for part in given)
+            given = [keeping_notes(in_one_axis, part) for part in given]
         return super().compute_metrics(x, *given)
 
     def task_gradients(self, x: Inputs, y: Any, sample_weight: Any = None, **options: Any) -> Any:
