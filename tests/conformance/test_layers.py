@@ -238,8 +238,7 @@ def conforms(recipe, shape, branches, *, packed, slope=True, single=False, batch
     for packs in {packed, False}:
         learner.packs = packs
         assert difference(learner.predict_on_batch(x), predictions) <= close
-    if not any(layer.activity_regularizer for layer in branches):
-        assert difference(learner.test_on_batch(x, y), expected) <= close
+    assert difference(learner.test_on_batch(x, y), expected) <= close
     adapted = learner.adapt(x["support_x"][1], x["support_y"][1])
     assert difference(adapted(x["query_x"][1], training=False), predictions[1]) <= close
 
@@ -291,7 +290,7 @@ def chosen(name, kind):
     """Return the layers that stand beside each other, each by what it is given."""
     found, together = [], []
     for argument, value, in_turn in cases(name):
-        if argument in NO_NUMBERS or argument.endswith("_constraint"):
+        if argument in NO_NUMBERS:
             continue
         which = "in turn" if in_turn else "single" if argument in SINGLE else "packed"
         if which != kind:
