@@ -87,12 +87,15 @@ class Learners:
         kind = METHODS[name][1]
         with precision("float64"):
             exact = given(self.made(kind, "loop", "float64"), weights)
-            double = {k: v.astype("float64") if v.dtype.kind == "f" else v for k, v in inputs.items()}
+            double = {
+                k: v.astype("float64") if v.dtype.kind == "f" else v for k, v in inputs.items()
+            }
             yield "exact", exact.predict(double, batch_size=40, verbose=0)
         for axis in ("auto", "loop"):
             learner = given(self.made(kind, axis), weights)
-            yield "packed" if axis == "auto" else axis, learner.predict(
-                inputs, batch_size=40, verbose=0
+            yield (
+                "packed" if axis == "auto" else axis,
+                learner.predict(inputs, batch_size=40, verbose=0),
             )
         if few:
             tasks = [{k: v[i] for k, v in inputs.items()} for i in range(few)]
@@ -229,7 +232,9 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
         "| other answers: side by side, in turn |"
     )
     yield "|" + " --- |" * (5 + len(PATHS) + 3)
-    for row in sorted(rows, key=lambda row: (row["data"], *key(row)[:3], row["training"] == "after")):
+    for row in sorted(
+        rows, key=lambda row: (row["data"], *key(row)[:3], row["training"] == "after")
+    ):
         cells = [row["data"], row["network"], row["inner steps"], row["method"], row["training"]]
         for path in PATHS:
             cells.append(

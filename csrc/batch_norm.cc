@@ -17,7 +17,7 @@ constexpr std::int64_t kNumbersPerThread = 1 << 15;
 
 // The sums of a stretch of rows are added to those of the stretches before, in double precision: a
 // sum of thousands of single-precision numbers one by one would lose digits.
-constexpr std::int64_t kStretch = 32;
+constexpr std::int64_t kStretch = 64;
 
 // Rows lie so far apart that the processor does not foresee them: their lines are asked for so many
 // rows before their use. A line has kLine numbers.
@@ -44,30 +44,38 @@ inline void Ask(const float* x, std::int64_t row, const Block& block) {
 
 // What is needed for mean and variance: the sums of x − origin and of its square.
 struct Moments {
-  double origin[kChannels], x[kChannels] = {}, square[kChannels] = {};
+  float origin[kChannels];
+  double x[kChannels] = {}, square[kChannels] = {};
 };
 
-// Adds kTogether rows at a time, so that sums are fetched and put back less often.
-constexpr std::int64_t kTogether = 4;
+// So many rows tell about where the middle is.
+constexpr std::int64_t kSome = 16;
+
+// So many rows are added as a tree before the sum is made a double: of equal numbers that is exact.
+constexpr std::int64_t kTree = 8;
 
 TFMETA_CLONES void AddMoments(const Block& block, const float* __restrict x,
                               Moments* __restrict s) {
+  const std::int64_t next = block.stride;
   std::int64_t r = block.first;
-  for (; r + kTogether <= block.last; r += kTogether) {
-    for (std::int64_t i = 0; i < kTogether; ++i) Ask(x, r + i, block);
-    const float *const row = x + r * block.stride, *const second = row + block.stride;
-    const float *const third = second + block.stride, *const fourth = third + block.stride;
+  for (; r + kTree <= block.last; r += kTree) {
+    for (std::int64_t i = 0; i < kTree; ++i) Ask(x, r + i, block);
+    const float* const row = x + r * next;
     for (std::int64_t c = 0; c < block.channels; ++c) {
-      const double a = row[c] - s->origin[c], b = second[c] - s->origin[c];
-      const double d = third[c] - s->origin[c], e = fourth[c] - s->origin[c];
-      s->x[c] += (a + b) + (d + e);
-      s->square[c] += (a * a + b * b) + (d * d + e * e);
+      const float* const at = row + c;
+      const float origin = s->origin[c];
+      const float a = at[0] - origin, b = at[next] - origin;
+      const float d = at[2 * next] - origin, e = at[3 * next] - origin;
+      const float f = at[4 * next] - origin, g = at[5 * next] - origin;
+      const float h = at[6 * next] - origin, i = at[7 * next] - origin;
+      s->x[c] += ((a + b) + (d + e)) + ((f + g) + (h + i));
+      s->square[c] += ((a * a + b * b) + (d * d + e * e)) + ((f * f + g * g) + (h * h + i * i));
     }
   }
   for (; r < block.last; ++r) {
-    const float* const row = x + r * block.stride;
+    const float* const row = x + r * next;
     for (std::int64_t c = 0; c < block.channels; ++c) {
-      const double centred = row[c] - s->origin[c];
+      const float centred = row[c] - s->origin[c];
       s->x[c] += centred;
       s->square[c] += centred * centred;
     }
@@ -198,8 +206,14 @@ void BatchNorm::Forward(const float* beta, float* y, float* to_mean, float* to_v
   ForChannels(*this, threads, [&](std::int64_t first, std::int64_t n) {
     const Block block = {0, rows, channels, n};
     Moments s;
-    // Far from zero, squares would leave no digits of the variance.
-    for (std::int64_t c = 0; c < n; ++c) s.origin[c] = rows > 0 ? x[first + c] : 0.0f;
+    // Squares of numbers far from zero would leave no digits of the variance: their middle is about
+    // that of some rows. Where all are equal it is just that.
+    const std::int64_t some = std::min(rows, kSome);
+    for (std::int64_t c = 0; c < n; ++c) {
+      double sum = 0;
+      for (std::int64_t i = 0; i < some; ++i) sum += x[i * rows / some * channels + first + c];
+      s.origin[c] = some > 0 ? static_cast<float>(sum / static_cast<double>(some)) : 0.0f;
+    }
     AddMoments(block, x + first, &s);
     float k[2][kChannels];
     for (std::int64_t c = 0; c < n; ++c) {

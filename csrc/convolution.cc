@@ -16,7 +16,7 @@ namespace {
 constexpr std::int64_t kRows = 6;
 
 // So many products are summed at least before the sum is added to those before.
-constexpr std::int64_t kSummed = 64;
+constexpr std::int64_t kSummed = 128;
 
 // Numbers in a line of the cache, and how many rows ahead of their use lines are asked for.
 constexpr std::int64_t kLine = 16, kAhead = 8;
@@ -92,7 +92,7 @@ constexpr std::int64_t kProductsPerThread = 1 << 22;
 
 // So many rows of two factors stay in the cache while all their products are summed. As many equal
 // ones as a flat background has are rounded the same way each time: more would lose digits.
-constexpr std::int64_t kDepth = 128;
+constexpr std::int64_t kDepth = 256;
 
 // Memory for numbers that are all written before they are read: a vector would fill it with zeros.
 std::unique_ptr<float[]> Room(std::int64_t numbers) {

@@ -47,8 +47,34 @@ def test_derivatives_of_batch_norm(rows: int, channels: int, mean: float, seed: 
         np.testing.assert_allclose(got / scale, expected / scale, atol=2e-5 * max(mean, 1))
 
 
+@pytest.mark.parametrize("rows", [1, 7, 8, 21, 300])
+def test_batch_norm(rows: int) -> None:
+    rng = np.random.default_rng(rows)
+    x = rng.normal(10, 3, size=(rows, 70)).astype("float32")
+    gamma, beta = rng.normal(size=(2, 70)).astype("float32")
+    y, mean, variance = kernels.batch_norm(x, gamma, beta, 1e-3)
+    x = x.astype("float64")
+    np.testing.assert_allclose(mean, x.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(variance, x.var(0), rtol=1e-6)
+    expected = gamma * (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-3) + beta
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_batch_norm_hides_nothing_that_is_not_finite(bad: float) -> None:
+    x = np.ones((20, 3), "float32")
+    x[13, 1] = bad
+    y, _, variance = kernels.batch_norm(x, np.ones(3, "float32"), np.zeros(3, "float32"), 1e-3)
+    assert np.isnan(y[:, 1]).all()
+    assert np.isnan(variance[1])
+    np.testing.assert_array_equal(y[:, ::2], np.zeros((20, 2)))
+
+
 def test_batch_norm_of_nothing_has_no_gradient() -> None:
     nothing, zeros, nan = tf.zeros([0, 3]), tf.zeros([3]), tf.fill([3], np.nan)
+    y, *statistics = kernels.batch_norm(nothing, zeros, zeros, 1e-3)
+    assert y.shape == (0, 3)
+    assert np.isnan(statistics).all()
     first = kernels.batch_norm_first(nothing, nothing, zeros, nan, nan, 1e-3)
     for got, shape in zip(first, [(0, 3), (3,), (3,)], strict=True):
         np.testing.assert_array_equal(got, np.zeros(shape))
@@ -65,7 +91,9 @@ def test_threads_share_batch_norm() -> None:
     first = {"dy": dy, "x": x, "gamma": gamma, "mean": mean, "variance": variance, "epsilon": 1e-3}
     second = {**first, "a": a, "p": p, "q": q}
     ops = kernels.library()
+    forward = {"x": x, "gamma": gamma, "beta": p, "epsilon": 1e-3}
     for operation, inputs in (
+        (ops.tfmeta_batch_norm, forward),
         (ops.tfmeta_batch_norm_first, first),
         (ops.tfmeta_batch_norm_second, second),
     ):
@@ -149,6 +177,10 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         for name, bad in (("x", tf.ones([4, 2])), ("dy", tf.ones([4]))):
             with pytest.raises(tf.errors.InvalidArgumentError, match="must be"):
                 operation(**{**good, name: bad}, epsilon=1e-3, threads=1)
+    forward = {"x": wide, "gamma": narrow, "beta": narrow}
+    for name, bad in (("x", tf.ones([4])), ("gamma", narrow[:2]), ("beta", tf.ones([1]))):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="must be"):
+            ops.tfmeta_batch_norm(**{**forward, name: bad}, epsilon=1e-3, threads=1)
     image = tf.ones([1, 4, 4, 2])
     take = functools.partial(ops.tfmeta_max_pool_take, x=image, threads=1)
     with pytest.raises(tf.errors.InvalidArgumentError, match="values must be like x"):
