@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "tfmeta"
 
 # Lowest first. A name with a dot at its end stands for the whole sub-package.
-TENSORS = ["types", "checks", "layers", "functional", "inner_optimizers", "ops", "models"]
+TENSORS = ["types", "checks", "copies", "layers", "functional", "inner_optimizers", "ops", "models"]
 LOOPS = [*TENSORS, "task_map", "losses", "packed.", "inner_loop", "padding", "inputs"]
 PUBLIC = [
     *LOOPS,
@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "types": [],
     "checks": [],
     "files": [],
-    "layers": ["types", "checks"],
+    "copies": [],
+    "layers": ["types", "checks", "copies"],
     "functional": ["types", "layers"],
     "inner_optimizers": ["types", "checks"],
     "ops": ["types", "distances", "_core"],
@@ -45,7 +46,7 @@ MAY_IMPORT = {
     "states": ["types", "checks", "files", "distribution"],
     "packed.": ["types", "layers", "functional", "kernels", "packed."],
     "inner_loop": [*TENSORS, "task_map", "recompute", "packed."],
-    "export.": ["types", "checks", "files", "kernels", "layers", "functional", "inputs", "export."],
+    "export.": ["types", "checks", "copies", "files", "kernels", "layers", "functional", "inputs", "export."],
     "meta_learner": [*LOOPS, "kernels", "distribution", "states", "export."],
     "calibration": ["types", "checks"],
     "evaluation": ["types", "checks", "padding", "meta_learner", "calibration"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -71,20 +72,38 @@ def episode_inputs(inputs: Any) -> dict[str, Any]:
     return {**tensors, **masks}
 
 
-def example_of(model: keras.Model, support_shape: Any) -> Any:
-    """Return what the model takes, symbolically: a nest of `[n, ...]`."""
+def example_of(model: keras.Model, support_shape: Any, dtypes: Any = None) -> Any:
+    """Return what the model takes, symbolically: a nest of `[n, ...]`.
+
+    Args:
+        model: A model, built or not.
+        support_shape: `[tasks, n, ...]`, or a nest of such, for a model that does not know its own.
+        dtypes: The types of the examples in the same way, by `dtype_of`.
+    """
     # A model that has its shape already knows which of its sizes may vary.
     if isinstance(model, keras.Sequential):
-        known = model.inputs[0] if model.inputs else None
+        known = model.inputs[0] if model.built and model._functional else None
     else:
         known = getattr(model, "input", None) if hasattr(model, "_inputs_struct") else None
     if known is not None:
         return keras.tree.map_structure(
             lambda x: keras.KerasTensor((None, *x.shape[1:]), dtype=x.dtype), known
         )
+    types = iter(keras.tree.flatten(dtypes)) if dtypes is not None else itertools.repeat(None)
     return keras.tree.map_shape_structure(
-        lambda shape: keras.KerasTensor((None, *shape[2:]), dtype=model.input_dtype), support_shape
+        lambda shape: keras.KerasTensor((None, *shape[2:]), dtype=next(types) or model.input_dtype),
+        support_shape,
     )
+
+
+def dtype_of(x: Any) -> str | None:
+    """Return of which type examples `[tasks, n, ...]` are; `None` for numbers, and for images.
+
+    A model takes numbers in its own precision, and images scaled; of anything else it has to know.
+    """
+    dtype = tf.as_dtype(x.dtype) if str(x.dtype)[:2] != "<U" else tf.string
+    pixels = dtype.is_integer and (dtype == tf.uint8 or len(x.shape) >= 5)
+    return None if dtype.is_floating or pixels else dtype.name
 
 
 def check_support(support_x: Any, support_y: Any) -> None:

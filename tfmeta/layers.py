@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from tfmeta.checks import check_count
+from tfmeta.copies import copy_of
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
@@ -173,56 +174,59 @@ def per_step_batch_norm(model: keras.Model, steps: int) -> keras.Model:
     """
     check_count("steps", steps)
 
-    def swap(layer: keras.layers.Layer) -> keras.layers.Layer:
-        config = layer.get_config()
-        if type(layer) is keras.layers.BatchNormalization:
-            return PerStepBatchNormalization(steps, **config)
-        return type(layer).from_config(config)
-
-    def ordinary(model: keras.Model) -> bool:
-        norms = (keras.layers.BatchNormalization, PerStepBatchNormalization)
-        kinds = [type(x) for x in model._flatten_layers() if isinstance(x, norms[0])]
-        return any(kind is not norms[1] for kind in kinds)
-
-    if not ordinary(model):
+    norms = (keras.layers.BatchNormalization, PerStepBatchNormalization)
+    kinds = [x for x in model._flatten_layers() if isinstance(x, norms[0])]
+    if all(isinstance(x, norms[1]) for x in kinds):
         return model
-    clone = exchanged(model, swap)
-    if clone is None or ordinary(clone):
+
+    def swap(layer: keras.layers.Layer) -> keras.layers.Layer | None:
+        if type(layer) is not keras.layers.BatchNormalization:
+            return None
+        return built_like(PerStepBatchNormalization(steps, **layer.get_config()), layer)
+
+    copy = copy_of(model, swap)
+    if any(type(x) is not norms[1] for x in copy._flatten_layers() if isinstance(x, norms[0])):
         raise ValueError(
             "`model` must be Functional or Sequential for its batch normalisation to be exchanged; "
             "use tfmeta.layers.PerStepBatchNormalization in a subclassed model or layer. "
             f"Received: model={model.name!r}"
         )
-    for new, old in zip(clone.variables, model.variables, strict=True):
-        new.assign(keras.ops.broadcast_to(old, new.shape))
-    return clone
+    return copy
 
 
-def ordinary_batch_norm(layer: keras.layers.Layer, cls: Any) -> keras.layers.Layer:
-    """Return a new layer like `layer`, batch normalisation with per-step weights or not as `cls`.
+def ordinary_batch_norm(layer: keras.layers.Layer, cls: Any) -> keras.layers.Layer | None:
+    """Return batch normalisation of class `cls` in the place of `layer`, `None` for other layers.
 
-    A frozen layer stays of its class, for it uses its stored statistics always.
-    """
-    config = layer.get_config()
-    per_step = isinstance(layer, PerStepBatchNormalization)
-    if per_step:
-        del config["steps"]
-    if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
-        return cls.from_config(config)
-    kind = keras.layers.BatchNormalization if per_step else type(layer)
-    return kind.from_config(config)
-
-
-def exchanged(model: keras.Model, exchange: Any) -> keras.Model | None:
-    """Return a copy of `model` with its layers exchanged, or `None` if it cannot be cloned.
-
-    Weights are new; layers within layers of one's own are not looked at.
+    Of per-step batch normalisation it is that of the last step. A frozen layer uses its stored
+    statistics always: in its place is Keras's own, or itself.
 
     Args:
-        model: A model.
-        exchange: A layer to its substitute.
+        layer: A built layer.
+        cls: `keras.layers.BatchNormalization`, or a class of the same weights.
     """
-    try:
-        return keras.models.clone_model(model, clone_function=exchange, recursive=True)
-    except ValueError:
+    per_step = isinstance(layer, PerStepBatchNormalization)
+    if not isinstance(layer, keras.layers.BatchNormalization) or not (per_step or layer.trainable):
         return None
+    config = layer.get_config()
+    if per_step:
+        del config["steps"]
+    kind = cls if layer.trainable else keras.layers.BatchNormalization
+    return built_like(kind.from_config(config), layer)
+
+
+def built_like(new: keras.layers.Layer, layer: keras.layers.Layer) -> keras.layers.Layer:
+    """Return a new layer, built as `layer` is: its weights, in each row or of the last, its flags.
+
+    Args:
+        new: A layer with the same weights, which may have a row for each step.
+        layer: A layer, which may too.
+    """
+    if layer.built:
+        new.build_from_config(layer.get_build_config())
+        for variable, old in zip(new.variables, layer.variables, strict=True):
+            fewer = len(variable.shape) < len(old.shape)
+            value = keras.ops.convert_to_tensor(old)
+            variable.assign(value[-1] if fewer else keras.ops.broadcast_to(value, variable.shape))
+            if variable.trainable != old.trainable:
+                variable.trainable = old.trainable
+    return new

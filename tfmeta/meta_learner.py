@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.checks import check_count
+from tfmeta.copies import copy_of, unchanged_on_error
 from tfmeta.distribution import (
     LOST,
     Replicated,
@@ -34,6 +35,7 @@ from tfmeta.inputs import (
     check_examples,
     check_masks,
     check_support,
+    dtype_of,
     episode_inputs,
     example_of,
 )
@@ -116,6 +118,8 @@ class MetaLearner(Replicated, abc.ABC):
         self.model = model
         self.task_axis = task_axis
         self.task_chunk = task_chunk
+        # What `build` cannot see in shapes, for models that don't say what they take.
+        self.support_dtypes: Any = None
         if model.built:
             self._check_weights()
 
@@ -144,9 +148,15 @@ class MetaLearner(Replicated, abc.ABC):
 
     def build(self, input_shape: Any) -> None:
         """Build the wrapped model for the shape of `support_x` without its task axis."""
-        self.example = example_of(self.model, input_shape["support_x"])
+        self.labels_shape = input_shape.get("support_y")
+        self.example = example_of(self.model, input_shape["support_x"], self.support_dtypes)
         if not self.model.built:
             self.model(self.example)
+        if not all(layer.built for layer in self.model._flatten_layers()):
+            # A layer may be called in training only. Nothing but weights comes of it.
+            self.model.compute_output_spec(
+                self.example, **({"training": True} if self.model._call_has_training_arg else {})
+            )
         self._check_weights()
         super().build(input_shape)
         self.packs = self._can_pack()
@@ -462,7 +472,8 @@ class MetaLearner(Replicated, abc.ABC):
         x, y = (keras.tree.map_structure(np.asarray, value) for value in (support_x, support_y))
         check_support(x, y)
         if not self.built:
-            self.build({"support_x": keras.tree.map_structure(lambda part: (1, *part.shape), x)})
+            named = {"support_x": x, "support_y": y}
+            self._build_for(keras.tree.map_structure(lambda part: part[None], named))
         check_examples(x, self.example)
         if not keras.tree.is_nested(y):
             self.check_labels(y)
@@ -534,16 +545,28 @@ class MetaLearner(Replicated, abc.ABC):
         return False
 
     def label_spec(self) -> Any:
-        """Return shape and type of an export's `support_y`: int64 `[n]` for class numbers.
+        """Return shape and type of an export's `support_y`: int64 for class numbers, else floats.
 
-        Where the loss is none of class numbers, labels are floats of the shape of the outputs. A
-        learner whose labels are something else overrides this.
+        Class numbers have the shape of the outputs without the axis of classes, `[n]` mostly and
+        `[n, t]` for each of t steps; other labels have that of the outputs. Where the learner was
+        built for labels of another shape, as the targets `[n, d]` of a loss whose outputs are
+        `[n, 2d]`, it is theirs. A learner whose labels are something else overrides this.
         """
-        if not self.compiled or self.loss is None or of_class_numbers(self.loss):
+        if not self.compiled or self.loss is None:
             return tf.TensorSpec([None], tf.int64)
         outputs = self.model.compute_output_spec(self.example)
         refuse_several("one output", outputs)
-        return tf.TensorSpec([None, *outputs.shape[1:]], self.variable_dtype)
+        sizes, dtype = list(outputs.shape), self.variable_dtype
+        if isinstance(self.loss, keras.losses.CTC) or self.loss in ("ctc", keras.losses.ctc):
+            sizes, dtype = [None, None], tf.int64
+        elif of_class_numbers(self.loss):
+            if len(sizes) > 1:
+                del sizes[getattr(self.loss, "axis", None) or -1]
+            dtype = tf.int64
+        elif self.labels_shape is not None:
+            shape = tf.TensorShape([None, *self.labels_shape[2:]])
+            sizes = sizes if shape.is_compatible_with([None, *sizes[1:]]) else list(shape)
+        return tf.TensorSpec([None, *sizes[1:]], dtype)
 
     def labels_fit(self, labels: Any) -> tuple[Any, str]:
         """Return whether class numbers fit, within a graph, and in words which do.
@@ -582,7 +605,7 @@ class MetaLearner(Replicated, abc.ABC):
         if not self.built:
             strategy = self._distribute_strategy
             with strategy.scope() if strategy else contextlib.nullcontext():
-                self.build(keras.tree.map_structure(lambda tensor: tuple(tensor.shape), tensors))
+                self._build_for(tensors)
         if not keras.tree.is_nested(tensors["support_y"]):
             labels = np.asarray(tensors["support_y"])
             self.check_labels(labels[tensors["support_mask"]] if is_padded(tensors) else labels)
@@ -647,6 +670,23 @@ class MetaLearner(Replicated, abc.ABC):
             "episodes": digest(*episodes),
         }
         check_alike(self.distribute_strategy, digests)
+
+    def get_build_config(self) -> dict[str, Any] | None:
+        """Return what `build` needs, for Keras's saving."""
+        config = super().get_build_config()
+        return config and {**config, "support_dtypes": self.support_dtypes}
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        """Build as when saved."""
+        config = dict(config)
+        self.support_dtypes = config.pop("support_dtypes", None)
+        super().build_from_config(config)
+
+    def _build_for(self, inputs: Inputs) -> None:
+        """Build for a meta-batch, by its shapes and types; or stay as before."""
+        with unchanged_on_error(self):
+            self.support_dtypes = keras.tree.map_structure(dtype_of, inputs["support_x"])
+            self.build(keras.tree.map_structure(lambda tensor: tuple(tensor.shape), inputs))
 
     def _can_pack(self) -> bool:
         if self.task_axis == "loop":
@@ -751,33 +791,6 @@ class TaskModel(keras.Model):
         structure = config.pop("structure")
         state = tf.nest.map_structure(lambda i: shapes[i], structure)
         return cls(learner, state, **config)
-
-
-def copy_of(model: keras.Model) -> Any:
-    """Return a model of the same class, configuration and weights, sharing nothing."""
-    try:
-        copy = type(model).from_config(model.get_config())
-    except (TypeError, NotImplementedError) as error:
-        raise ValueError(
-            f"`model` must be one that its get_config() can make again. Received: {model.name!r} "
-            f"of class {type(model).__name__}, which cannot be copied"
-        ) from error
-    if not copy.built:
-        copy.build_from_config(model.get_build_config())
-    # What was frozen after it was made does not stand in the configuration.
-    for layer, original in zip(copy._flatten_layers(), model._flatten_layers(), strict=True):
-        if layer.trainable != original.trainable:
-            layer.trainable = original.trainable
-    copy.set_weights(model.get_weights())
-    finalize(copy)
-    return copy
-
-
-def finalize(model: keras.Model) -> None:
-    """Let `keras.layers.Normalization` make its constants of the weights it was given."""
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()
 
 
 def readable(error: Any, where: str = "") -> Any:

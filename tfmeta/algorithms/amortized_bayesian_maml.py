@@ -16,9 +16,10 @@ import tensorflow as tf
 from tfmeta.algorithms.maml import refuse
 from tfmeta.algorithms.posterior import PosteriorMAML
 from tfmeta.checks import check_at_least_zero, check_count, check_positive
+from tfmeta.copies import copy_of
 from tfmeta.functional import Called, Statistics, functional_call
 from tfmeta.inner_loop import InnerStep
-from tfmeta.meta_learner import MetaLearner, TaskModel, copy_of
+from tfmeta.meta_learner import MetaLearner, TaskModel
 from tfmeta.random_weights import Noise, check_rules, drawn_once, random_weights
 from tfmeta.types import Inputs, Params
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 from tfmeta.algorithms.maml import refuse
 from tfmeta.algorithms.posterior import PosteriorMAML
 from tfmeta.checks import check_at_least_zero, check_count, check_positive
+from tfmeta.copies import remade
 from tfmeta.functional import Called, Statistics
 from tfmeta.inner_loop import InnerStep, inner_path
 from tfmeta.layers import ParticleMean
@@ -254,10 +255,7 @@ class BayesianMAML(PosteriorMAML):
     def _another(self) -> list[Any]:
         """Return the weights of another particle."""
         if self.jitter is None:
-            fresh = type(self.model).from_config(self.model.get_config())
-            if not fresh.built:
-                fresh.build_from_config(self.model.get_build_config())
-            return list(fresh.trainable_variables)
+            return list(remade(self.model).trainable_variables)
         return [
             v + keras.random.normal(v.shape, stddev=self.jitter, dtype=v.dtype)
             for v in self.model.trainable_variables

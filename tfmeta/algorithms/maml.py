@@ -24,6 +24,7 @@ from tfmeta.algorithms.rates import (
     shapes_of_rates,
 )
 from tfmeta.checks import check_at_least_zero, check_count, check_positive
+from tfmeta.copies import configured_layers, copy_of
 from tfmeta.functional import (
     BATCH_NORM_MODES,
     BatchNormMode,
@@ -36,9 +37,13 @@ from tfmeta.functional import (
 )
 from tfmeta.inner_loop import InnerStep, Path, inner_path
 from tfmeta.inner_optimizers import SGD, UpdateRule
-from tfmeta.layers import BatchAtHandNormalization, exchanged, ordinary_batch_norm
+from tfmeta.layers import (
+    BatchAtHandNormalization,
+    PerStepBatchNormalization,
+    ordinary_batch_norm,
+)
 from tfmeta.losses import of_class_numbers
-from tfmeta.meta_learner import MetaLearner, copy_of, finalize
+from tfmeta.meta_learner import MetaLearner
 from tfmeta.packed import packed_call, spread_weights, task_axes, tried
 from tfmeta.task_map import chunks_at_once, map_tasks, side_by_side
 from tfmeta.types import Array, Inputs, Params, Rates
@@ -475,9 +480,10 @@ class MAML(MetaLearner):
         With `batch_norm="transductive"` its batch normalisation uses the batch at hand, like the
         learner's; with `"support"` it has the support set's statistics stored. With
         `"with_support"` the support set is in it. Per-step batch normalisation becomes an
-        ordinary one, that of the last step.
+        ordinary one, that of the last step. Where batch normalisation would have to be exchanged
+        inside a subclassed model or a layer of one's own, the model keeps a copy of the learner.
         """
-        if self._sees_support():
+        if self._keeps_learner():
             return super().adapted_model(state)
         adapted = self._copy_for_a_task()
         params, model_state = state
@@ -487,7 +493,6 @@ class MAML(MetaLearner):
         ):
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value if variable.shape == value.shape else value[-1])
-        finalize(adapted)
         return adapted
 
     def get_config(self) -> dict[str, Any]:
@@ -623,22 +628,29 @@ class MAML(MetaLearner):
 
     def _copy_for_a_task(self) -> keras.Model:
         """Return a copy of the model, with the batch normalisation that a task needs."""
-        at_hand = self.batch_norm == "transductive" and bool(batch_norm_layers(self.model))
-        if not at_hand and not per_step_layers(self.model):
+        if not self._exchanged_layers():
             return copy_of(self.model)
+        at_hand = self.batch_norm == "transductive"
         cls = BatchAtHandNormalization if at_hand else keras.layers.BatchNormalization
-        clone = exchanged(self.model, lambda layer: ordinary_batch_norm(layer, cls))
-        # Cloning does not look into layers of one's own.
-        wrong = at_hand and not all(
-            isinstance(x, cls) for x in batch_norm_layers(clone or self.model)
+        exchanged = {id(layer) for layer in self._exchanged_layers()}
+        return copy_of(
+            self.model,
+            lambda layer: ordinary_batch_norm(layer, cls) if id(layer) in exchanged else None,
         )
-        if clone is None or wrong or per_step_layers(clone):
-            raise ValueError(
-                "A subclassed model or layer with batch normalisation in it cannot be adapted with "
-                "batch_norm='transductive'; use 'support' or 'running'. "
-                f"Received: model={self.model.name!r}"
-            )
-        return clone
+
+    def _exchanged_layers(self) -> list[Any]:
+        """Return the layers that an adapted model has others for."""
+        norms = batch_norm_layers(self.model) if self.batch_norm == "transductive" else []
+        return [*norms, *(x for x in per_step_layers(self.model) if x not in norms)]
+
+    def _keeps_learner(self) -> bool:
+        """Return whether an adapted model needs the learner: no layers of Keras's do the same."""
+        known = (keras.layers.BatchNormalization, PerStepBatchNormalization)
+        inside = {id(layer) for layer in configured_layers(self.model)}
+        return self._sees_support() or any(
+            id(layer) not in inside or type(layer) not in (*known, BatchAtHandNormalization)
+            for layer in self._exchanged_layers()
+        )
 
     def _classes(self) -> int | None:
         """Return how many outputs the model has, where labels are their numbers."""

@@ -118,7 +118,7 @@ class ProtoMAML(MAML):
 
     def adapted_model(self, state: Any) -> keras.Model:
         """Return encoder and head as one model."""
-        if self._sees_support():
+        if self._keeps_learner():
             return MetaLearner.adapted_model(self, state)
         (*params, kernel, bias), model_state = state
         encoder = super().adapted_model((params, model_state))

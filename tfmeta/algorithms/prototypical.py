@@ -12,9 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.checks import check_positive
+from tfmeta.copies import copy_of
 from tfmeta.functional import batch_norm_layers
 from tfmeta.inputs import episode_inputs, known_ways
-from tfmeta.meta_learner import MetaLearner, copy_of, gradients_of
+from tfmeta.meta_learner import MetaLearner, gradients_of
 from tfmeta.ops import cosine_similarity, prototypes, squared_euclidean
 from tfmeta.packed import packed_call, spread_weights, tried
 from tfmeta.padding import MASKS, put_back, without_padding

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfmeta.copies import resources_of
 from tfmeta.export.preprocessing import Preprocessing
 from tfmeta.export.serving import learner_signatures, model_signatures
 from tfmeta.files import replacing_folder
@@ -70,9 +71,12 @@ def saved_model(
         )
     check_free(path, overwrite)
     signatures = model_signatures(adapted, _example(adapted), class_names, preprocessing)
-    if any(isinstance(x, BatchAtHandNormalization) for x in adapted._flatten_layers()):
+    if any(
+        isinstance(x, BatchAtHandNormalization) or getattr(x, "transductive", False)
+        for x in adapted._flatten_layers()
+    ):
         _say_transductive(path)
-    _write(path, signatures, {"predict": signatures["serving_default"]})
+    _write(adapted, path, signatures, {"predict": signatures["serving_default"]})
 
 
 def saved_learner(
@@ -93,7 +97,7 @@ def saved_learner(
     signatures = learner_signatures(learner, class_names, preprocessing)
     if learner.transductive:
         _say_transductive(path)
-    _write(path, signatures, {k: f for k, f in signatures.items() if k != "serving_default"})
+    _write(learner, path, signatures, {k: f for k, f in signatures.items() if k != "serving_default"})
 
 
 def check_free(path: str | os.PathLike[str], overwrite: bool) -> None:
@@ -136,15 +140,20 @@ def _example(model: keras.Model) -> Any:
 
 
 def _write(
-    path: str | os.PathLike[str], signatures: dict[str, Any], functions: dict[str, Any]
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    signatures: dict[str, Any],
+    functions: dict[str, Any],
 ) -> None:
-    """Write traced functions: as signatures, and as methods of what is loaded."""
+    """Write traced functions of a model: as signatures, and as methods of what is loaded."""
     module = tf.Module()
     for name, function in functions.items():
         setattr(module, name, function)
     # What the functions read, and not the optimizer's and the metrics' as well.
     captured = {id(v): v for function in signatures.values() for v in function.variables}
     module.weights = list(captured.values())
+    # Tables of words, which are resources as well.
+    module.tables = resources_of(model)
     # Nobody differentiates through them; the gradients would bring metrics along.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     with replacing_folder(path) as beside:
