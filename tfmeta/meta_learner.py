@@ -150,13 +150,10 @@ class MetaLearner(Replicated, abc.ABC):
         """Build the wrapped model for the shape of `support_x` without its task axis."""
         self.labels_shape = input_shape.get("support_y")
         self.example = example_of(self.model, input_shape["support_x"], self.support_dtypes)
-        if not self.model.built:
-            self.model(self.example)
-        if not all(layer.built for layer in self.model._flatten_layers()):
-            # A layer may be called in training only. Nothing but weights comes of it.
-            self.model.compute_output_spec(
-                self.example, **({"training": True} if self.model._call_has_training_arg else {})
-            )
+        for training in (True, False):
+            # A layer may be called in one of them only. Nothing but weights comes of it.
+            if not all(layer.built for layer in self.model._flatten_layers()):
+                self.model(self.example, training=training)
         self._check_weights()
         super().build(input_shape)
         self.packs = self._can_pack()
@@ -246,7 +243,7 @@ class MetaLearner(Replicated, abc.ABC):
             if isinstance(first, dict):
                 self.check_inputs(first)
                 self._check_alike(first)
-            with saving(kwargs.get("callbacks"), x) as callbacks:
+            with saving(kwargs.get("callbacks"), x) as callbacks, self._as_before("train_function"):
                 if callbacks is not None:
                     kwargs["callbacks"] = callbacks
                 return super().fit(shared, *args, shuffle=shuffle, **kwargs)
@@ -257,14 +254,16 @@ class MetaLearner(Replicated, abc.ABC):
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Score meta-batches, their tasks shared out among replicas: `keras.Model.evaluate`."""
-        return super().evaluate(shared_out(x, self.distribute_strategy), *args, **kwargs)
+        with self._as_before("test_function"):
+            return super().evaluate(shared_out(x, self.distribute_strategy), *args, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Predict for meta-batches, their tasks shared out among replicas: `keras.Model.predict`.
 
         Every worker gets all predictions.
         """
-        return super().predict(shared_out(x, self.distribute_strategy), *args, **kwargs)
+        with self._as_before("predict_function"):
+            return super().predict(shared_out(x, self.distribute_strategy), *args, **kwargs)
 
     def train_step(self, data: Any) -> Any:
         """Take one outer step on a meta-batch; each task's outer gradient is taken by itself."""
@@ -471,12 +470,13 @@ class MetaLearner(Replicated, abc.ABC):
         """
         x, y = (keras.tree.map_structure(np.asarray, value) for value in (support_x, support_y))
         check_support(x, y)
-        if not self.built:
-            named = {"support_x": x, "support_y": y}
-            self._build_for(keras.tree.map_structure(lambda part: part[None], named))
-        check_examples(x, self.example)
-        if not keras.tree.is_nested(y):
-            self.check_labels(y)
+        with self._unbuilt_on_error():
+            if not self.built:
+                named = {"support_x": x, "support_y": y}
+                self._build_for(keras.tree.map_structure(lambda part: part[None], named))
+            check_examples(x, self.example)
+            if not keras.tree.is_nested(y):
+                self.check_labels(y)
         x, y = (keras.tree.map_structure(tf.constant, value) for value in (x, y))
         state = self.adapt_task(x, y, training=False)
         _check_finite(state)
@@ -602,13 +602,14 @@ class MetaLearner(Replicated, abc.ABC):
         """
         tensors = episode_inputs(inputs)
         check_masks(tensors)
-        if not self.built:
-            strategy = self._distribute_strategy
-            with strategy.scope() if strategy else contextlib.nullcontext():
-                self._build_for(tensors)
-        if not keras.tree.is_nested(tensors["support_y"]):
-            labels = np.asarray(tensors["support_y"])
-            self.check_labels(labels[tensors["support_mask"]] if is_padded(tensors) else labels)
+        with self._unbuilt_on_error():
+            if not self.built:
+                strategy = self._distribute_strategy
+                with strategy.scope() if strategy else contextlib.nullcontext():
+                    self._build_for(tensors)
+            if not keras.tree.is_nested(tensors["support_y"]):
+                labels = np.asarray(tensors["support_y"])
+                self.check_labels(labels[tensors["support_mask"]] if is_padded(tensors) else labels)
 
     def check_labels(self, labels: Array) -> None:
         """Raise a `ValueError` if this learner cannot learn from such labels. Default: all fit.
@@ -671,6 +672,18 @@ class MetaLearner(Replicated, abc.ABC):
         }
         check_alike(self.distribute_strategy, digests)
 
+    def _as_before(self, function: str) -> Any:
+        """Return a context after which the learner is as before if a first call ends in an error.
+
+        What was built in a graph that was refused would stand in the way of a right one.
+        """
+        if not self.compiled or getattr(self, function) is not None:
+            return contextlib.nullcontext()
+        done = int(self.optimizer.iterations) if self.optimizer else 0
+        return unchanged_on_error(
+            self, unless=lambda: bool(self.optimizer) and int(self.optimizer.iterations) > done
+        )
+
     def get_build_config(self) -> dict[str, Any] | None:
         """Return what `build` needs, for Keras's saving."""
         config = super().get_build_config()
@@ -683,10 +696,13 @@ class MetaLearner(Replicated, abc.ABC):
         super().build_from_config(config)
 
     def _build_for(self, inputs: Inputs) -> None:
-        """Build for a meta-batch, by its shapes and types; or stay as before."""
-        with unchanged_on_error(self):
-            self.support_dtypes = keras.tree.map_structure(dtype_of, inputs["support_x"])
-            self.build(keras.tree.map_structure(lambda tensor: tuple(tensor.shape), inputs))
+        """Build for a meta-batch, by its shapes and types."""
+        self.support_dtypes = keras.tree.map_structure(dtype_of, inputs["support_x"])
+        self.build(keras.tree.map_structure(lambda tensor: tuple(tensor.shape), inputs))
+
+    def _unbuilt_on_error(self) -> Any:
+        """Return a context in which a learner may be built, and is not if what it is for fails."""
+        return contextlib.nullcontext() if self.built else unchanged_on_error(self)
 
     def _can_pack(self) -> bool:
         if self.task_axis == "loop":
