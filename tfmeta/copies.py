@@ -94,10 +94,11 @@ def remade(model: M) -> M:
             raise ValueError("another number of weights, or of other shapes, came out")
     except Exception as error:
         at_fault = next((x for x in layers[::-1] if not _has_config(x)), model)
+        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(
             "`model` must be one that its get_config() can make again for weights to be drawn "
             f"anew. Received: {at_fault.name!r} of class {type(at_fault).__name__}, with which "
-            f"that failed: {error}. Give the class a get_config() with all arguments of its "
+            f"that failed: {why} Give the class a get_config() with all arguments of its "
             "__init__, and register it by @keras.saving.register_keras_serializable()"
         ) from error
     return new

@@ -40,7 +40,7 @@ from tfmeta.inputs import (
     example_of,
 )
 from tfmeta.kernels import avoided
-from tfmeta.losses import of_class_numbers, task_losses
+from tfmeta.losses import axis_of_classes, of_class_numbers, task_losses
 from tfmeta.padding import is_padded, most_ways, put_back, real_task, without_padding
 from tfmeta.states import saving
 from tfmeta.task_map import (
@@ -558,12 +558,11 @@ class MetaLearner(Replicated, abc.ABC):
         refuse_several("one output", outputs)
         sizes, dtype = list(outputs.shape), self.variable_dtype
         if isinstance(self.loss, keras.losses.CTC) or self.loss in ("ctc", keras.losses.ctc):
-            sizes, dtype = [None, None], tf.int64
-        elif of_class_numbers(self.loss):
-            if len(sizes) > 1:
-                del sizes[getattr(self.loss, "axis", None) or -1]
+            return tf.TensorSpec([None, None], tf.int64)
+        if of_class_numbers(self.loss):
+            del sizes[axis_of_classes(self.loss)]
             dtype = tf.int64
-        elif self.labels_shape is not None:
+        if self.labels_shape is not None:
             shape = tf.TensorShape([None, *self.labels_shape[2:]])
             sizes = sizes if shape.is_compatible_with([None, *sizes[1:]]) else list(shape)
         return tf.TensorSpec([None, *sizes[1:]], dtype)

@@ -13,9 +13,8 @@ import tensorflow as tf
 
 from tfmeta.copies import resources_of
 from tfmeta.export.preprocessing import Preprocessing
-from tfmeta.export.serving import learner_signatures, model_signatures
+from tfmeta.export.serving import example_of_built, learner_signatures, model_signatures
 from tfmeta.files import replacing_folder
-from tfmeta.inputs import example_of
 from tfmeta.layers import BatchAtHandNormalization
 
 # What TensorFlow writes into the folder of a SavedModel.
@@ -70,7 +69,8 @@ def saved_model(
             f"`adapted` must be built: call it once. Received: a model {adapted.name!r} that is not"
         )
     check_free(path, overwrite)
-    signatures = model_signatures(adapted, _example(adapted), class_names, preprocessing)
+    example = example_of_built("adapted", adapted)
+    signatures = model_signatures(adapted, example, class_names, preprocessing)
     if any(
         isinstance(x, BatchAtHandNormalization) or getattr(x, "transductive", False)
         for x in adapted._flatten_layers()
@@ -123,20 +123,6 @@ def check_free(path: str | os.PathLike[str], overwrite: bool) -> None:
             f"`path` must be free; overwrite=True replaces the SavedModel there. Received: "
             f"path='{path}'"
         )
-
-
-def _example(model: keras.Model) -> Any:
-    """Return what a built model takes, symbolically."""
-    if getattr(model, "inputs", None):
-        return example_of(model, None)
-    # A subclassed model remembers no more than a shape.
-    shape = (model.get_build_config() or {}).get("input_shape")
-    if shape is None:
-        raise ValueError(
-            "`adapted` must be a model of one input. Received: a model "
-            f"{model.name!r} of which no shape of one is known"
-        )
-    return example_of(model, keras.tree.map_shape_structure(lambda sizes: (None, *sizes), shape))
 
 
 def _write(
