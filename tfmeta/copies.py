@@ -12,6 +12,7 @@ import collections
 import contextlib
 import enum
 import functools
+import gc
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -26,7 +27,8 @@ M = TypeVar("M", bound=keras.Model)
 # Their objects belong to no model: tensors, tables, data types, locks, signatures, ...
 _OTHERS = {"tensorflow", "numpy", *sys.stdlib_module_names}
 _CONTAINERS = (list, dict, set)
-_FIXED = (tuple, frozenset, types.FunctionType, types.MethodType, functools.partial)
+_TRACED = tf.types.experimental.PolymorphicFunction  # what tf.function gives
+_FIXED = (tuple, frozenset, types.FunctionType, types.MethodType, functools.partial, _TRACED)
 
 # Layers know all calls of theirs, those in other models too, which are not to be copied.
 _CALLS = ("_inbound_nodes", "_outbound_nodes")
@@ -46,6 +48,8 @@ _COMPILED = {
 }
 _NO_COMPILATION = ("_lock", "_compute_loss_has_training_arg")
 _GONE = object()
+# The class of objects by which TensorFlow finds what it saves.
+_REFERENCE = "TrackableReference"
 
 
 def copy_of(model: M, exchange: Callable[[keras.layers.Layer], Any] | None = None) -> M:
@@ -58,7 +62,7 @@ def copy_of(model: M, exchange: Callable[[keras.layers.Layer], Any] | None = Non
             configuration says of which class each is.
 
     Raises:
-        ValueError: If a layer keeps weights where they cannot be found.
+        ValueError: If a layer keeps weights or layers where they cannot be exchanged; it is named.
     """
     substitutes = {}
     for layer in configured_layers(model) if exchange is not None else []:
@@ -66,14 +70,6 @@ def copy_of(model: M, exchange: Callable[[keras.layers.Layer], Any] | None = Non
         if substitute is not None:
             substitutes[id(layer)] = (layer, substitute)
     new: M = _Copying(model, substitutes).result
-    kept = {id(v) for v in model.variables}
-    for layer in new._flatten_layers():
-        if any(id(v) in kept for v in layer._trainable_variables + layer._non_trainable_variables):
-            raise ValueError(
-                "`model` must have layers that keep their weights and layers as attributes, in "
-                f"lists or in dicts, for it to be copied. Received: layer {layer.name!r} "
-                f"({type(layer).__name__}), which keeps them elsewhere"
-            )
     return new
 
 
@@ -156,8 +152,12 @@ class _Copying:
     def __init__(self, model: Any, substitutes: dict[int, tuple[Any, Any]]) -> None:
         own = _own(model, set(substitutes), compiled=False)
         self.own = {id(x): x for x in own}
+        _check_none_is_hidden(own)
         self.made: dict[int, tuple[Any, Any]] = dict(substitutes)
         self.left_out = {id(part) for x in own for part in _compiled(x)}
+        self.left_out |= {
+            id(x) for x in own if type(x).__name__ == _REFERENCE and id(x.ref) in self.left_out
+        }
         changing = [x for x in own if not isinstance(x, _FIXED)]
         for x in changing:
             self.made[id(x)] = (x, _empty(x))
@@ -205,8 +205,10 @@ class _Copying:
         if isinstance(x, types.FunctionType):
             return self._of_function(x)
         if isinstance(x, types.MethodType):
-            parts = [self._of(x.__func__), self._of(x.__self__)]
-            new = _GONE if _GONE in parts else types.MethodType(*parts)
+            new = types.MethodType(self._of(x.__func__), self._of(x.__self__))
+        elif isinstance(x, _TRACED):
+            function = self._of(x.python_function)
+            new = x if function is x.python_function else x._clone(function)
         elif isinstance(x, functools.partial):
             function, args, keywords = x.func, x.args, x.keywords
             new = functools.partial(
@@ -253,10 +255,12 @@ class _Copying:
 
     def _by_id(self, value: Any) -> Any:
         if isinstance(value, dict):
-            return {k: self._by_id(v) for k, v in value.items()}
+            return {self._of(k): self._by_id(v) for k, v in value.items()}
         return {self._of_id(v) for v in value} if isinstance(value, set) else self._of(value)
 
     def _of_id(self, value: Any) -> Any:
+        if not isinstance(value, int | str):
+            return self._of(value)
         number, underscore, rest = str(value).partition("_")
         if not number.isdigit() or int(number) not in self.made:
             return value
@@ -284,6 +288,29 @@ def _own(model: Any, without: Any = (), *, compiled: bool = True) -> list[Any]:
     return list(found.values())
 
 
+def _check_none_is_hidden(own: list[Any]) -> None:
+    """Raise if what is shared, because it is not known how it is made, holds what is not."""
+    targets = {id(x) for x in own if isinstance(x, keras.Layer | keras.Variable | tf.Variable)}
+    ordinary = type | types.ModuleType | types.FunctionType | types.BuiltinFunctionType
+    left_out = {id(part) for x in own for part in _compiled(x)}
+    for x in own:
+        for part in (p for p in _parts(x) if id(p) not in left_out):
+            if not gc.is_tracked(part) or isinstance(part, ordinary) or not _is_shared(part):
+                continue
+            inside = gc.get_referents(part)
+            dicts = [y for z in inside if type(z) is dict for y in gc.get_referents(z)]
+            if any(id(y) in targets for y in (*inside, *dicts)):
+                where = type(x).__name__
+                where = (
+                    f"layer {x.name!r} ({where})" if isinstance(x, keras.Layer) else f"a {where}"
+                )
+                raise ValueError(
+                    "`model` must have layers that keep their weights and layers as attributes, in "
+                    f"lists or in dicts, for it to be copied. Received: {where}, which keeps some "
+                    f"in a {type(part).__name__}"
+                )
+
+
 def _is_shared(x: Any) -> bool:
     """Return whether an object is no model's own: it never changes, or Python cannot copy it."""
     kind = type(x)
@@ -294,7 +321,7 @@ def _is_shared(x: Any) -> bool:
     if issubclass(kind, type | types.ModuleType | enum.Enum):
         return True
     if kind.__module__.partition(".")[0] in _OTHERS:
-        return True
+        return kind.__name__ != _REFERENCE
     try:
         object.__new__(kind)
     except TypeError:  # made of something else than Python
@@ -327,6 +354,8 @@ def _parts(x: Any) -> list[Any]:
                 parts.append(cell.cell_contents)
     elif isinstance(x, types.MethodType):
         parts += [x.__func__, x.__self__]
+    elif isinstance(x, _TRACED):
+        parts.append(x.python_function)
     elif isinstance(x, functools.partial):
         parts += [x.func, *x.args, *x.keywords.values()]
     return parts
@@ -334,7 +363,7 @@ def _parts(x: Any) -> list[Any]:
 
 def _attributes(x: Any) -> dict[str, Any]:
     """Return the attributes of an object by name, in its dict and in slots."""
-    if isinstance(x, tf.Variable | np.ndarray | types.MethodType):
+    if isinstance(x, tf.Variable | np.ndarray | types.MethodType | _TRACED):
         return {}
     names = {
         name
@@ -399,7 +428,9 @@ def _fill(x: Any, attributes: dict[str, Any], items: Any, *, clear: bool = False
         base = list if isinstance(x, list) else set
         if clear:
             base.clear(x)
-        (list.extend if isinstance(x, list) else set.update)(x, [v for v in items if v is not _GONE])
+        (list.extend if isinstance(x, list) else set.update)(
+            x, [v for v in items if v is not _GONE]
+        )
 
 
 def _tuple(names: Any) -> tuple[str, ...]:

@@ -113,12 +113,6 @@ def of_class_numbers(loss: Any) -> bool:
     )
 
 
-def axis_of_classes(loss: Any) -> int:
-    """Return along which axis of the outputs a loss of class numbers looks for the classes."""
-    axis: int = getattr(loss, "_fn_kwargs", {}).get("axis", -1)
-    return axis
-
-
 def task_losses(
     learner: keras.Model, x: Any, y: Any, y_pred: Any, sample_weight: Any, *, training: bool
 ) -> Any:

@@ -40,7 +40,7 @@ from tfmeta.inputs import (
     example_of,
 )
 from tfmeta.kernels import avoided
-from tfmeta.losses import axis_of_classes, of_class_numbers, task_losses
+from tfmeta.losses import of_class_numbers, task_losses
 from tfmeta.padding import is_padded, most_ways, put_back, real_task, without_padding
 from tfmeta.states import saving
 from tfmeta.task_map import (
@@ -560,8 +560,7 @@ class MetaLearner(Replicated, abc.ABC):
         if isinstance(self.loss, keras.losses.CTC) or self.loss in ("ctc", keras.losses.ctc):
             return tf.TensorSpec([None, None], tf.int64)
         if of_class_numbers(self.loss):
-            del sizes[axis_of_classes(self.loss)]
-            dtype = tf.int64
+            sizes, dtype = sizes[:-1], tf.int64
         if self.labels_shape is not None:
             shape = tf.TensorShape([None, *self.labels_shape[2:]])
             sizes = sizes if shape.is_compatible_with([None, *sizes[1:]]) else list(shape)

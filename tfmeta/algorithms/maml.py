@@ -42,7 +42,7 @@ from tfmeta.layers import (
     PerStepBatchNormalization,
     ordinary_batch_norm,
 )
-from tfmeta.losses import axis_of_classes, of_class_numbers
+from tfmeta.losses import of_class_numbers
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.packed import packed_call, spread_weights, task_axes, tried
 from tfmeta.task_map import chunks_at_once, map_tasks, side_by_side
@@ -657,7 +657,7 @@ class MAML(MetaLearner):
         if not (self.built and self.compiled and self._classes_are_outputs()):
             return None
         outputs = self.model.compute_output_spec(self.example)
-        return None if tf.nest.is_nested(outputs) else outputs.shape[axis_of_classes(self.loss)]
+        return None if tf.nest.is_nested(outputs) else outputs.shape[-1]
 
     def _classes_are_outputs(self) -> bool:
         return of_class_numbers(self.loss)

@@ -97,7 +97,9 @@ def saved_learner(
     signatures = learner_signatures(learner, class_names, preprocessing)
     if learner.transductive:
         _say_transductive(path)
-    _write(learner, path, signatures, {k: f for k, f in signatures.items() if k != "serving_default"})
+    _write(
+        learner, path, signatures, {k: f for k, f in signatures.items() if k != "serving_default"}
+    )
 
 
 def check_free(path: str | os.PathLike[str], overwrite: bool) -> None:

@@ -105,8 +105,9 @@ def example_of_built(name: str, model: keras.Model) -> Any:
         )
     nested = keras.tree.map_shape_structure(lambda sizes: (None, *sizes), shape)
     floats = example_of(model, nested)
+    leaves = keras.tree.flatten(floats)
     for dtype in (None, "int64", "string"):
-        example = example_of(model, nested, keras.tree.map_structure(lambda _: dtype, floats))
+        example = example_of(model, nested, [dtype] * len(leaves))
         try:
             model.compute_output_spec(example)
         except Exception:  # whatever an operation says of a type that it does not take
