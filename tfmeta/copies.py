@@ -105,9 +105,10 @@ def configured_layers(model: keras.Model) -> list[keras.layers.Layer]:
     found: dict[int, keras.layers.Layer] = {}
 
     def look(at: Any) -> None:
-        functional = [kind for kind in type(at).__mro__ if kind.__name__ == "Functional"]
+        functional: list[Any] = [k for k in type(at).__mro__ if k.__name__ == "Functional"]
         # Those of a class with arguments of its own make their layers themselves.
-        known = functional and type(at).__init__ is functional[0].__init__
+        cls: Any = type(at)
+        known = functional and cls.__init__ is functional[0].__init__
         if known or type(at) is keras.Sequential:
             for layer in at.layers:
                 if id(layer) not in found:
@@ -175,7 +176,7 @@ class _Copying:
         new = self.made[id(x)][1]
         if new is x or isinstance(x, tf.Variable | np.ndarray):
             return
-        attributes = {}
+        attributes: dict[str, Any] = {}
         for name, value in _attributes(x).items():
             if name in _CALLS and isinstance(x, keras.Operation):
                 attributes[name] = []
@@ -204,6 +205,7 @@ class _Copying:
             return x
         if isinstance(x, types.FunctionType):
             return self._of_function(x)
+        new: Any
         if isinstance(x, types.MethodType):
             new = types.MethodType(self._of(x.__func__), self._of(x.__self__))
         elif isinstance(x, _TRACED):
@@ -425,12 +427,11 @@ def _fill(x: Any, attributes: dict[str, Any], items: Any, *, clear: bool = False
             if key is not _GONE and value is not _GONE:
                 base.__setitem__(x, key, value)
     elif isinstance(x, list | set):
-        base = list if isinstance(x, list) else set
+        kind: Any = list if isinstance(x, list) else set
         if clear:
-            base.clear(x)
-        (list.extend if isinstance(x, list) else set.update)(
-            x, [v for v in items if v is not _GONE]
-        )
+            kind.clear(x)
+        add = kind.extend if isinstance(x, list) else kind.update
+        add(x, [value for value in items if value is not _GONE])
 
 
 def _tuple(names: Any) -> tuple[str, ...]:
