@@ -1,7 +1,7 @@
 """What `adapt` returns and `export` writes give what `predict` gives, whatever a model holds.
 
 Each entry of `MODELS` is a kind of thing that Keras lets stand in a model and that a configuration
-does not tell, or tells in a form that cannot be read back.
+may not tell, or tells in a form that cannot be read back.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import tensorflow as tf
 from keras import layers
 
 import tfmeta
-from tfmeta.copies import copy_of, remade, unchanged_on_error
+from tfmeta.copies import copy_of, remade
+from tfmeta.meta_learner import TaskModel
 
 CE = keras.losses.SparseCategoricalCrossentropy
 WORDS = [*"abcdefghijk"]
@@ -141,6 +142,44 @@ def own_layer():
     gate = Gate(layers.Dense(4, activation="tanh"), [layers.Dense(5), Gate(layers.Dense(4))])
     gate.factor = 0.5
     return tail(gate)
+
+
+@keras.saving.register_keras_serializable(package="test_copies")
+class Registered(layers.Layer):
+    """A layer that its configuration makes again, unless an attribute is set later."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units, self.factor, self.shift = units, 1.0, np.zeros(units, "float32")
+        self.inner = [layers.Dense(units)]
+        self.initializer = keras.initializers.Ones()
+
+    def build(self, shape):
+        self.own = self.add_weight(shape=(), initializer=self.initializer)
+
+    def call(self, x):
+        return self.own * self.inner[0](x) * self.factor + self.shift
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def set_later():
+    layer = Registered(4)
+    layer.shift[2] = 0.5
+    return tail(layer)
+
+
+def weight_in_an_operation():
+    x, first = keras.Input((5,)), layers.Dense(3)
+    h = layers.Dense(5, activation="tanh")(x)
+    return keras.Model(x, keras.ops.matmul(first(h), keras.ops.ones((3, 3))) + h @ first.kernel)
+
+
+def words_and_lambda():
+    lookup = layers.StringLookup(vocabulary=WORDS)
+    first = [lookup, layers.Embedding(20, 4), layers.Flatten(), layers.Lambda(lambda z: SCALE * z)]
+    return tail(*first, shape=(2,), dtype="string")
 
 
 class Net(keras.Model):
@@ -289,6 +328,10 @@ MODELS = {
     ),
     "IntegerLookup, Hashing, Discretization, Normalization": (lookup_pair, integers(9, 2), True),
     "a layer of one's own": (own_layer, numbers(5), False),
+    "a registered layer": (lambda: tail(Registered(4)), numbers(5), True),
+    "a registered layer that was changed": (set_later, numbers(5), False),
+    "a weight in an operation": (weight_in_an_operation, numbers(5), False),
+    "words and a lambda": (words_and_lambda, words(2), False),
     "subclassed, with layers as arguments": (
         lambda: Net(layers.Dense(4), lambda z: squash(z)),
         numbers(5),
@@ -368,8 +411,10 @@ def test_adapted_models_and_exports_give_what_the_learner_gives(kind, tmp_path):
     check(adapted(q), expected)
     own = {id(v) for v in learner.variables}
     assert not any(id(v) in own for v in adapted.variables)
+    # What Keras reads back is an ordinary model.
+    assert isinstance(adapted, TaskModel) != saved
     # The inner loop has done something, and only to what is not frozen.
-    assert np.abs(np.asarray(copy_of(model)(q)) - np.asarray(expected)).max() > 1e-4
+    assert np.abs(np.asarray(model(q)) - np.asarray(expected)).max() > 1e-4
     for a, b in zip(before, learner.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -382,6 +427,32 @@ def test_adapted_models_and_exports_give_what_the_learner_gives(kind, tmp_path):
     if saved:
         adapted.save(tmp_path / "adapted.keras")
         check(keras.models.load_model(tmp_path / "adapted.keras")(q), expected)
+    # What the learner learns later does not reach the adapted model.
+    for variable in learner.trainable_variables:
+        variable.assign(variable + 1)
+    check(adapted(q), expected)
+
+
+def test_what_has_adapted_is_not_reached_by_another_loss(tmp_path):
+    learner = tfmeta.BayesianMAML(weight_in_an_operation(), 0.1, particles=2, jitter=0.1)
+    learner.compile("sgd", CE(from_logits=True))
+    inputs, _ = episodes(numbers(5))
+    x, y, q = (inputs[name][0] for name in ("support_x", "support_y", "query_x"))
+    adapted = learner.adapt(x, y)
+    expected = learner(inputs)[0]
+    learner.compile("sgd", "mse")
+    close(adapted(q), expected)
+    adapted.export(tmp_path / "model", verbose=False)
+    close(tf.saved_model.load(str(tmp_path / "model")).serve(q), expected)
+
+
+def test_an_adapted_model_of_words_is_exported_by_keras_too(tmp_path):
+    learner = tfmeta.PrototypicalNetwork(words_and_lambda())
+    inputs, _ = episodes(words(2))
+    x, y, q = (inputs[name][0] for name in ("support_x", "support_y", "query_x"))
+    adapted = learner.adapt(x, y)
+    adapted.export(tmp_path / "model", verbose=False)
+    close(tf.saved_model.load(str(tmp_path / "model")).serve(q), learner(inputs)[0])
 
 
 @pytest.mark.parametrize("kind", ["text", "own layer", "Lambda"])
@@ -447,50 +518,20 @@ def test_seeds_go_on_by_themselves():
     assert not np.array_equal(copy(x, training=True), first)
 
 
-@pytest.mark.parametrize(
-    "hide", [lambda x: collections.deque([x]), lambda x: types.SimpleNamespace(inner=x)]
-)
-def test_layers_where_they_cannot_be_exchanged(hide):
-    class Hidden(layers.Layer):
-        def __init__(self, **kwargs):
-            super().__init__(**kwargs)
-            self.inner = layers.Dense(3)
-            self.all = hide(self.inner)
-
-        def call(self, x):
-            return self.inner(x)
-
-    with pytest.raises(ValueError, match=r"lists or in dicts.*'aside' \(Hidden\), which keeps"):
-        copy_of(tail(Hidden(name="aside")))
-
-
 def test_what_cannot_be_made_again_names_the_layer():
     model = tail(Gate(layers.Dense(4), name="gate"))
     with pytest.raises(ValueError, match=r"(?s)'gate' of class Gate.*get_config.*register_keras"):
         remade(model)
 
 
-def test_a_model_is_put_back_after_an_error():
-    model = Net(layers.Dense(4), keras.ops.tanh)
-
-    def refused():
-        with unchanged_on_error(model):
-            model(np.ones((2, 7), "float32"), training=True)
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        refused()
-    assert not model.built
-    assert not model.trainable_variables
-    assert model(np.ones((2, 5), "float32"), training=True).shape == (2, 3)
-
-
-@pytest.mark.parametrize("wrong", ["labels", "rank", "query labels"])
 @pytest.mark.parametrize(
-    ("learn", "make"),
+    ("learn", "make", "wrong"),
     [
-        (tfmeta.FOMAML, deferred),
-        (tfmeta.PrototypicalNetwork, lambda: Net(layers.Dense(4), keras.ops.tanh)),
+        (tfmeta.FOMAML, deferred, "labels"),
+        (tfmeta.FOMAML, deferred, "rank"),
+        (tfmeta.FOMAML, deferred, "query labels"),
+        (tfmeta.PrototypicalNetwork, lambda: Net(layers.Dense(4), keras.ops.tanh), "rank"),
+        (tfmeta.PrototypicalNetwork, lambda: Net(layers.Dense(4), keras.ops.tanh), "query labels"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*does not reach these weights")
@@ -508,7 +549,7 @@ def test_after_a_refused_call_a_right_one_works(learn, wrong, make):
         bad_labels = np.zeros((1, 4, 3, 2), "float32")
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
         learner.fit(bad, bad_labels, verbose=0)
-    assert learner.built == (wrong == "query labels")
+    assert wrong != "rank" or not learner.model.weights
     learner.fit(right, labels, verbose=0)
     assert learner.evaluate(right, labels, verbose=0)[1] <= 1.0
 

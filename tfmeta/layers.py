@@ -174,59 +174,45 @@ def per_step_batch_norm(model: keras.Model, steps: int) -> keras.Model:
     """
     check_count("steps", steps)
 
-    norms = (keras.layers.BatchNormalization, PerStepBatchNormalization)
-    kinds = [x for x in model._flatten_layers() if isinstance(x, norms[0])]
-    if all(isinstance(x, norms[1]) for x in kinds):
-        return model
+    def ordinary(model: keras.Model) -> bool:
+        norms = (keras.layers.BatchNormalization, PerStepBatchNormalization)
+        kinds = [type(x) for x in model._flatten_layers() if isinstance(x, norms[0])]
+        return any(kind is not norms[1] for kind in kinds)
 
     def swap(layer: keras.layers.Layer) -> keras.layers.Layer | None:
         if type(layer) is not keras.layers.BatchNormalization:
             return None
-        return built_like(PerStepBatchNormalization(steps, **layer.get_config()), layer)
+        return PerStepBatchNormalization(steps, **layer.get_config())
 
+    if not ordinary(model):
+        return model
     copy = copy_of(model, swap)
-    if any(type(x) is not norms[1] for x in copy._flatten_layers() if isinstance(x, norms[0])):
+    if copy is None or ordinary(copy):
         raise ValueError(
-            "`model` must be Functional or Sequential for its batch normalisation to be exchanged; "
-            "use tfmeta.layers.PerStepBatchNormalization in a subclassed model or layer. "
+            "`model` must be Functional or Sequential, of layers that their configuration makes "
+            "again, for its batch normalisation to be exchanged; use "
+            "tfmeta.layers.PerStepBatchNormalization in another model, or within a layer. "
             f"Received: model={model.name!r}"
         )
     return copy
 
 
 def ordinary_batch_norm(layer: keras.layers.Layer, cls: Any) -> keras.layers.Layer | None:
-    """Return batch normalisation of class `cls` in the place of `layer`, `None` for other layers.
+    """Return batch normalisation of class `cls` for the place of `layer`, `None` for other layers.
 
-    Of per-step batch normalisation it is that of the last step. A frozen layer uses its stored
-    statistics always: in its place is Keras's own, or itself.
+    A frozen layer stays of its class, for it uses its stored statistics always. Batch normalisation
+    of a class of one's own is another layer.
 
     Args:
-        layer: A built layer.
+        layer: A layer.
         cls: `keras.layers.BatchNormalization`, or a class of the same weights.
     """
     per_step = isinstance(layer, PerStepBatchNormalization)
-    if not isinstance(layer, keras.layers.BatchNormalization) or not (per_step or layer.trainable):
+    plain = type(layer) in (keras.layers.BatchNormalization, BatchAtHandNormalization)
+    if not per_step and not (plain and layer.trainable):
         return None
     config = layer.get_config()
     if per_step:
         del config["steps"]
     kind = cls if layer.trainable else keras.layers.BatchNormalization
-    return built_like(kind.from_config(config), layer)
-
-
-def built_like(new: keras.layers.Layer, layer: keras.layers.Layer) -> keras.layers.Layer:
-    """Return a new layer, built as `layer` is: its weights, in each row or of the last, its flags.
-
-    Args:
-        new: A layer with the same weights, which may have a row for each step.
-        layer: A layer, which may too.
-    """
-    if layer.built:
-        new.build_from_config(layer.get_build_config())
-        for variable, old in zip(new.variables, layer.variables, strict=True):
-            fewer = len(variable.shape) < len(old.shape)
-            value = keras.ops.convert_to_tensor(old)
-            variable.assign(value[-1] if fewer else keras.ops.broadcast_to(value, variable.shape))
-            if variable.trainable != old.trainable:
-                variable.trainable = old.trainable
-    return new
+    return kind.from_config(config)

@@ -6,7 +6,7 @@ import abc
 import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.checks import check_count
-from tfmeta.copies import copy_of, unchanged_on_error
+from tfmeta.copies import resources_of, unbuilt_copy_of
 from tfmeta.distribution import (
     LOST,
     Replicated,
@@ -150,10 +150,13 @@ class MetaLearner(Replicated, abc.ABC):
         """Build the wrapped model for the shape of `support_x` without its task axis."""
         self.labels_shape = input_shape.get("support_y")
         self.example = example_of(self.model, input_shape["support_x"], self.support_dtypes)
-        for training in (True, False):
-            # A layer may be called in one of them only. Nothing but weights comes of it.
-            if not all(layer.built for layer in self.model._flatten_layers()):
-                self.model(self.example, training=training)
+        # What fails, as with examples of a wrong shape, fails with a model that nobody needs.
+        first = None if self.model.built else unbuilt_copy_of(self.model)
+        for model in (first, self.model):
+            for training in (True, False):
+                # A layer may be called in one of them only. Nothing but weights comes of it.
+                if model and not all(layer.built for layer in model._flatten_layers()):
+                    model(self.example, training=training)
         self._check_weights()
         super().build(input_shape)
         self.packs = self._can_pack()
@@ -243,7 +246,7 @@ class MetaLearner(Replicated, abc.ABC):
             if isinstance(first, dict):
                 self.check_inputs(first)
                 self._check_alike(first)
-            with saving(kwargs.get("callbacks"), x) as callbacks, self._as_before("train_function"):
+            with saving(kwargs.get("callbacks"), x) as callbacks, self._unspoilt():
                 if callbacks is not None:
                     kwargs["callbacks"] = callbacks
                 return super().fit(shared, *args, shuffle=shuffle, **kwargs)
@@ -254,7 +257,7 @@ class MetaLearner(Replicated, abc.ABC):
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Score meta-batches, their tasks shared out among replicas: `keras.Model.evaluate`."""
-        with self._as_before("test_function"):
+        with self._unspoilt():
             return super().evaluate(shared_out(x, self.distribute_strategy), *args, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -262,7 +265,7 @@ class MetaLearner(Replicated, abc.ABC):
 
         Every worker gets all predictions.
         """
-        with self._as_before("predict_function"):
+        with self._unspoilt():
             return super().predict(shared_out(x, self.distribute_strategy), *args, **kwargs)
 
     def train_step(self, data: Any) -> Any:
@@ -470,13 +473,12 @@ class MetaLearner(Replicated, abc.ABC):
         """
         x, y = (keras.tree.map_structure(np.asarray, value) for value in (support_x, support_y))
         check_support(x, y)
-        with self._unbuilt_on_error():
-            if not self.built:
-                named = {"support_x": x, "support_y": y}
-                self._build_for(keras.tree.map_structure(lambda part: part[None], named))
-            check_examples(x, self.example)
-            if not keras.tree.is_nested(y):
-                self.check_labels(y)
+        if not self.built:
+            named = {"support_x": x, "support_y": y}
+            self._build_for(keras.tree.map_structure(lambda part: part[None], named))
+        check_examples(x, self.example)
+        if not keras.tree.is_nested(y):
+            self.check_labels(y)
         x, y = (keras.tree.map_structure(tf.constant, value) for value in (x, y))
         state = self.adapt_task(x, y, training=False)
         _check_finite(state)
@@ -600,14 +602,13 @@ class MetaLearner(Replicated, abc.ABC):
         """
         tensors = episode_inputs(inputs)
         check_masks(tensors)
-        with self._unbuilt_on_error():
-            if not self.built:
-                strategy = self._distribute_strategy
-                with strategy.scope() if strategy else contextlib.nullcontext():
-                    self._build_for(tensors)
-            if not keras.tree.is_nested(tensors["support_y"]):
-                labels = np.asarray(tensors["support_y"])
-                self.check_labels(labels[tensors["support_mask"]] if is_padded(tensors) else labels)
+        if not self.built:
+            strategy = self._distribute_strategy
+            with strategy.scope() if strategy else contextlib.nullcontext():
+                self._build_for(tensors)
+        if not keras.tree.is_nested(tensors["support_y"]):
+            labels = np.asarray(tensors["support_y"])
+            self.check_labels(labels[tensors["support_mask"]] if is_padded(tensors) else labels)
 
     def check_labels(self, labels: Array) -> None:
         """Raise a `ValueError` if this learner cannot learn from such labels. Default: all fit.
@@ -619,12 +620,21 @@ class MetaLearner(Replicated, abc.ABC):
     def adapted_model(self, state: Any) -> keras.Model:
         """Return the model for one task, given what `adapt_task` returned.
 
-        The default keeps a copy of the learner and calls its `predict_task`; learners that can
+        The default calls the learner's `predict_task`, with weights of its own; learners that can
         give an ordinary model without tfmeta in it override this.
         """
-        adapted = TaskModel(copy_of(self), state)
+        adapted = TaskModel(self.as_it_is(), state)
         adapted(self.example)
         return adapted
+
+    def as_it_is(self) -> Any:
+        """Return this learner with the same parts, which other settings don't reach.
+
+        A learner that is given another loss predicts otherwise; what has adapted before does not.
+        """
+        same = object.__new__(type(self))
+        vars(same).update(vars(self))
+        return same
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, for Keras's saving."""
@@ -670,17 +680,14 @@ class MetaLearner(Replicated, abc.ABC):
         }
         check_alike(self.distribute_strategy, digests)
 
-    def _as_before(self, function: str) -> Any:
-        """Return a context after which the learner is as before if a first call ends in an error.
-
-        What was built in a graph that was refused would stand in the way of a right one.
-        """
-        if not self.compiled or getattr(self, function) is not None:
-            return contextlib.nullcontext()
-        done = int(self.optimizer.iterations) if self.optimizer else 0
-        return unchanged_on_error(
-            self, unless=lambda: bool(self.optimizer) and int(self.optimizer.iterations) > done
-        )
+    @contextlib.contextmanager
+    def _unspoilt(self) -> Iterator[None]:
+        """Leave no half-made function for the next call: Keras would call it again."""
+        try:
+            yield
+        except Exception:
+            self.train_function = self.test_function = self.predict_function = None
+            raise
 
     def get_build_config(self) -> dict[str, Any] | None:
         """Return what `build` needs, for Keras's saving."""
@@ -697,10 +704,6 @@ class MetaLearner(Replicated, abc.ABC):
         """Build for a meta-batch, by its shapes and types."""
         self.support_dtypes = keras.tree.map_structure(dtype_of, inputs["support_x"])
         self.build(keras.tree.map_structure(lambda tensor: tuple(tensor.shape), inputs))
-
-    def _unbuilt_on_error(self) -> Any:
-        """Return a context in which a learner may be built, and is not if what it is for fails."""
-        return contextlib.nullcontext() if self.built else unchanged_on_error(self)
 
     def _can_pack(self) -> bool:
         if self.task_axis == "loop":
@@ -760,51 +763,77 @@ class MetaLearner(Replicated, abc.ABC):
 
 @keras.saving.register_keras_serializable(package="tfmeta")
 class TaskModel(keras.Model):
-    """A learner that has adapted to one task: its state as weights, its `predict_task` as call.
+    """A learner that has adapted to one task: its `predict_task` as call, at weights of its own.
+
+    They are the state, and all that the learner's variables are now. It calls what the learner
+    calls, which may be anything, and is not reached by what becomes of the learner's variables.
 
     Args:
-        learner: A built learner, kept.
+        learner: A built learner.
         state: What its `adapt_task` returned.
         **kwargs: `name` and `dtype`.
     """
 
     def __init__(self, learner: MetaLearner, state: Any, **kwargs: Any) -> None:
-        super().__init__(**{"name": f"{learner.name}_task", **kwargs})
-        self.learner = learner
+        defaults = {"name": f"{learner.name}_task", "dtype": learner.variable_dtype}
+        super().__init__(**{**defaults, **kwargs})
+        variables = learner.variables
+        # Within a function, where Keras does not count the variables as this model's.
+        self._replaced = lambda: (learner, variables)
+        self._weights_of_learner = [self._weight(v.path, v) for v in variables]
         self._structure = tf.nest.map_structure(lambda _: None, state)
-        self._values = [
-            self.add_weight(shape=x.shape, dtype=x.dtype.name, trainable=False, name=f"state_{i}")
-            for i, x in enumerate(tf.nest.flatten(state))
-        ]
-        for variable, value in zip(self._values, tf.nest.flatten(state), strict=True):
-            variable.assign(value)
+        self._values = [self._weight(f"state_{i}", x) for i, x in enumerate(tf.nest.flatten(state))]
+        self._tables = resources_of(learner)
+        self.example, self.transductive = learner.example, learner.transductive
+        self.built = True
 
     def call(self, inputs: Any) -> Any:
         """Return `[n, outputs]` for `[n, ...]`."""
-        values = [tf.convert_to_tensor(v) for v in self._values]
-        state = tf.nest.pack_sequence_as(self._structure, values)
-        with avoided():  # it may be exported to where there is no tfmeta
-            return self.learner.predict_task(state, inputs, training=False)
+        learner, variables = self._replaced()
+        state = tf.nest.pack_sequence_as(
+            self._structure, [tf.convert_to_tensor(v) for v in self._values]
+        )
+        own = list(zip(variables, self._weights_of_learner, strict=True))
+        # Kernels are avoided, for it may be exported to where there is no tfmeta.
+        with avoided(), keras.StatelessScope(state_mapping=own):
+            return learner.predict_task(state, inputs, training=False)
 
     def get_config(self) -> dict[str, Any]:
         """Return the learner and the shapes of its state, for Keras's saving."""
+        learner = keras.saving.serialize_keras_object(self._replaced()[0])
+        learner.pop("compile_config", None)  # what adapts to nothing more needs no loss
         shapes = [{"shape": tuple(v.shape), "dtype": v.dtype} for v in self._values]
         return {
             **super().get_config(),
-            "learner": keras.saving.serialize_keras_object(self.learner),
+            "learner": learner,
             "structure": tf.nest.pack_sequence_as(self._structure, range(len(shapes))),
             "shapes": shapes,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> TaskModel:
-        """Make a model, its weights zero, from what `get_config` returned."""
+        """Make a model, its weights of the state zero, from what `get_config` returned."""
         config = dict(config)
         learner = keras.saving.deserialize_keras_object(config.pop("learner"))
         shapes = [tf.zeros(x["shape"], x["dtype"]) for x in config.pop("shapes")]
         structure = config.pop("structure")
         state = tf.nest.map_structure(lambda i: shapes[i], structure)
         return cls(learner, state, **config)
+
+    def get_build_config(self) -> None:
+        """Return none, for the model is built when it is made."""
+
+    def _weight(self, name: str, value: Any) -> Any:
+        value = tf.convert_to_tensor(value)
+        weight = self.add_weight(
+            shape=value.shape,
+            dtype=value.dtype.name,
+            trainable=False,
+            autocast=False,
+            name=name.replace("/", "_"),
+        )
+        weight.assign(value)
+        return weight
 
 
 def readable(error: Any, where: str = "") -> Any:

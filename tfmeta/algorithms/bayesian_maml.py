@@ -212,7 +212,7 @@ class BayesianMAML(PosteriorMAML):
         """Return `[tasks, M, ...]` of `[tasks*M, ...]`."""
         return tf.reshape(outputs, tf.concat([[-1, self.particles], tf.shape(outputs)[1:]], 0))
 
-    def adapted_model(self, state: Any) -> keras.Model:
+    def ordinary_model(self, state: Any) -> keras.Model | None:
         """Return the particles as one model, an ensemble with the mean of their predictions.
 
         Its layer `"particles"` has the predictions of each, `[n, M, outputs]`.
@@ -227,7 +227,9 @@ class BayesianMAML(PosteriorMAML):
                 [self._particle(m, v, x) for v, x in zip(of, values, strict=True)]
                 for of, values in zip(variables, state, strict=True)
             )
-            model = super().adapted_model(tuple(one))
+            model = super().ordinary_model(tuple(one))
+            if model is None:
+                return None
             model.name = f"particle_{m}"
             outputs.append(model(inputs))
         if self.particles == 1:

@@ -24,7 +24,7 @@ from tfmeta.algorithms.rates import (
     shapes_of_rates,
 )
 from tfmeta.checks import check_at_least_zero, check_count, check_positive
-from tfmeta.copies import configured_layers, copy_of
+from tfmeta.copies import copy_of
 from tfmeta.functional import (
     BATCH_NORM_MODES,
     BatchNormMode,
@@ -37,11 +37,7 @@ from tfmeta.functional import (
 )
 from tfmeta.inner_loop import InnerStep, Path, inner_path
 from tfmeta.inner_optimizers import SGD, UpdateRule
-from tfmeta.layers import (
-    BatchAtHandNormalization,
-    PerStepBatchNormalization,
-    ordinary_batch_norm,
-)
+from tfmeta.layers import BatchAtHandNormalization, ordinary_batch_norm
 from tfmeta.losses import of_class_numbers
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.packed import packed_call, spread_weights, task_axes, tried
@@ -480,12 +476,17 @@ class MAML(MetaLearner):
         With `batch_norm="transductive"` its batch normalisation uses the batch at hand, like the
         learner's; with `"support"` it has the support set's statistics stored. With
         `"with_support"` the support set is in it. Per-step batch normalisation becomes an
-        ordinary one, that of the last step. Where batch normalisation would have to be exchanged
-        inside a subclassed model or a layer of one's own, the model keeps a copy of the learner.
+        ordinary one, that of the last step. Where the model cannot be copied or its batch
+        normalisation exchanged, it is called as the learner calls it, with weights of its own.
         """
-        if self._keeps_learner():
-            return super().adapted_model(state)
-        adapted = self._copy_for_a_task()
+        model = self.ordinary_model(state)
+        return super().adapted_model(state) if model is None else model
+
+    def ordinary_model(self, state: Any) -> keras.Model | None:
+        """Return a model for one task without tfmeta's learner in it; `None` if there cannot be."""
+        adapted = None if self._sees_support() else self._copy_for_a_task()
+        if adapted is None:
+            return None
         params, model_state = state
         for variables, values in (
             (adapted.trainable_variables, params),
@@ -626,31 +627,20 @@ class MAML(MetaLearner):
         state = self.model.non_trainable_variables
         return [c and id(v) not in unseen for c, v in zip(changed, state, strict=True)]
 
-    def _copy_for_a_task(self) -> keras.Model:
+    def _copy_for_a_task(self) -> keras.Model | None:
         """Return a copy of the model, with the batch normalisation that a task needs."""
-        if not self._exchanged_layers():
+        at_hand = self.batch_norm == "transductive" and bool(batch_norm_layers(self.model))
+        if not at_hand and not per_step_layers(self.model):
             return copy_of(self.model)
-        at_hand = self.batch_norm == "transductive"
         cls = BatchAtHandNormalization if at_hand else keras.layers.BatchNormalization
-        exchanged = {id(layer) for layer in self._exchanged_layers()}
-        return copy_of(
-            self.model,
-            lambda layer: ordinary_batch_norm(layer, cls) if id(layer) in exchanged else None,
+        copy = copy_of(self.model, lambda layer: ordinary_batch_norm(layer, cls))
+        # Only layers of Functional and Sequential models are exchanged.
+        wrong = (
+            copy is None
+            or per_step_layers(copy)
+            or (at_hand and not all(isinstance(x, cls) for x in batch_norm_layers(copy)))
         )
-
-    def _exchanged_layers(self) -> list[Any]:
-        """Return the layers that an adapted model has others for."""
-        norms = batch_norm_layers(self.model) if self.batch_norm == "transductive" else []
-        return [*norms, *(x for x in per_step_layers(self.model) if x not in norms)]
-
-    def _keeps_learner(self) -> bool:
-        """Return whether an adapted model needs the learner: no layers of Keras's do the same."""
-        known = (keras.layers.BatchNormalization, PerStepBatchNormalization)
-        inside = {id(layer) for layer in configured_layers(self.model)}
-        return self._sees_support() or any(
-            id(layer) not in inside or type(layer) not in (*known, BatchAtHandNormalization)
-            for layer in self._exchanged_layers()
-        )
+        return None if wrong else copy
 
     def _classes(self) -> int | None:
         """Return how many outputs the model has, where labels are their numbers."""

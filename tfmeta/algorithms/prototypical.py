@@ -167,16 +167,20 @@ class PrototypicalNetwork(MetaLearner):
     def adapted_model(self, state: tuple[Any, Any]) -> keras.Model:
         """Return encoder and head as one model of Keras's own layers, with the same logits.
 
+        An encoder that cannot be copied is called as the learner calls it, with weights of its own.
+
         Squared Euclidean: `−‖z − c‖² = 2c·z − ‖c‖² − ‖z‖²`, a dense layer less the squared norm;
         cosine: a dense layer without bias behind a normalisation to length 1.
         """
-        means, present = state
-        t = tf.convert_to_tensor(self.temperature)
-        # Under XLA the prototypes of absent classes are there too. The head has the precision of
-        # the weights, whatever the encoder computes in.
-        means = tf.cast(tf.boolean_mask(means, present), t.dtype)
-        ways, dtype = means.shape[0], t.dtype.name
+        # Under XLA the prototypes of absent classes are there too.
+        means, present = (tf.boolean_mask(x, state[1]) for x in state)
         encoder = copy_of(self.model)
+        if encoder is None:
+            return super().adapted_model((means, present))
+        t = tf.convert_to_tensor(self.temperature)
+        # The head has the precision of the weights, whatever the encoder computes in.
+        means = tf.cast(means, t.dtype)
+        ways, dtype = means.shape[0], t.dtype.name
         inputs = keras.tree.map_structure(
             lambda x: keras.Input(x.shape[1:], dtype=x.dtype), self.example
         )

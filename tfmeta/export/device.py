@@ -33,7 +33,7 @@ def checked_example(name: str, model: keras.Model) -> Any:
             f"`{name}` must be built: call it once, or for a learner `fit` or `adapt`. "
             f"Received: a {type(model).__name__} {model.name!r} that is not"
         )
-    return model.example if hasattr(model, "adapt_task") else example_of_built(name, model)
+    return example_of_built(name, model)
 
 
 def model_function(model: keras.Model, example: Any) -> Any:

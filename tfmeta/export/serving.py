@@ -94,6 +94,8 @@ def example_of_built(name: str, model: keras.Model) -> Any:
     Raises:
         ValueError: If the model does not say, as a subclassed one of several arguments.
     """
+    if hasattr(model, "example"):
+        return model.example
     if getattr(model, "inputs", None):
         return example_of(model, None)
     # A subclassed model remembers no more than a shape.
