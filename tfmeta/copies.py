@@ -125,7 +125,8 @@ def remade(model: M) -> M:
 def resources_of(model: keras.Model) -> list[Any]:
     """Return the lookup tables and the like in a model, which an export has to name."""
     kind = tf.saved_model.experimental.TrackableResource
-    return [x for x in tf.train.TrackableView(model).descendants() if isinstance(x, kind)]
+    parts = (x for y in model._flatten_layers() for x in tf.train.TrackableView(y).descendants())
+    return list({id(x): x for x in parts if isinstance(x, kind)}.values())
 
 
 def _is_keras(layer: keras.layers.Layer) -> bool:
@@ -144,7 +145,8 @@ def _same_attributes(new: keras.layers.Layer, old: keras.layers.Layer) -> bool:
         [
             told(x)
             for name, value in sorted(vars(layer).items())
-            if not name.startswith("_")
+            # Keras puts something around the methods of each layer.
+            if not (name.startswith("_") or callable(getattr(type(layer), name, None)))
             for x in (name, *keras.tree.flatten(value))
         ]
         for layer in (new, old)

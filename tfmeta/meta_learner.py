@@ -6,7 +6,7 @@ import abc
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -633,7 +633,7 @@ class MetaLearner(Replicated, abc.ABC):
         A learner that is given another loss predicts otherwise; what has adapted before does not.
         """
         same = object.__new__(type(self))
-        vars(same).update(vars(self))
+        same.__dict__.update(vars(self))
         return same
 
     def get_config(self) -> dict[str, Any]:
@@ -779,13 +779,13 @@ class TaskModel(keras.Model):
         super().__init__(**{**defaults, **kwargs})
         variables = learner.variables
         # Within a function, where Keras does not count the variables as this model's.
-        self._replaced = lambda: (learner, variables)
+        self._replaced: Callable[[], tuple[MetaLearner, Any]] = lambda: (learner, variables)
         self._weights_of_learner = [self._weight(v.path, v) for v in variables]
         self._structure = tf.nest.map_structure(lambda _: None, state)
         self._values = [self._weight(f"state_{i}", x) for i, x in enumerate(tf.nest.flatten(state))]
-        self._tables = resources_of(learner)
+        self._tables = tf.Module()  # tracked by TensorFlow, for exports
+        self._tables.all = resources_of(learner)
         self.example, self.transductive = learner.example, learner.transductive
-        self.built = True
 
     def call(self, inputs: Any) -> Any:
         """Return `[n, outputs]` for `[n, ...]`."""
@@ -818,10 +818,12 @@ class TaskModel(keras.Model):
         shapes = [tf.zeros(x["shape"], x["dtype"]) for x in config.pop("shapes")]
         structure = config.pop("structure")
         state = tf.nest.map_structure(lambda i: shapes[i], structure)
-        return cls(learner, state, **config)
+        model = cls(learner, state, **config)
+        model(model.example)
+        return model
 
     def get_build_config(self) -> None:
-        """Return none, for the model is built when it is made."""
+        """Return none, for `from_config` has built the model."""
 
     def _weight(self, name: str, value: Any) -> Any:
         value = tf.convert_to_tensor(value)
