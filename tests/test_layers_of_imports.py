@@ -10,8 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "tfmeta"
 
 # Lowest first. A name with a dot at its end stands for the whole sub-package.
-TENSORS = ["types", "checks", "layers", "functional", "derivatives", "inner_optimizers"]
-TENSORS += ["constraints", "ops", "models"]
+TENSORS = ["types", "checks", "copies", "layers", "functional", "derivatives"]
+TENSORS += ["inner_optimizers", "constraints", "ops", "models"]
 LOOPS = [*TENSORS, "notes", "task_map", "padding", "losses", "class_weights"]
 LOOPS += ["packed.", "inner_loop", "inputs", "ends", "agreement"]
 PUBLIC = [
@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "types": [],
     "checks": [],
     "files": [],
-    "layers": ["types", "checks"],
+    "copies": [],
+    "layers": ["types", "checks", "copies"],
     "functional": ["types", "layers"],
     "derivatives": [],
     "inner_optimizers": ["types", "checks"],
@@ -54,7 +55,17 @@ MAY_IMPORT = {
     "states": ["types", "checks", "files", "distribution"],
     "packed.": ["types", "layers", "functional", "kernels", "notes", "packed."],
     "inner_loop": [*TENSORS, "task_map", "recompute", "packed."],
-    "export.": ["types", "checks", "files", "kernels", "layers", "functional", "inputs", "export."],
+    "export.": [
+        "types",
+        "checks",
+        "copies",
+        "files",
+        "kernels",
+        "layers",
+        "functional",
+        "inputs",
+        "export.",
+    ],
     "meta_learner": [*LOOPS, "given", "kernels", "distribution", "states", "export."],
     "calibration": ["types", "checks"],
     "evaluation": ["types", "checks", "padding", "meta_learner", "calibration"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -74,13 +75,21 @@ def episode_inputs(inputs: Any) -> dict[str, Any]:
     return {**tensors, **masks}
 
 
-def example_of(model: keras.Model, support_shape: Any) -> Any:
-    """Return what the model takes, symbolically: a nest of `[n, ...]`."""
+def example_of(model: keras.Model, support_shape: Any, dtypes: Any = None) -> Any:
+    """Return what the model takes, symbolically: a nest of `[n, ...]`.
+
+    Args:
+        model: A model, built or not.
+        support_shape: `[tasks, n, ...]`, or a nest of such, for a model that does not know its own.
+        dtypes: The types of the examples in the same way, by `dtype_of`.
+    """
     known = known_example(model)
     if known is not None:
         return known
+    types = iter(keras.tree.flatten(dtypes)) if dtypes is not None else itertools.repeat(None)
     return keras.tree.map_shape_structure(
-        lambda shape: keras.KerasTensor((None, *shape[2:]), dtype=model.input_dtype), support_shape
+        lambda shape: keras.KerasTensor((None, *shape[2:]), dtype=next(types) or model.input_dtype),
+        support_shape,
     )
 
 
@@ -88,7 +97,7 @@ def known_example(model: keras.Model) -> Any:
     """Return what a model takes that has its shape already, or `None`."""
     # It knows which of its sizes may vary.
     if isinstance(model, keras.Sequential):
-        known = model.inputs[0] if model.inputs else None
+        known = model.inputs[0] if model.built and model._functional else None
     else:
         known = getattr(model, "input", None) if hasattr(model, "_inputs_struct") else None
     return keras.tree.map_structure(
@@ -122,6 +131,16 @@ def arrays(name: str, values: Any, example: Any = None) -> Any:
             f"`{name}` must be an array, or a list of entries of one shape. Received: a list of "
             f"entries of the shapes {shapes}"
         ) from error
+
+
+def dtype_of(x: Any) -> str | None:
+    """Return of which type examples `[tasks, n, ...]` are; `None` for numbers, and for images.
+
+    A model takes numbers in its own precision, and images scaled; of anything else it has to know.
+    """
+    dtype = tf.as_dtype(x.dtype) if str(x.dtype)[:2] != "<U" else tf.string
+    pixels = dtype.is_integer and (dtype == tf.uint8 or len(x.shape) >= 5)
+    return None if dtype.is_floating or pixels else dtype.name
 
 
 def check_support(support_x: Any, support_y: Any) -> None:

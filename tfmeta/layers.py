@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from tfmeta.checks import check_count
+from tfmeta.copies import copy_of
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
@@ -179,56 +180,45 @@ def per_step_batch_norm(model: keras.Model, steps: int) -> keras.Model:
     """
     check_count("steps", steps)
 
-    def swap(layer: keras.layers.Layer) -> keras.layers.Layer:
-        config = layer.get_config()
-        if type(layer) is keras.layers.BatchNormalization:
-            return PerStepBatchNormalization(steps, **config)
-        return type(layer).from_config(config)
-
     def ordinary(model: keras.Model) -> bool:
         norms = (keras.layers.BatchNormalization, PerStepBatchNormalization)
         kinds = [type(x) for x in model._flatten_layers() if isinstance(x, norms[0])]
         return any(kind is not norms[1] for kind in kinds)
 
+    def swap(layer: keras.layers.Layer) -> keras.layers.Layer | None:
+        if type(layer) is not keras.layers.BatchNormalization:
+            return None
+        return PerStepBatchNormalization(steps, **layer.get_config())
+
     if not ordinary(model):
         return model
-    clone = exchanged(model, swap)
-    if clone is None or ordinary(clone):
+    copy = copy_of(model, swap)
+    if copy is None or ordinary(copy):
         raise ValueError(
-            "`model` must be Functional or Sequential for its batch normalisation to be exchanged; "
-            "use tfmeta.layers.PerStepBatchNormalization in a subclassed model or layer. "
+            "`model` must be Functional or Sequential, of layers that their configuration makes "
+            "again, for its batch normalisation to be exchanged; use "
+            "tfmeta.layers.PerStepBatchNormalization in another model, or within a layer. "
             f"Received: model={model.name!r}"
         )
-    for new, old in zip(clone.variables, model.variables, strict=True):
-        new.assign(keras.ops.broadcast_to(old, new.shape))
-    return clone
+    return copy
 
 
-def ordinary_batch_norm(layer: keras.layers.Layer, cls: Any) -> keras.layers.Layer:
-    """Return a new layer like `layer`, batch normalisation with per-step weights or not as `cls`.
+def ordinary_batch_norm(layer: keras.layers.Layer, cls: Any) -> keras.layers.Layer | None:
+    """Return batch normalisation of class `cls` for the place of `layer`, `None` for other layers.
 
-    A frozen layer stays of its class, for it uses its stored statistics always.
-    """
-    config = layer.get_config()
-    per_step = isinstance(layer, PerStepBatchNormalization)
-    if per_step:
-        del config["steps"]
-    if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
-        return cls.from_config(config)
-    kind = keras.layers.BatchNormalization if per_step else type(layer)
-    return kind.from_config(config)
-
-
-def exchanged(model: keras.Model, exchange: Any) -> keras.Model | None:
-    """Return a copy of `model` with its layers exchanged, or `None` if it cannot be cloned.
-
-    Weights are new; layers within layers of one's own are not looked at.
+    A frozen layer stays of its class, for it uses its stored statistics always. Batch normalisation
+    of a class of one's own is another layer.
 
     Args:
-        model: A model.
-        exchange: A layer to its substitute.
+        layer: A layer.
+        cls: `keras.layers.BatchNormalization`, or a class of the same weights.
     """
-    try:
-        return keras.models.clone_model(model, clone_function=exchange, recursive=True)
-    except ValueError:
+    per_step = isinstance(layer, PerStepBatchNormalization)
+    plain = type(layer) in (keras.layers.BatchNormalization, BatchAtHandNormalization)
+    if not per_step and not (plain and layer.trainable):
         return None
+    config = layer.get_config()
+    if per_step:
+        del config["steps"]
+    kind = cls if layer.trainable else keras.layers.BatchNormalization
+    return kind.from_config(config)

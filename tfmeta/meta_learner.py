@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -17,6 +17,7 @@ import tensorflow as tf
 from tfmeta.agreement import check_agreement, ignored_class, not_warned_again
 from tfmeta.checks import check_count
 from tfmeta.class_weights import weighed
+from tfmeta.copies import resources_of, unbuilt_copy_of
 from tfmeta.derivatives import gradients_or_zeros
 from tfmeta.distribution import (
     LOST,
@@ -43,6 +44,7 @@ from tfmeta.inputs import (
     check_masks,
     check_support,
     check_targets,
+    dtype_of,
     episode_inputs,
     example_of,
     known_example,
@@ -136,6 +138,8 @@ class MetaLearner(Replicated, abc.ABC):
         self.model = model
         self.task_axis = task_axis
         self.task_chunk = task_chunk
+        # What `build` cannot see in shapes, for models that don't say what they take.
+        self.support_dtypes: Any = None
         if model.built:
             self._check_weights()
 
@@ -164,9 +168,15 @@ class MetaLearner(Replicated, abc.ABC):
 
     def build(self, input_shape: Any) -> None:
         """Build the wrapped model for the shape of `support_x` without its task axis."""
-        self.example = example_of(self.model, input_shape["support_x"])
-        if not self.model.built:
-            self.model(self.example)
+        self.labels_shape = input_shape.get("support_y")
+        self.example = example_of(self.model, input_shape["support_x"], self.support_dtypes)
+        # What fails, as with examples of a wrong shape, fails with a model that nobody needs.
+        first = None if self.model.built else unbuilt_copy_of(self.model)
+        for model in (first, self.model):
+            for training in (True, False):
+                # A layer may be called in one of them only. Nothing but weights comes of it.
+                if model and not all(layer.built for layer in model._flatten_layers()):
+                    model(self.example, training=training)
         self._check_weights()
         check_layers(self.model)
         super().build(input_shape)
@@ -633,7 +643,8 @@ class MetaLearner(Replicated, abc.ABC):
         x, y = arrays("support_x", support_x, known), arrays("support_y", support_y)
         check_support(x, y)
         if not self.built:
-            self.build({"support_x": keras.tree.map_structure(lambda part: (1, *part.shape), x)})
+            named = {"support_x": x, "support_y": y}
+            self._build_for(keras.tree.map_structure(lambda part: part[None], named))
         check_examples(x, self.model, self.example, "support_x")
         check_ids(x, self.model, self.example, "support_x")
         if not keras.tree.is_nested(y):
@@ -721,16 +732,26 @@ class MetaLearner(Replicated, abc.ABC):
         return False
 
     def label_spec(self) -> Any:
-        """Return shape and type of an export's `support_y`: int64 `[n]` for class numbers.
+        """Return shape and type of an export's `support_y`: int64 for class numbers, else floats.
 
-        Where the loss is none of class numbers, labels are floats of the shape of the outputs. A
-        learner whose labels are something else overrides this.
+        Class numbers have the shape of the outputs without the axis of classes, `[n]` mostly and
+        `[n, t]` for each of t steps; other labels have that of the outputs. Where the learner was
+        built for labels of another shape, as the targets `[n, d]` of a loss whose outputs are
+        `[n, 2d]`, it is theirs. A learner whose labels are something else overrides this.
         """
-        if not self.compiled or self.loss is None or of_class_numbers(self.loss):
+        if not self.compiled or self.loss is None:
             return tf.TensorSpec([None], tf.int64)
         outputs = self.model.compute_output_spec(self.example)
         refuse_several("one output", outputs)
-        return tf.TensorSpec([None, *outputs.shape[1:]], self.variable_dtype)
+        sizes, dtype = list(outputs.shape), self.variable_dtype
+        if isinstance(self.loss, keras.losses.CTC) or self.loss in ("ctc", keras.losses.ctc):
+            return tf.TensorSpec([None, None], tf.int64)
+        if of_class_numbers(self.loss):
+            sizes, dtype = sizes[:-1], tf.int64
+        if self.labels_shape is not None:
+            shape = tf.TensorShape([None, *self.labels_shape[2:]])
+            sizes = sizes if shape.is_compatible_with([None, *sizes[1:]]) else list(shape)
+        return tf.TensorSpec([None, *sizes[1:]], dtype)
 
     def labels_fit(self, labels: Any) -> tuple[Any, str]:
         """Return whether class numbers fit, within a graph, and in words which do.
@@ -775,7 +796,7 @@ class MetaLearner(Replicated, abc.ABC):
         if not self.built:
             strategy = self._distribute_strategy
             with strategy.scope() if strategy else contextlib.nullcontext():
-                self.build(keras.tree.map_structure(lambda tensor: tuple(tensor.shape), tensors))
+                self._build_for(tensors)
         for name in ("support_x", "query_x"):
             check_ids(inputs[name], self.model, self.example, name)
         classes = None
@@ -816,12 +837,21 @@ class MetaLearner(Replicated, abc.ABC):
     def adapted_model(self, state: Any) -> keras.Model:
         """Return the model for one task, given what `adapt_task` returned.
 
-        The default keeps a copy of the learner and calls its `predict_task`; learners that can
+        The default calls the learner's `predict_task`, with weights of its own; learners that can
         give an ordinary model without tfmeta in it override this.
         """
-        adapted = TaskModel(copy_of(self), state)
+        adapted = TaskModel(self.as_it_is(), state)
         adapted(self.example)
         return adapted
+
+    def as_it_is(self) -> Any:
+        """Return this learner with the same parts, which other settings don't reach.
+
+        A learner that is given another loss predicts otherwise; what has adapted before does not.
+        """
+        same = object.__new__(type(self))
+        same.__dict__.update(vars(self))
+        return same
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, for Keras's saving."""
@@ -909,6 +939,22 @@ class MetaLearner(Replicated, abc.ABC):
         }
         check_alike(self.distribute_strategy, digests)
 
+    def get_build_config(self) -> dict[str, Any] | None:
+        """Return what `build` needs, for Keras's saving."""
+        config = super().get_build_config()
+        return config and {**config, "support_dtypes": self.support_dtypes}
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        """Build as when saved."""
+        config = dict(config)
+        self.support_dtypes = config.pop("support_dtypes", None)
+        super().build_from_config(config)
+
+    def _build_for(self, inputs: Inputs) -> None:
+        """Build for a meta-batch, by its shapes and types."""
+        self.support_dtypes = keras.tree.map_structure(dtype_of, inputs["support_x"])
+        self.build(keras.tree.map_structure(lambda tensor: tuple(tensor.shape), inputs))
+
     def _can_pack(self) -> bool:
         if self.task_axis == "loop":
             return False
@@ -967,78 +1013,79 @@ class MetaLearner(Replicated, abc.ABC):
 
 @keras.saving.register_keras_serializable(package="tfmeta")
 class TaskModel(keras.Model):
-    """A learner that has adapted to one task: its state as weights, its `predict_task` as call.
+    """A learner that has adapted to one task: its `predict_task` as call, at weights of its own.
+
+    They are the state, and all that the learner's variables are now. It calls what the learner
+    calls, which may be anything, and is not reached by what becomes of the learner's variables.
 
     Args:
-        learner: A built learner, kept.
+        learner: A built learner.
         state: What its `adapt_task` returned.
         **kwargs: `name` and `dtype`.
     """
 
     def __init__(self, learner: MetaLearner, state: Any, **kwargs: Any) -> None:
-        super().__init__(**{"name": f"{learner.name}_task", **kwargs})
-        self.learner = learner
+        defaults = {"name": f"{learner.name}_task", "dtype": learner.variable_dtype}
+        super().__init__(**{**defaults, **kwargs})
+        variables = learner.variables
+        # Within a function, where Keras does not count the variables as this model's.
+        self._replaced: Callable[[], tuple[MetaLearner, Any]] = lambda: (learner, variables)
+        self._weights_of_learner = [self._weight(v.path, v) for v in variables]
         self._structure = tf.nest.map_structure(lambda _: None, state)
-        self._values = [
-            self.add_weight(shape=x.shape, dtype=x.dtype.name, trainable=False, name=f"state_{i}")
-            for i, x in enumerate(tf.nest.flatten(state))
-        ]
-        for variable, value in zip(self._values, tf.nest.flatten(state), strict=True):
-            variable.assign(value)
+        self._values = [self._weight(f"state_{i}", x) for i, x in enumerate(tf.nest.flatten(state))]
+        self._tables = tf.Module()  # tracked by TensorFlow, for exports
+        self._tables.all = resources_of(learner)
+        self.example, self.transductive = learner.example, learner.transductive
 
     def call(self, inputs: Any) -> Any:
         """Return `[n, outputs]` for `[n, ...]`."""
-        values = [tf.convert_to_tensor(v) for v in self._values]
-        state = tf.nest.pack_sequence_as(self._structure, values)
-        with avoided():  # it may be exported to where there is no tfmeta
-            return self.learner.predict_task(state, inputs, training=False)
+        learner, variables = self._replaced()
+        state = tf.nest.pack_sequence_as(
+            self._structure, [tf.convert_to_tensor(v) for v in self._values]
+        )
+        own = list(zip(variables, self._weights_of_learner, strict=True))
+        # Kernels are avoided, for it may be exported to where there is no tfmeta.
+        with avoided(), keras.StatelessScope(state_mapping=own):
+            return learner.predict_task(state, inputs, training=False)
 
     def get_config(self) -> dict[str, Any]:
         """Return the learner and the shapes of its state, for Keras's saving."""
+        learner = keras.saving.serialize_keras_object(self._replaced()[0])
+        learner.pop("compile_config", None)  # what adapts to nothing more needs no loss
         shapes = [{"shape": tuple(v.shape), "dtype": v.dtype} for v in self._values]
         return {
             **super().get_config(),
-            "learner": keras.saving.serialize_keras_object(self.learner),
+            "learner": learner,
             "structure": tf.nest.pack_sequence_as(self._structure, range(len(shapes))),
             "shapes": shapes,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> TaskModel:
-        """Make a model, its weights zero, from what `get_config` returned."""
+        """Make a model, its weights of the state zero, from what `get_config` returned."""
         config = dict(config)
         learner = keras.saving.deserialize_keras_object(config.pop("learner"))
         shapes = [tf.zeros(x["shape"], x["dtype"]) for x in config.pop("shapes")]
         structure = config.pop("structure")
         state = tf.nest.map_structure(lambda i: shapes[i], structure)
-        return cls(learner, state, **config)
+        model = cls(learner, state, **config)
+        model(model.example)
+        return model
 
+    def get_build_config(self) -> None:
+        """Return none, for `from_config` has built the model."""
 
-def copy_of(model: keras.Model) -> Any:
-    """Return a model of the same class, configuration and weights, sharing nothing."""
-    try:
-        copy = type(model).from_config(model.get_config())
-    except (TypeError, NotImplementedError) as error:
-        raise ValueError(
-            f"`model` must be one that its get_config() can make again. Received: {model.name!r} "
-            f"of class {type(model).__name__}, which cannot be copied"
-        ) from error
-    if not copy.built:
-        copy.build_from_config(model.get_build_config())
-    # What was frozen after it was made does not stand in the configuration.
-    for layer, original in zip(copy._flatten_layers(), model._flatten_layers(), strict=True):
-        if layer.trainable != original.trainable:
-            layer.trainable = original.trainable
-    copy.set_weights(model.get_weights())
-    finalize(copy)
-    return copy
-
-
-def finalize(model: keras.Model) -> None:
-    """Let `keras.layers.Normalization` make its constants of the weights it was given."""
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()
+    def _weight(self, name: str, value: Any) -> Any:
+        value = tf.convert_to_tensor(value)
+        weight = self.add_weight(
+            shape=value.shape,
+            dtype=value.dtype.name,
+            trainable=False,
+            autocast=False,
+            name=name.replace("/", "_"),
+        )
+        weight.assign(value)
+        return weight
 
 
 def readable(error: Any, where: str = "") -> Any:

@@ -18,7 +18,7 @@ from tfmeta.algorithms.posterior import PosteriorMAML
 from tfmeta.checks import check_at_least_zero, check_count, check_positive
 from tfmeta.functional import Called, Statistics, functional_call
 from tfmeta.inner_loop import InnerStep
-from tfmeta.meta_learner import MetaLearner, TaskModel, copy_of
+from tfmeta.meta_learner import MetaLearner
 from tfmeta.random_weights import Noise, check_rules, drawn_once, random_weights
 from tfmeta.types import Inputs, Params
 
@@ -208,14 +208,9 @@ class AmortizedBayesianMAML(PosteriorMAML):
             tf.reshape(outputs, sizes), [1, self.samples, None, *outputs.shape[1:]]
         )
 
-    def adapted_model(self, state: Any) -> keras.Model:
-        """Return a model that keeps a copy of the learner and draws its weights."""
-        copy = copy_of(self)
-        # It has no loss that would say so.
-        copy.from_logits = self.takes_logits()
-        adapted = TaskModel(copy, state)
-        adapted(self.example)
-        return adapted
+    def ordinary_model(self, state: Any) -> None:
+        """Return none, for a model of one task draws its weights as the learner does."""
+        del state
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, for Keras's saving."""

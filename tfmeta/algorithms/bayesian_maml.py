@@ -15,6 +15,7 @@ import tensorflow as tf
 from tfmeta.algorithms.maml import refuse
 from tfmeta.algorithms.posterior import PosteriorMAML
 from tfmeta.checks import check_at_least_zero, check_count, check_positive
+from tfmeta.copies import remade
 from tfmeta.functional import Called, Statistics
 from tfmeta.inner_loop import InnerStep, inner_path
 from tfmeta.layers import ParticleMean
@@ -211,7 +212,7 @@ class BayesianMAML(PosteriorMAML):
         """Return `[tasks, M, ...]` of `[tasks*M, ...]`."""
         return tf.reshape(outputs, tf.concat([[-1, self.particles], tf.shape(outputs)[1:]], 0))
 
-    def adapted_model(self, state: Any) -> keras.Model:
+    def ordinary_model(self, state: Any) -> keras.Model | None:
         """Return the particles as one model, an ensemble with the mean of their predictions.
 
         Its layer `"particles"` has the predictions of each, `[n, M, outputs]`.
@@ -226,7 +227,9 @@ class BayesianMAML(PosteriorMAML):
                 [self._particle(m, v, x) for v, x in zip(of, values, strict=True)]
                 for of, values in zip(variables, state, strict=True)
             )
-            model = super().adapted_model(tuple(one))
+            model = super().ordinary_model(tuple(one))
+            if model is None:
+                return None
             model.name = f"particle_{m}"
             outputs.append(model(inputs))
         if self.particles == 1:
@@ -254,10 +257,7 @@ class BayesianMAML(PosteriorMAML):
     def _another(self) -> list[Any]:
         """Return the weights of another particle."""
         if self.jitter is None:
-            fresh = type(self.model).from_config(self.model.get_config())
-            if not fresh.built:
-                fresh.build_from_config(self.model.get_build_config())
-            return list(fresh.trainable_variables)
+            return list(remade(self.model).trainable_variables)
         return [
             v + keras.random.normal(v.shape, stddev=self.jitter, dtype=v.dtype)
             for v in self.model.trainable_variables

@@ -26,6 +26,7 @@ from tfmeta.algorithms.rates import (
 )
 from tfmeta.checks import check_at_least_zero, check_count, check_positive
 from tfmeta.constraints import Constraint
+from tfmeta.copies import copy_of
 from tfmeta.distribution import replicas_here
 from tfmeta.ends import kind_of_output, makers
 from tfmeta.functional import (
@@ -43,9 +44,9 @@ from tfmeta.functional import (
 )
 from tfmeta.inner_loop import InnerStep, Path, inner_path
 from tfmeta.inner_optimizers import SGD, UpdateRule
-from tfmeta.layers import BatchAtHandNormalization, exchanged, ordinary_batch_norm
+from tfmeta.layers import BatchAtHandNormalization, ordinary_batch_norm
 from tfmeta.losses import of_class_numbers
-from tfmeta.meta_learner import MetaLearner, copy_of, finalize
+from tfmeta.meta_learner import MetaLearner
 from tfmeta.packed import packed_call, spread_weights, task_axes, tried
 from tfmeta.task_map import chunks_at_once, map_tasks, side_by_side
 from tfmeta.types import Array, Inputs, Params, Rates
@@ -518,11 +519,17 @@ class MAML(MetaLearner):
         With `batch_norm="transductive"` its batch normalisation uses the batch at hand, like the
         learner's; with `"support"` it has the support set's statistics stored. With
         `"with_support"` the support set is in it. Per-step batch normalisation becomes an
-        ordinary one, that of the last step.
+        ordinary one, that of the last step. Where the model cannot be copied or its batch
+        normalisation exchanged, it is called as the learner calls it, with weights of its own.
         """
-        if self._sees_support():
-            return super().adapted_model(state)
-        adapted = self._copy_for_a_task()
+        model = self.ordinary_model(state)
+        return super().adapted_model(state) if model is None else model
+
+    def ordinary_model(self, state: Any) -> keras.Model | None:
+        """Return a model for one task without tfmeta's learner in it; `None` if there cannot be."""
+        adapted = None if self._sees_support() else self._copy_for_a_task()
+        if adapted is None:
+            return None
         params, model_state = state
         for variables, values in (
             (adapted.trainable_variables, params),
@@ -530,7 +537,6 @@ class MAML(MetaLearner):
         ):
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value if variable.shape == value.shape else value[-1])
-        finalize(adapted)
         return adapted
 
     def get_config(self) -> dict[str, Any]:
@@ -733,24 +739,20 @@ class MAML(MetaLearner):
         state = self.model.non_trainable_variables
         return [c and id(v) not in unseen for c, v in zip(changed, state, strict=True)]
 
-    def _copy_for_a_task(self) -> keras.Model:
+    def _copy_for_a_task(self) -> keras.Model | None:
         """Return a copy of the model, with the batch normalisation that a task needs."""
         at_hand = self.batch_norm == "transductive" and bool(batch_norm_layers(self.model))
         if not at_hand and not per_step_layers(self.model):
             return copy_of(self.model)
         cls = BatchAtHandNormalization if at_hand else keras.layers.BatchNormalization
-        clone = exchanged(self.model, lambda layer: ordinary_batch_norm(layer, cls))
-        # Cloning does not look into layers of one's own.
-        wrong = at_hand and not all(
-            isinstance(x, cls) for x in batch_norm_layers(clone or self.model)
+        copy = copy_of(self.model, lambda layer: ordinary_batch_norm(layer, cls))
+        # Only layers of Functional and Sequential models are exchanged.
+        wrong = (
+            copy is None
+            or per_step_layers(copy)
+            or (at_hand and not all(isinstance(x, cls) for x in batch_norm_layers(copy)))
         )
-        if clone is None or wrong or per_step_layers(clone):
-            raise ValueError(
-                "A subclassed model or layer with batch normalisation in it cannot be adapted with "
-                "batch_norm='transductive'; use 'support' or 'running'. "
-                f"Received: model={self.model.name!r}"
-            )
-        return clone
+        return None if wrong else copy
 
     def _classes(self) -> int | None:
         """Return how many outputs the model has, where labels are their numbers."""

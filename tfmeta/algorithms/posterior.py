@@ -102,6 +102,12 @@ class PosteriorMAML(MAML):
         every = [tensors[name] for name in self._names(params)]
         return every[: len(params)], every[len(params) :]
 
+    def as_it_is(self) -> PosteriorMAML:
+        """Return this learner as it is now, which remembers without a loss what outputs are."""
+        same: PosteriorMAML = super().as_it_is()
+        same.from_logits = self.takes_logits()
+        return same
+
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, for Keras's saving."""
         return {**super().get_config(), "from_logits": self.from_logits}

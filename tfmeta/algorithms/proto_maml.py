@@ -19,7 +19,6 @@ from tfmeta.algorithms.prototypical import (
     present_classes,
 )
 from tfmeta.functional import Called
-from tfmeta.meta_learner import MetaLearner
 from tfmeta.ops import prototypes
 from tfmeta.task_map import side_by_side
 from tfmeta.types import Array, Params
@@ -129,12 +128,12 @@ class ProtoMAML(MAML):
         """Return whether the labels are 0..ways-1, none of them missing."""
         return class_labels_fit(labels)
 
-    def adapted_model(self, state: Any) -> keras.Model:
+    def ordinary_model(self, state: Any) -> keras.Model | None:
         """Return encoder and head as one model."""
-        if self._sees_support():
-            return MetaLearner.adapted_model(self, state)
         (*params, kernel, bias), model_state = state
-        encoder = super().adapted_model((params, model_state))
+        encoder = super().ordinary_model((params, model_state))
+        if encoder is None:
+            return None
         inputs = keras.tree.map_structure(
             lambda x: keras.Input(x.shape[1:], dtype=x.dtype), self.example
         )

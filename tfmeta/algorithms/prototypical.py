@@ -13,11 +13,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.checks import check_positive
+from tfmeta.copies import copy_of
 from tfmeta.derivatives import gradients_or_zeros
 from tfmeta.functional import batch_norm_layers
 from tfmeta.inputs import episode_inputs, known_ways
 from tfmeta.losses import task_losses
-from tfmeta.meta_learner import MetaLearner, copy_of
+from tfmeta.meta_learner import MetaLearner
 from tfmeta.ops import cosine_similarity, prototypes, squared_euclidean
 from tfmeta.packed import packed_call, spread_weights, tried
 from tfmeta.padding import MASKS, put_back, without_padding
@@ -215,16 +216,20 @@ class PrototypicalNetwork(MetaLearner):
     def adapted_model(self, state: tuple[Any, Any]) -> keras.Model:
         """Return encoder and head as one model of Keras's own layers, with the same logits.
 
+        An encoder that cannot be copied is called as the learner calls it, with weights of its own.
+
         Squared Euclidean: `−‖z − c‖² = 2c·z − ‖c‖² − ‖z‖²`, a dense layer less the squared norm;
         cosine: a dense layer without bias behind a normalisation to length 1.
         """
-        means, present = state
-        t = tf.convert_to_tensor(self.temperature)
-        # Under XLA the prototypes of absent classes are there too. The head has the precision of
-        # the weights, whatever the encoder computes in.
-        means = tf.cast(tf.boolean_mask(means, present), t.dtype)
-        ways, dtype = means.shape[0], t.dtype.name
+        # Under XLA the prototypes of absent classes are there too.
+        means, present = (tf.boolean_mask(x, state[1]) for x in state)
         encoder = copy_of(self.model)
+        if encoder is None:
+            return super().adapted_model((means, present))
+        t = tf.convert_to_tensor(self.temperature)
+        # The head has the precision of the weights, whatever the encoder computes in.
+        means = tf.cast(means, t.dtype)
+        ways, dtype = means.shape[0], t.dtype.name
         inputs = keras.tree.map_structure(
             lambda x: keras.Input(x.shape[1:], dtype=x.dtype), self.example
         )

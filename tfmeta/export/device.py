@@ -11,10 +11,10 @@ import tensorflow as tf
 
 from tfmeta.checks import check_count
 from tfmeta.export.builtin_gradients import builtin_gradients
-from tfmeta.export.serving import refuse_several
+from tfmeta.export.serving import example_of_built, refuse_several
 from tfmeta.export.sums import sums_by_axis
 from tfmeta.functional import exact_moments
-from tfmeta.inputs import example_of, fixed_ways
+from tfmeta.inputs import fixed_ways
 from tfmeta.kernels import avoided
 
 
@@ -33,12 +33,7 @@ def checked_example(name: str, model: keras.Model) -> Any:
             f"`{name}` must be built: call it once, or for a learner `fit` or `adapt`. "
             f"Received: a {type(model).__name__} {model.name!r} that is not"
         )
-    if hasattr(model, "adapt_task"):
-        return model.example
-    shape = (model.get_build_config() or {}).get("input_shape")
-    # Keras knows a Functional model's by other means.
-    nested = shape and keras.tree.map_shape_structure(lambda sizes: (None, *sizes), shape)
-    return example_of(model, nested)
+    return example_of_built(name, model)
 
 
 def model_function(model: keras.Model, example: Any) -> Any:

@@ -11,10 +11,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfmeta.copies import resources_of
 from tfmeta.export.preprocessing import Preprocessing
-from tfmeta.export.serving import learner_signatures, model_signatures
+from tfmeta.export.serving import example_of_built, learner_signatures, model_signatures
 from tfmeta.files import replacing_folder
-from tfmeta.inputs import example_of
 from tfmeta.layers import BatchAtHandNormalization
 
 # What TensorFlow writes into the folder of a SavedModel.
@@ -69,10 +69,14 @@ def saved_model(
             f"`adapted` must be built: call it once. Received: a model {adapted.name!r} that is not"
         )
     check_free(path, overwrite)
-    signatures = model_signatures(adapted, _example(adapted), class_names, preprocessing)
-    if any(isinstance(x, BatchAtHandNormalization) for x in adapted._flatten_layers()):
+    example = example_of_built("adapted", adapted)
+    signatures = model_signatures(adapted, example, class_names, preprocessing)
+    if any(
+        isinstance(x, BatchAtHandNormalization) or getattr(x, "transductive", False)
+        for x in adapted._flatten_layers()
+    ):
         _say_transductive(path)
-    _write(path, signatures, {"predict": signatures["serving_default"]})
+    _write(adapted, path, signatures, {"predict": signatures["serving_default"]})
 
 
 def saved_learner(
@@ -93,7 +97,9 @@ def saved_learner(
     signatures = learner_signatures(learner, class_names, preprocessing)
     if learner.transductive:
         _say_transductive(path)
-    _write(path, signatures, {k: f for k, f in signatures.items() if k != "serving_default"})
+    _write(
+        learner, path, signatures, {k: f for k, f in signatures.items() if k != "serving_default"}
+    )
 
 
 def check_free(path: str | os.PathLike[str], overwrite: bool) -> None:
@@ -121,30 +127,21 @@ def check_free(path: str | os.PathLike[str], overwrite: bool) -> None:
         )
 
 
-def _example(model: keras.Model) -> Any:
-    """Return what a built model takes, symbolically."""
-    if getattr(model, "inputs", None):
-        return example_of(model, None)
-    # A subclassed model remembers no more than a shape.
-    shape = (model.get_build_config() or {}).get("input_shape")
-    if shape is None:
-        raise ValueError(
-            "`adapted` must be a model of one input. Received: a model "
-            f"{model.name!r} of which no shape of one is known"
-        )
-    return example_of(model, keras.tree.map_shape_structure(lambda sizes: (None, *sizes), shape))
-
-
 def _write(
-    path: str | os.PathLike[str], signatures: dict[str, Any], functions: dict[str, Any]
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    signatures: dict[str, Any],
+    functions: dict[str, Any],
 ) -> None:
-    """Write traced functions: as signatures, and as methods of what is loaded."""
+    """Write traced functions of a model: as signatures, and as methods of what is loaded."""
     module = tf.Module()
     for name, function in functions.items():
         setattr(module, name, function)
     # What the functions read, and not the optimizer's and the metrics' as well.
     captured = {id(v): v for function in signatures.values() for v in function.variables}
     module.weights = list(captured.values())
+    # Tables of words, which are resources as well.
+    module.tables = resources_of(model)
     # Nobody differentiates through them; the gradients would bring metrics along.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     with replacing_folder(path) as beside:

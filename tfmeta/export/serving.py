@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfmeta.export.preprocessing import Preprocessing
+from tfmeta.inputs import example_of
 from tfmeta.kernels import avoided
 
 
@@ -81,6 +82,40 @@ def learner_signatures(
         "adapt": adapting,
         "predict": predicting,
     }
+
+
+def example_of_built(name: str, model: keras.Model) -> Any:
+    """Return what a built model takes, symbolically: a nest of `[n, ...]`.
+
+    Args:
+        name: The argument's name, for the error.
+        model: A built model.
+
+    Raises:
+        ValueError: If the model does not say, as a subclassed one of several arguments.
+    """
+    if hasattr(model, "example"):
+        return model.example
+    if getattr(model, "inputs", None):
+        return example_of(model, None)
+    # A subclassed model remembers no more than a shape.
+    shape = (model.get_build_config() or {}).get("input_shape")
+    if shape is None:
+        raise ValueError(
+            f"`{name}` must be a model of one input. Received: a model "
+            f"{model.name!r} of which no shape of one is known"
+        )
+    nested = keras.tree.map_shape_structure(lambda sizes: (None, *sizes), shape)
+    floats = example_of(model, nested)
+    leaves = keras.tree.flatten(floats)
+    for dtype in (None, "int64", "string"):
+        example = example_of(model, nested, [dtype] * len(leaves))
+        try:
+            model.compute_output_spec(example)
+        except Exception:  # whatever an operation says of a type that it does not take
+            continue
+        return example
+    return floats
 
 
 def check_names(class_names: Sequence[str] | None) -> list[str] | None:
