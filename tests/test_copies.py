@@ -18,7 +18,7 @@ from keras import layers
 
 import tfmeta
 from tfmeta.copies import copy_of, remade
-from tfmeta.meta_learner import TaskModel
+from tfmeta.task_model import TaskModel
 
 CE = keras.losses.SparseCategoricalCrossentropy
 WORDS = [*"abcdefghijk"]

@@ -66,7 +66,8 @@ MAY_IMPORT = {
         "inputs",
         "export.",
     ],
-    "meta_learner": [*LOOPS, "given", "kernels", "distribution", "states", "export."],
+    "task_model": ["copies", "kernels"],
+    "meta_learner": [*LOOPS, "given", "task_model", "kernels", "distribution", "states", "export."],
     "calibration": ["types", "checks"],
     "evaluation": ["types", "checks", "padding", "meta_learner", "calibration"],
     "algorithms.": [

@@ -1,7 +1,7 @@
 """Copies of models by their configuration, where that tells all there is to a model.
 
 Where it does not, nobody needs a copy: learners compute without changing anything, and
-`tfmeta.meta_learner.TaskModel` gives a model's own objects other weights.
+`tfmeta.task_model.TaskModel` gives a model's own objects other weights.
 """
 
 from __future__ import annotations

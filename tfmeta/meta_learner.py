@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -17,7 +17,7 @@ import tensorflow as tf
 from tfmeta.agreement import check_agreement, ignored_class, not_warned_again
 from tfmeta.checks import check_count
 from tfmeta.class_weights import weighed
-from tfmeta.copies import resources_of, unbuilt_copy_of
+from tfmeta.copies import unbuilt_copy_of
 from tfmeta.derivatives import gradients_or_zeros
 from tfmeta.distribution import (
     LOST,
@@ -50,7 +50,6 @@ from tfmeta.inputs import (
     known_example,
     refusing_unscaled,
 )
-from tfmeta.kernels import avoided
 from tfmeta.losses import of_class_numbers, task_losses
 from tfmeta.notes import keeping_notes, noted, with_notes
 from tfmeta.padding import is_padded, most_ways, put_back, real_task, without_padding
@@ -66,6 +65,7 @@ from tfmeta.task_map import (
     side_by_side,
     sum_over_tasks,
 )
+from tfmeta.task_model import TaskModel
 from tfmeta.types import Array, Inputs
 
 _IN_FLIGHT = 8
@@ -1009,83 +1009,6 @@ class MetaLearner(Replicated, abc.ABC):
                 f"Received: reduction {sorted(map(str, reductions))}"
             )
         return False
-
-
-@keras.saving.register_keras_serializable(package="tfmeta")
-class TaskModel(keras.Model):
-    """A learner that has adapted to one task: its `predict_task` as call, at weights of its own.
-
-    They are the state, and all that the learner's variables are now. It calls what the learner
-    calls, which may be anything, and is not reached by what becomes of the learner's variables.
-
-    Args:
-        learner: A built learner.
-        state: What its `adapt_task` returned.
-        **kwargs: `name` and `dtype`.
-    """
-
-    def __init__(self, learner: MetaLearner, state: Any, **kwargs: Any) -> None:
-        defaults = {"name": f"{learner.name}_task", "dtype": learner.variable_dtype}
-        super().__init__(**{**defaults, **kwargs})
-        variables = learner.variables
-        # Within a function, where Keras does not count the variables as this model's.
-        self._replaced: Callable[[], tuple[MetaLearner, Any]] = lambda: (learner, variables)
-        self._weights_of_learner = [self._weight(v.path, v) for v in variables]
-        self._structure = tf.nest.map_structure(lambda _: None, state)
-        self._values = [self._weight(f"state_{i}", x) for i, x in enumerate(tf.nest.flatten(state))]
-        self._tables = tf.Module()  # tracked by TensorFlow, for exports
-        self._tables.all = resources_of(learner)
-        self.example, self.transductive = learner.example, learner.transductive
-
-    def call(self, inputs: Any) -> Any:
-        """Return `[n, outputs]` for `[n, ...]`."""
-        learner, variables = self._replaced()
-        state = tf.nest.pack_sequence_as(
-            self._structure, [tf.convert_to_tensor(v) for v in self._values]
-        )
-        own = list(zip(variables, self._weights_of_learner, strict=True))
-        # Kernels are avoided, for it may be exported to where there is no tfmeta.
-        with avoided(), keras.StatelessScope(state_mapping=own):
-            return learner.predict_task(state, inputs, training=False)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the learner and the shapes of its state, for Keras's saving."""
-        learner = keras.saving.serialize_keras_object(self._replaced()[0])
-        learner.pop("compile_config", None)  # what adapts to nothing more needs no loss
-        shapes = [{"shape": tuple(v.shape), "dtype": v.dtype} for v in self._values]
-        return {
-            **super().get_config(),
-            "learner": learner,
-            "structure": tf.nest.pack_sequence_as(self._structure, range(len(shapes))),
-            "shapes": shapes,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> TaskModel:
-        """Make a model, its weights of the state zero, from what `get_config` returned."""
-        config = dict(config)
-        learner = keras.saving.deserialize_keras_object(config.pop("learner"))
-        shapes = [tf.zeros(x["shape"], x["dtype"]) for x in config.pop("shapes")]
-        structure = config.pop("structure")
-        state = tf.nest.map_structure(lambda i: shapes[i], structure)
-        model = cls(learner, state, **config)
-        model(model.example)
-        return model
-
-    def get_build_config(self) -> None:
-        """Return none, for `from_config` has built the model."""
-
-    def _weight(self, name: str, value: Any) -> Any:
-        value = tf.convert_to_tensor(value)
-        weight = self.add_weight(
-            shape=value.shape,
-            dtype=value.dtype.name,
-            trainable=False,
-            autocast=False,
-            name=name.replace("/", "_"),
-        )
-        weight.assign(value)
-        return weight
 
 
 def readable(error: Any, where: str = "") -> Any:
