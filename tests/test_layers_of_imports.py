@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "tfmeta"
 
 # Lowest first. A name with a dot at its end stands for the whole sub-package.
-TENSORS = ["types", "checks", "copies", "layers", "functional", "derivatives"]
+TENSORS = ["types", "checks", "xla", "copies", "layers", "functional", "derivatives"]
 TENSORS += ["inner_optimizers", "constraints", "ops", "models"]
 LOOPS = [*TENSORS, "notes", "task_map", "padding", "losses", "class_weights"]
 LOOPS += ["packed.", "inner_loop", "inputs", "ends", "agreement"]
@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "files": [],
     "copies": [],
     "layers": ["types", "checks", "copies"],
-    "functional": ["types", "layers"],
+    "functional": ["types", "layers", "xla"],
     "derivatives": [],
     "inner_optimizers": ["types", "checks"],
     "constraints": ["types", "functional", "inner_optimizers"],
@@ -41,7 +41,8 @@ MAY_IMPORT = {
     "notes": [],
     "losses": ["types", "checks", "notes", "padding", "task_map"],
     "class_weights": ["losses"],
-    "kernels": [],
+    "xla": [],
+    "kernels": ["xla"],
     "recompute": ["derivatives"],
     "distances": ["kernels"],
     "svgd": ["types"],

@@ -12,10 +12,10 @@ from typing import Any, Literal, NamedTuple
 
 import keras
 import tensorflow as tf
-from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 from tfmeta.layers import PerStepBatchNormalization
 from tfmeta.types import Params
+from tfmeta.xla import in_xla
 
 BatchNormMode = Literal["transductive", "support", "with_support", "running"]
 BATCH_NORM_MODES = ("transductive", "support", "with_support", "running")
@@ -268,9 +268,8 @@ def _max_pool(
     **kwargs: Any,
 ) -> Any:
     space = x.shape[1:-1]
-    in_xla = GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
     channels_last = data_format is None or data_format.endswith("C")
-    if not (in_xla and channels_last and None not in space and padding in ("SAME", "VALID")):
+    if not (in_xla() and channels_last and None not in space and padding in ("SAME", "VALID")):
         return original(x, size, strides, padding, data_format, **kwargs)
     sizes, steps = (
         [n] * len(space) if isinstance(n, int) else list(n)[-len(space) :] for n in (size, strides)

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 from tensorflow.python.eager.context import ensure_initialized
-from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+
+from tfmeta.xla import in_xla
 
 
 class _Window(NamedTuple):
@@ -44,10 +45,7 @@ def usable(*tensors: Any, types: Sequence[Any] = (tf.float32,)) -> bool:
         all(x.dtype in types for x in tensors)
         and not _avoided.get()
         and library() is not None
-        and (
-            tf.executing_eagerly()
-            or not GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
-        )
+        and not in_xla()
         and not gpus()
     )
 
