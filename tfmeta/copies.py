@@ -46,6 +46,9 @@ def copy_of(model: M, exchange: Exchange | None = None) -> M | None:
                 new.build_from_config(model.get_build_config())
         pairs = list(zip(new._flatten_layers(), model._flatten_layers(), strict=True))
         for layer, old in pairs:
+            whole = isinstance(old, keras.Model) and _is_keras(old)
+            if whole and [x.name for x in layer.layers] != [x.name for x in old.layers]:
+                return None  # weights are in the order of layers
             if layer.trainable != old.trainable:
                 layer.trainable = old.trainable
             if type(layer) is type(old):
