@@ -151,22 +151,22 @@ class Registered(layers.Layer):
     def __init__(self, units, **kwargs):
         super().__init__(**kwargs)
         self.units, self.factor, self.shift = units, 1.0, np.zeros(units, "float32")
-        self.inner = [layers.Dense(units)]
+        self.inner, self._power = [layers.Dense(units)], 1.0
         self.initializer = keras.initializers.Ones()
 
     def build(self, shape):
         self.own = self.add_weight(shape=(), initializer=self.initializer)
 
     def call(self, x):
-        return self.own * self.inner[0](x) * self.factor + self.shift
+        return self.own * self.inner[0](x) ** self._power * self.factor + self.shift
 
     def get_config(self):
         return {**super().get_config(), "units": self.units}
 
 
-def set_later():
+def set_later(name, value):
     layer = Registered(4)
-    layer.shift[2] = 0.5
+    setattr(layer, name, value)
     return tail(layer)
 
 
@@ -329,7 +329,16 @@ MODELS = {
     "IntegerLookup, Hashing, Discretization, Normalization": (lookup_pair, integers(9, 2), True),
     "a layer of one's own": (own_layer, numbers(5), False),
     "a registered layer": (lambda: tail(Registered(4)), numbers(5), True),
-    "a registered layer that was changed": (set_later, numbers(5), False),
+    "a registered layer with another array": (
+        lambda: set_later("shift", np.eye(4, dtype="float32")[2]),
+        numbers(5),
+        False,
+    ),
+    "a registered layer with another exponent": (
+        lambda: set_later("_power", 2.0),
+        numbers(5),
+        False,
+    ),
     "a weight in an operation": (weight_in_an_operation, numbers(5), False),
     "words and a lambda": (words_and_lambda, words(2), False),
     "subclassed, with layers as arguments": (

@@ -9,7 +9,6 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import keras
@@ -29,9 +28,9 @@ def copy_of(model: M, exchange: Exchange | None = None) -> M | None:
     Args:
         model: A built model.
         exchange: A layer to a new one that stands in its place in the copy, or to `None`. It is
-            asked of the layers of Functional and Sequential models within each other. A weight may
-            have an axis in front that its substitute has not, which is then given the last row, or
-            the reverse.
+            asked of the layers of Functional and Sequential models within each other. Its weights
+            may have one axis more in front, and are then the same in each row, or one less, and are
+            then the last row.
 
     Returns:
         `None` where the configuration does not tell all: of lambdas, weights used as numbers,
@@ -47,6 +46,9 @@ def copy_of(model: M, exchange: Exchange | None = None) -> M | None:
                 new.build_from_config(model.get_build_config())
         pairs = list(zip(new._flatten_layers(), model._flatten_layers(), strict=True))
         for layer, old in pairs:
+            whole = isinstance(old, keras.Model) and _is_keras(old)
+            if whole and [x.name for x in layer.layers] != [x.name for x in old.layers]:
+                return None  # weights are in the order of layers
             if layer.trainable != old.trainable:
                 layer.trainable = old.trainable
             if type(layer) is type(old):
@@ -56,7 +58,12 @@ def copy_of(model: M, exchange: Exchange | None = None) -> M | None:
             elif exchange is None or exchange(old) is None:
                 return None  # cloning forgets classes of Functional models
         for variable, old in zip(new.variables, model.variables, strict=True):
-            variable.assign(_in_shape(variable.shape, keras.ops.convert_to_tensor(old)))
+            value = keras.ops.convert_to_tensor(old)
+            if len(value.shape) > len(variable.shape):
+                value = value[-1]
+            elif len(value.shape) < len(variable.shape):
+                value = keras.ops.broadcast_to(value, variable.shape)
+            variable.assign(value)
             if variable.trainable != old.trainable:
                 variable.trainable = old.trainable
         for layer, _ in pairs:
@@ -141,12 +148,13 @@ def _same_attributes(new: keras.layers.Layer, old: keras.layers.Layer) -> bool:
             return type(x)
         return x.get_config() if hasattr(x, "get_config") else x
 
+    # What each has, and what TensorFlow puts down of its parts.
+    usual = vars(keras.Model()).keys()
     values = [
         [
             told(x)
             for name, value in sorted(vars(layer).items())
-            # Keras puts something around the methods of each layer.
-            if not (name.startswith("_") or callable(getattr(type(layer), name, None)))
+            if name not in usual and not name.startswith("_self_")
             for x in (name, *keras.tree.flatten(value))
         ]
         for layer in (new, old)
@@ -161,16 +169,8 @@ def _give_tables(new: keras.layers.Layer, old: keras.layers.Layer) -> None:
         old.save_own_variables(store)
         new.load_own_variables(store)
         with tempfile.TemporaryDirectory() as folder:
-            old.save_assets(Path(folder))
-            new.load_assets(Path(folder))
-
-
-def _in_shape(shape: Any, value: Any) -> Any:
-    if len(shape) < len(value.shape):
-        value = value[-1]
-    elif len(shape) > len(value.shape):
-        value = keras.ops.broadcast_to(value, shape)
-    return value
+            old.save_assets(folder)
+            new.load_assets(folder)
 
 
 def _has_config(layer: keras.layers.Layer) -> bool:

@@ -625,15 +625,16 @@ class MetaLearner(Replicated, abc.ABC):
             support_y: `[ways*shots]`, for classes the integers `0..ways-1`.
 
         Returns:
-            A new `keras.Model`: `[n, ...]` → predictions `[n, outputs]`. Until it is saved and
-            loaded, it refuses what `support_x` is refused for, unscaled images.
+            A new `keras.Model`: `[n, ...]` → predictions `[n, outputs]`. Where the configuration of
+            the wrapped model does not tell all that it does, as with a lambda, the new one calls
+            the same layers with weights of its own, which cannot be trained. Until it is
+            saved and loaded, it refuses what `support_x` is refused for, unscaled images.
 
         Raises:
             TypeError: If `support_x` is unscaled 8-bit data, or else of a type that the model would
                 misread.
             ValueError: If the two don't match in length or shape, are empty, hold NaN or infinite
-                values, the labels don't fit the learner, what is learnt is not finite, or the
-                model cannot be copied.
+                values, the labels don't fit the learner, or what is learnt is not finite.
 
         Example:
             >>> adapted = learner.adapt(support_x, support_y)
