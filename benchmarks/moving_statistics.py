@@ -23,7 +23,7 @@ import numpy as np
 
 import tfmeta
 
-MOMENTA = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
+MOMENTA = (0.8, 0.9, 0.95, 0.99)
 ANEW = 20
 
 
@@ -54,7 +54,7 @@ def statistics(layers: list[Any]) -> list[np.ndarray]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ways", type=int, nargs="+", default=[20, 5])
-    parser.add_argument("--marks", type=int, nargs="+", default=[50, 100, 200, 300, 600])
+    parser.add_argument("--marks", type=int, nargs="+", default=[50, 100, 200, 600])
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=pathlib.Path)
