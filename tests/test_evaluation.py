@@ -105,3 +105,19 @@ def test_what_cannot_be_scored():
 
     with pytest.raises(ValueError, match=r"two classes or more. Received: shape=\(1, 2, 1\)"):
         tfmeta.evaluate(binary, TwoWays(), episodes=1, verbose=False)
+
+
+def test_labels_that_the_loss_leaves_out_are_no_mistakes():
+    class Void(Scripted):
+        def batch(self, step, meta_batch_size=1):
+            inputs, targets = super().batch(step, meta_batch_size)
+            targets[0, 0] = 255
+            return inputs, targets
+
+    learner = nearest()
+    learner.compile(
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)
+    )
+    # Of four labels the first is void, and then one or two are wrong.
+    result = tfmeta.evaluate(learner, Void([2, 3]), episodes=2, verbose=False)
+    np.testing.assert_allclose(result.per_episode, [2 / 3, 1 / 3])

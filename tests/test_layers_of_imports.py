@@ -70,7 +70,7 @@ MAY_IMPORT = {
     "task_model": ["copies", "kernels"],
     "meta_learner": [*LOOPS, "given", "task_model", "kernels", "distribution", "states", "export."],
     "calibration": ["types", "checks"],
-    "evaluation": ["types", "checks", "padding", "meta_learner", "calibration"],
+    "evaluation": ["types", "checks", "padding", "agreement", "meta_learner", "calibration"],
     "algorithms.": [
         *LOOPS,
         "distribution",

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta import calibration
+from tfmeta.agreement import ignored_class
 from tfmeta.checks import check_count, check_positive
 from tfmeta.meta_learner import MetaLearner, readable
 from tfmeta.padding import is_padded
@@ -67,7 +68,8 @@ def evaluate(
 ) -> Evaluation:
     """Adapt to `episodes` tasks and score their queries.
 
-    Integer targets are scored by accuracy, others by the mean squared error. Episode e is task 0
+    Integer targets are scored by accuracy, without those that `ignore_class` of the loss leaves
+    out; others by the mean squared error. Episode e is task 0
     of the sampler's step e: which episodes they are depends on the sampler's seed only.
 
     Args:
@@ -92,7 +94,7 @@ def evaluate(
     classes = True
     for predictions, targets in _predictions(learner, sampler, episodes, verbose):
         classes = np.issubdtype(targets.dtype, np.integer)
-        scores.append(_score(predictions, targets, classes))
+        scores.append(_score(predictions, targets, classes, ignored_class(learner.loss)))
     return Evaluation(np.array(scores), "accuracy" if classes else "mean squared error")
 
 
@@ -375,10 +377,12 @@ def _predictions(
         progress.update(episode + 1)
 
 
-def _score(predictions: Array, targets: Array, classes: bool) -> Any:
+def _score(predictions: Array, targets: Array, classes: bool, ignored: int | None) -> Any:
     _check_shape(predictions, targets, classes)
     if classes:
-        return np.mean(predictions.argmax(axis=-1) == targets)
+        right = predictions.argmax(axis=-1) == targets
+        # What the loss leaves out is no mistake.
+        return np.mean(right if ignored is None else right[targets != ignored])
     return np.mean((predictions - targets) ** 2)
 
 
