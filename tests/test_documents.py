@@ -167,9 +167,8 @@ def test_every_block_is_run_or_is_none() -> None:
         for block in blocks(document):
             assert block.language in ("bash", "python", "json", ""), block
         prose = re.sub(r"^```.*?^```$", "", (ROOT / document).read_text(), flags=re.M | re.S)
-        assert not re.search(r"^(    |\t)\s*(tfmeta|python|pip|make|import|\$) ", prose, re.M), (
-            document
-        )
+        indented = re.search(r"^(    |\t)\s*(tfmeta|python|pip|make|import|\$) ", prose, re.M)
+        assert indented is None, (document, indented)
 
 
 def test_every_command_is_run_or_has_a_reason() -> None:
@@ -308,9 +307,8 @@ def test_the_readme_lists_the_examples() -> None:
 def test_what_documents_point_to_is_there() -> None:
     for document in DOCUMENTS:
         path = ROOT / document
-        for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+        text = path.read_text()
+        for link in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (path.parent / link).exists(), f"{document}: {link}"
-        for name in re.findall(
-            r"\b(?:examples|tests|benchmarks|docs)/[\w/]+\.\w+", path.read_text()
-        ):
+        for name in re.findall(r"\b(?:examples|tests|benchmarks|docs|tfmeta)/[\w/]+\.\w+", text):
             assert (ROOT / name).exists(), f"{document}: {name}"
