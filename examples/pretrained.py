@@ -105,7 +105,7 @@ for name, learner in learners.items():
 figure = Figure(figsize=(6, 4), layout="constrained")
 axes = figure.subplots()
 for name, curve in curves.items():
-    axes.plot(STEPS * np.arange(EPOCHS + 1), 100 * np.array(curve), "o-", label=f"from {name}")
+    axes.plot(STEPS * np.arange(len(curve)), 100 * np.array(curve), "o-", label=f"from {name}")
 axes.set_xlabel("steps of MAML")
 axes.set_ylabel("validation accuracy (percent)")
 axes.set_title("Five unseen letters, one example each")

@@ -94,4 +94,4 @@ try:
         print(f"Three labels for 15 drawings: {error.code}, {json.load(error)['error']}")
 finally:
     server.terminate()
-    server.wait()
+    server.communicate()
