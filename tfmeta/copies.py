@@ -47,7 +47,7 @@ def copy_of(model: M, exchange: Exchange | None = None) -> M | None:
         pairs = list(zip(new._flatten_layers(), model._flatten_layers(), strict=True))
         for layer, old in pairs:
             whole = isinstance(old, keras.Model) and _is_keras(old)
-            if whole and [x.name for x in layer.layers] != [x.name for x in old.layers]:
+            if whole and _names(layer) != _names(old):
                 return None  # weights are in the order of layers
             if layer.trainable != old.trainable:
                 layer.trainable = old.trainable
@@ -134,6 +134,11 @@ def resources_of(model: keras.Model) -> list[Any]:
     kind = tf.saved_model.experimental.TrackableResource
     parts = (x for y in model._flatten_layers() for x in tf.train.TrackableView(y).descendants())
     return list({id(x): x for x in parts if isinstance(x, kind)}.values())
+
+
+def _names(model: keras.Model) -> list[str]:
+    """Return the names of a model's layers but its inputs, which Keras names anew in clones."""
+    return [x.name for x in model.layers if not isinstance(x, keras.layers.InputLayer)]
 
 
 def _is_keras(layer: keras.layers.Layer) -> bool:

@@ -44,6 +44,7 @@ from tfmeta.functional import (
 )
 from tfmeta.inner_loop import InnerStep, Path, inner_path
 from tfmeta.inner_optimizers import SGD, UpdateRule
+from tfmeta.inputs import known_example
 from tfmeta.layers import BatchAtHandNormalization, ordinary_batch_norm
 from tfmeta.losses import of_class_numbers
 from tfmeta.meta_learner import MetaLearner
@@ -608,7 +609,9 @@ class MAML(MetaLearner):
         # Freezing a layer makes other weights trainable.
         key = training, *map(id, variables)
         if key not in self._writes:
-            self._writes[key] = written_weights(self.model, self.example, training=training)
+            # A learner whose task is computed by hand need not be built, if its model is.
+            example = self.example if self.built else known_example(self.model)
+            self._writes[key] = written_weights(self.model, example, training=training)
         return self._writes[key]
 
     def _beside(self, params: Params, *, training: bool) -> list[bool]:
