@@ -279,7 +279,8 @@ WITHOUT_A_RULE: dict[str, Recipe] = {
     "SimpleRNN": Recipe(_1D, {"units": 2}),
     "SimpleRNNCell": Recipe(_1D, {"units": 2}, call=_cell),
     "SpatialDropout3D": Recipe(_3D, _RATE, random=True),
-    "SpectralNormalization": Recipe(_1D, lambda: {"layer": layers.Dense(3)}),
+    # What it writes to its kernel in training is held by tests/algorithms/test_layer_writes.py.
+    "SpectralNormalization": Recipe(_1D, lambda: {"layer": layers.Dense(3)}, random=True),
     "StackedRNNCells": Recipe(
         _1D, lambda: {"cells": [layers.SimpleRNNCell(2), layers.SimpleRNNCell(2)]}, call=_cell
     ),
