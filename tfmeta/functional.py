@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import keras
 import tensorflow as tf
 
-from tfmeta.layers import PerStepBatchNormalization
+from tfmeta.layers import PerStepBatchNormalization, mean_along
 from tfmeta.types import Params
 from tfmeta.xla import in_xla
 
@@ -194,17 +194,6 @@ def _moments(
     mean = mean_along(x, axes)
     variance = mean_along(tf.math.squared_difference(x, mean), axes)
     return (mean, variance) if keepdims else (tf.squeeze(mean, axes), tf.squeeze(variance, axes))
-
-
-def mean_along(x: Any, axes: Any) -> Any:
-    """Return the mean over some axes, one after another, which stay as axes of size 1.
-
-    Where thousands of numbers are the same, as of a flat background, a single sum of them all would
-    be off by much: it is rounded the same way each time.
-    """
-    for axis in tf.nest.flatten(axes):
-        x = tf.reduce_mean(x, axis, keepdims=True)
-    return x
 
 
 @contextlib.contextmanager

@@ -28,7 +28,13 @@ class BatchAtHandNormalization(keras.layers.BatchNormalization):
         """Normalise `inputs`; neither `training` nor `trainable` makes a difference."""
         # As in Keras, half precision would overflow.
         x = keras.ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
-        mean, variance = self._moments(x, mask)
+        if mask is None:
+            axes = [i for i in range(len(x.shape)) if i != self.axis % len(x.shape)]
+            wide = mean_along(x, axes)
+            squares = mean_along((x - wide) ** 2, axes)
+            mean, variance = (keras.ops.squeeze(y, axes) for y in (wide, squares))
+        else:
+            mean, variance = self._moments(x, mask)
         beta = keras.ops.cast(self.beta, x.dtype) if self.center else None
         gamma = keras.ops.cast(self.gamma, x.dtype) if self.scale else None
         # Keras before 3.13 has no renormalisation.
@@ -45,6 +51,17 @@ class BatchAtHandNormalization(keras.layers.BatchNormalization):
             epsilon=self.epsilon,
         )
         return keras.ops.cast(outputs, self.compute_dtype)
+
+
+def mean_along(x: Any, axes: Any) -> Any:
+    """Return the mean over some axes, one after another, which stay as axes of size 1.
+
+    Where thousands of numbers are the same, as of a flat background, a single sum of them all would
+    be off by much: it is rounded the same way each time.
+    """
+    for axis in keras.tree.flatten(axes):
+        x = keras.ops.mean(x, axis, keepdims=True)
+    return x
 
 
 def particle_mean(predictions: Any, from_logits: bool) -> Any:

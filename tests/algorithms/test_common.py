@@ -268,7 +268,7 @@ def test_bad_inputs(learner):
     inputs, _ = episodes()
     with pytest.raises(ValueError, match=r"must be a dict with the keys 'support_x'.*query_x"):
         learner({"support_x": inputs["support_x"], "query_x": inputs["query_x"]})
-    with pytest.raises(ValueError, match=r"support_x \[tasks, ways\*shots, ...\]"):
+    with pytest.raises(ValueError, match=r"`query_x` must have the shape \[tasks, n, 12, 12, 1\]"):
         learner({**inputs, "query_x": inputs["query_x"][0]})
     for other in (
         {"query_x": inputs["query_x"][:1]},

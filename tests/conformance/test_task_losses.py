@@ -247,7 +247,7 @@ def test_penalties_count_in_evaluation_too(axis: str) -> None:
     assert learner.evaluate(**data) == pytest.approx(learner.fit(**data).history["loss"][0])
 
 
-@pytest.mark.filterwarnings("ignore:.*received `from_logits=True`")
+@pytest.mark.filterwarnings("ignore:`loss` takes logits", "ignore:.*received `from_logits=True`")
 @pytest.mark.parametrize("axis", ["packed", "loop"])
 @pytest.mark.parametrize("eagerly", [True, False])
 def test_logits_behind_an_activation(axis: str, eagerly: bool) -> None:

@@ -128,7 +128,7 @@ class PrototypicalNetwork(MetaLearner):
         step is left in them, momentum^steps, that is said in the log, with the layer's name.
         """
         history = super().fit(*args, **kwargs)
-        steps = int(self.optimizer.iterations)
+        steps = int(self.optimizer.iterations.numpy())
         lagging = {layer.momentum: layer.name for layer in batch_norm_layers(self.model)}
         momentum = max(lagging, default=0.0)
         if momentum**steps > _LEFT_OVER:

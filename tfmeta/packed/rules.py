@@ -19,8 +19,8 @@ import tensorflow as tf
 from keras import layers
 
 from tfmeta import kernels
-from tfmeta.functional import Statistics, mean_along
-from tfmeta.layers import BatchAtHandNormalization, PerStepBatchNormalization
+from tfmeta.functional import Statistics
+from tfmeta.layers import BatchAtHandNormalization, PerStepBatchNormalization, mean_along
 from tfmeta.packed.convolution import convolution, depthwise_convolution
 from tfmeta.packed.layout import merge, pack, part, reshaped, sizes, unpack
 from tfmeta.packed.normalization import batch_normalization, moments
