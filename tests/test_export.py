@@ -178,8 +178,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory, drawings: ClassDataset) -
         expected = np.asarray(learner({k: v[None] for k, v in task.items()}))[0]
         learner.export(root / name / "learner", class_names=NAMES)
         adapted = learner.adapt(x, y)
-        # In a graph, as exports are: ProtoMAML's logits are differences of large numbers, which each
-        # operation by itself rounds otherwise.
+        # In a graph, as exports are: ProtoMAML's logits are differences of large numbers, which
+        # operations one by one round otherwise.
         np.testing.assert_allclose(adapted.predict(q, verbose=0), expected, atol=1e-5)
         saved_model(adapted, root / name / "adapted", class_names=NAMES)
         if name in KERAS:
