@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import keras
 import pytest
 
 
@@ -18,3 +20,14 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real data in TFMETA_DATA_DIR; there is no folder {folder}")
     return folder
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Compute in double precision, so that errors of the method stand out from rounding."""
+    before, policy = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_floatx(before)
+    keras.config.set_dtype_policy(policy)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from tfmeta.functional import TRACING
+from tfmeta.functional import TRACING, replaced
 from tfmeta.inner_optimizers import root
 from tfmeta.types import Params
 
@@ -17,23 +16,10 @@ Constraint = Callable[[Any], Any]
 
 def constrained(params: Params, constraints: Sequence[Constraint | None]) -> Params:
     """Return weights projected as Keras's optimizers do, `w <- constraint(w)`, differentiably."""
-    with TRACING, _exact_roots():
+    # Keras takes norms by this root. Of weights that are all zero, as biases are at first, it would
+    # have no number as its derivative, and neither would the outer loss.
+    with TRACING, replaced(tf.math, "sqrt", root):
         return [
             p if project is None else tf.cast(project(p), p.dtype)
             for p, project in zip(params, constraints, strict=True)
         ]
-
-
-@contextlib.contextmanager
-def _exact_roots() -> Iterator[None]:
-    """Let the root of 0 have the derivative 0 while the context is open.
-
-    Keras takes norms by it. That of weights that are all zero, as biases are at first, would have
-    no number as its derivative, and neither would the outer loss.
-    """
-    original = tf.math.sqrt
-    tf.math.sqrt = root
-    try:
-        yield
-    finally:
-        tf.math.sqrt = original

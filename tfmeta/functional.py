@@ -172,6 +172,17 @@ def plain_recurrence(model: keras.Model) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Have a module of TensorFlow's another function of this name while the context is open."""
+    original = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+@contextlib.contextmanager
 def exact_moments() -> Iterator[None]:
     """Give `tf.nn.moments` its second derivative while the context is open.
 
@@ -179,12 +190,8 @@ def exact_moments() -> Iterator[None]:
     all the same, for the term left out is zero; the second is not, and batch, layer and group
     normalisation of Keras all call it. Outer gradients through them were wrong by some percent.
     """
-    original = tf.nn.moments
-    tf.nn.moments = _moments
-    try:
+    with replaced(tf.nn, "moments", _moments):
         yield
-    finally:
-        tf.nn.moments = original
 
 
 def _moments(
@@ -203,12 +210,8 @@ def exact_resizing() -> Iterator[None]:
     TensorFlow has none for most methods. For bilinear resizing it says so by a gradient that is
     `None`, so that outer gradients through `UpSampling2D` or `Resizing` were wrong by some percent.
     """
-    original = tf.image.resize
-    tf.image.resize = functools.partial(_resize, original)
-    try:
+    with replaced(tf.image, "resize", functools.partial(_resize, tf.image.resize)):
         yield
-    finally:
-        tf.image.resize = original
 
 
 def _resize(original: Any, images: Any, size: Any, *args: Any, **kwargs: Any) -> Any:
@@ -239,12 +242,8 @@ def exact_pooling() -> Iterator[None]:
     finds another where two are close: outer gradients were off by one to two percent. It has none
     in double precision.
     """
-    original = tf.nn.max_pool
-    tf.nn.max_pool = functools.partial(_max_pool, original)
-    try:
+    with replaced(tf.nn, "max_pool", functools.partial(_max_pool, tf.nn.max_pool)):
         yield
-    finally:
-        tf.nn.max_pool = original
 
 
 def _max_pool(
@@ -292,12 +291,8 @@ def once_differentiable_ctc() -> Iterator[None]:
 
     TensorFlow's is NaN in eager mode, and in a graph ends in errors about shapes or functions.
     """
-    original = tf.nn.ctc_loss
-    tf.nn.ctc_loss = functools.partial(_ctc_loss, original)
-    try:
+    with replaced(tf.nn, "ctc_loss", functools.partial(_ctc_loss, tf.nn.ctc_loss)):
         yield
-    finally:
-        tf.nn.ctc_loss = original
 
 
 def _ctc_loss(original: Any, labels: Any, logits: Any, *args: Any, **kwargs: Any) -> Any:
@@ -326,12 +321,8 @@ def exact_logsumexp() -> Iterator[None]:
 
     The second would be NaN. `keras.losses.Circle` takes it where a class has a single example.
     """
-    original = tf.math.reduce_logsumexp
-    tf.math.reduce_logsumexp = _logsumexp
-    try:
+    with replaced(tf.math, "reduce_logsumexp", _logsumexp):
         yield
-    finally:
-        tf.math.reduce_logsumexp = original
 
 
 def _logsumexp(

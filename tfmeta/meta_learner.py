@@ -114,6 +114,7 @@ class MetaLearner(Replicated, abc.ABC):
 
     # Whether `compile` has warned that the loss takes logits, and outputs are probabilities.
     _warned = False
+    # Whether `compile` is called for a learner that is being loaded.
     _restored = False
 
     def __init__(

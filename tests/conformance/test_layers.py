@@ -8,7 +8,6 @@ inner step: packed, in turn, and as Keras would by a tape of the test's own.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import re
 
@@ -87,23 +86,9 @@ def cases(name):
     return found
 
 
-@contextlib.contextmanager
-def double_precision():
-    before, policy = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    try:
-        yield
-    finally:
-        keras.config.set_floatx(before)
-        keras.config.set_dtype_policy(policy)
-
-
 @pytest.fixture(autouse=True)
-def precision():
-    with double_precision():
-        keras.utils.set_random_seed(0)
-        yield
+def seed():
+    keras.utils.set_random_seed(0)
 
 
 def needed(recipe):
