@@ -51,21 +51,26 @@ constexpr int kFloats = 16, kVectors = 4;
 #pragma GCC pop_options
 
 // What the processor has; TFMETA_MAX_CPU, which is for tests, may allow less.
-const Tiles* Best() {
+const char* Best() {
   const char* const variable = std::getenv("TFMETA_MAX_CPU");
   const std::string_view most = variable ? variable : "avx512";
-  if (most == "portable") return portable::kAll;
-  if (most != "avx2" && __builtin_cpu_supports("avx512f")) return avx512::kAll;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2::kAll;
-  return portable::kAll;
+  if (most == "portable") return "portable";
+  if (most != "avx2" && __builtin_cpu_supports("avx512f")) return "avx512";
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? "avx2" : "portable";
+}
+
+const Tiles* Of(std::string_view instructions) {
+  if (instructions == "avx512") return avx512::kAll;
+  return instructions == "avx2" ? avx2::kAll : portable::kAll;
 }
 #else
-const Tiles* Best() { return portable::kAll; }
+const char* Best() { return "portable"; }
+const Tiles* Of(std::string_view) { return portable::kAll; }
 #endif
 
 const Tiles* Widest() {
-  static const Tiles* const best = Best();
-  return best;
+  static const Tiles* const widest = Of(Instructions());
+  return widest;
 }
 
 // Calls body(tiles, column) for `columns` columns, in as wide parts as there are.
@@ -251,6 +256,11 @@ struct Residue {
 };
 
 }  // namespace
+
+const char* Instructions() {
+  static const char* const best = Best();
+  return best;
+}
 
 int Convolution::Worth(int threads) const {
   const std::int64_t products = examples * out_height * out_width * kernel_height * kernel_width *

@@ -25,4 +25,8 @@ struct Convolution {
   int Worth(int threads) const;
 };
 
+// The instructions that convolutions take of what this processor and this build have: "avx512",
+// "avx2", or "portable", what every processor has.
+const char* Instructions();
+
 }  // namespace tfmeta

@@ -507,3 +507,8 @@ const bool registered = [] {
 }();
 
 }  // namespace
+
+// For Python, which asks the library itself and no operation of it.
+extern "C" __attribute__((visibility("default"))) const char* tfmeta_instructions() {
+  return tfmeta::Instructions();
+}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import ctypes
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -222,11 +223,24 @@ def gpus() -> Any:
 
 
 @functools.cache
+def instructions() -> str:
+    """Return what the kernels of convolutions are made of: avx512, avx2 or portable instructions.
+
+    It depends on the processor, and on the compiler that built the extension.
+    """
+    made = ctypes.CDLL(library().tfmeta_file).tfmeta_instructions
+    made.restype = ctypes.c_char_p
+    return str(made().decode())
+
+
+@functools.cache
 def library() -> Any:
     """Return the extension's operations, or None where they cannot be loaded."""
     for file in Path(__file__).parent.glob("_tf_ops*.so"):
         try:
-            return tf.load_op_library(str(file))
+            loaded = tf.load_op_library(str(file))
+            loaded.tfmeta_file = str(file)
+            return loaded
         except tf.errors.NotFoundError:
             # Of another platform, or another C library than this one's.
             continue
