@@ -17,6 +17,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfmeta.notes import with_notes
+
 # What TensorFlow reports, on the other workers, of one that has ended.
 LOST = (
     tf.errors.AbortedError,
@@ -253,6 +255,7 @@ class Replicated(keras.Model):
 
     train_function: Any
     test_function: Any
+    _predict_here: Any = None
 
     @property
     def _alone(self) -> bool:
@@ -261,7 +264,7 @@ class Replicated(keras.Model):
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Choose optimizer, loss and metrics: `keras.Model.compile`, which see."""
         super().compile(*args, **kwargs)
-        self._predict_here: Any = None
+        self._predict_here = None
         if self.jit_compile and not self._alone:
             raise ValueError(
                 "`jit_compile` must be False with several replicas, for XLA cannot compile their "
@@ -282,16 +285,31 @@ class Replicated(keras.Model):
         elif force or self.test_function is None:
             self.test_function = self._on_replicas(self.test_step)
 
-    def predict_on_batch(self, x: Any) -> Any:
-        """Return predictions for a single batch; with several replicas, of this process alone."""
-        if self._alone:
-            return super().predict_on_batch(x)
-        # Keras would let every replica predict all of it, and put their results together.
+    def predict_with_notes(self, x: Any) -> tuple[Any, Any]:
+        """Return predictions for a single batch and what Keras notes on them, all as arrays.
+
+        With several replicas, those of this process alone: Keras would let every replica predict
+        all of it, and put their results together.
+
+        Args:
+            x: As for `keras.Model.predict_on_batch`.
+
+        Returns:
+            What `tfmeta.notes.with_notes` returns.
+        """
         if self._predict_here is None:
-            step = self.predict_step
-            self._predict_here = step if self.run_eagerly else tf.function(step, autograph=False)
+
+            def step(x: Any) -> Any:
+                return with_notes(self.predict_step((x,)))
+
+            compiled = tf.function(
+                step, autograph=False, reduce_retracing=True, jit_compile=self.jit_compile
+            )
+            chosen = step if self.run_eagerly else compiled
+            # Within a function, for Keras would have it as a part of the model.
+            self._predict_here = lambda x: chosen(x)
         x = tf.nest.map_structure(tf.convert_to_tensor, x)
-        return tf.nest.map_structure(np.asarray, self._predict_here((x,)))
+        return tf.nest.map_structure(np.asarray, self._predict_here(x))  # type: ignore[no-any-return]
 
     def _on_replicas(self, step: Any) -> Any:
         strategy = self.distribute_strategy

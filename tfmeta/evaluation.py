@@ -17,6 +17,10 @@ from tfmeta.meta_learner import MetaLearner, readable
 from tfmeta.padding import is_padded
 from tfmeta.types import Array, Sampler
 
+# How many episodes are predicted in one call at most, and how many bytes they may have.
+_MOST_AT_ONCE = 32
+_ROOM = 64 * 2**20
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
@@ -69,8 +73,9 @@ def evaluate(
     """Adapt to `episodes` tasks and score their queries.
 
     Integer targets are scored by accuracy, without those that `ignore_class` of the loss leaves
-    out; others by the mean squared error. Episode e is task 0
-    of the sampler's step e: which episodes they are depends on the sampler's seed only.
+    out; others by the mean squared error. Time steps that Keras masks do not count. Episode e is
+    task 0 of the sampler's step e: which episodes they are depends on the sampler's seed only.
+    Several are computed at once, where they have one shape.
 
     Args:
         learner: A learner; those with an inner loop must be compiled with their loss.
@@ -92,9 +97,10 @@ def evaluate(
     """
     scores = []
     classes = True
-    for predictions, targets in _predictions(learner, sampler, episodes, verbose):
+    ignored = ignored_class(learner.loss)
+    for predictions, targets, counted in _predictions(learner, sampler, episodes, verbose):
         classes = np.issubdtype(targets.dtype, np.integer)
-        scores.append(_score(predictions, targets, classes, ignored_class(learner.loss)))
+        scores.append(_score(predictions, targets, counted, classes, ignored))
     return Evaluation(np.array(scores), "accuracy" if classes else "mean squared error")
 
 
@@ -251,16 +257,18 @@ def _collect(
 ) -> tuple[Array, Array]:
     """Return the logits `[n, ways]` and labels `[n]` of all queries of all episodes."""
     logits, labels = [], []
-    for predictions, targets in _predictions(learner, sampler, episodes, verbose):
+    ignored = ignored_class(learner.loss)
+    for predictions, targets, counted in _predictions(learner, sampler, episodes, verbose):
         classes = np.issubdtype(targets.dtype, np.integer)
         if not classes:
             raise ValueError(
                 f"`sampler` must draw tasks of classes. Received: targets of {targets.dtype}"
             )
         _check_shape(predictions, targets, classes)
-        z = predictions.reshape(-1, predictions.shape[-1]).astype(np.float64)
+        answers = _answers(targets, counted, ignored)
+        z = predictions[answers].astype(np.float64)
         logits.append(z if from_logits else calibration.logarithms(z))
-        labels.append(targets.reshape(-1))
+        labels.append(targets[answers])
     # The classes that a task does not have are never the answer.
     most = max(z.shape[1] for z in logits)
     never = float(np.finfo(np.float32).min) / 2
@@ -347,43 +355,108 @@ def _same_classes(one: Any, other: Any) -> bool:
 
 def _predictions(
     learner: MetaLearner, sampler: Any, episodes: int, verbose: bool
-) -> Iterator[tuple[Array, Array]]:
-    """Yield predictions and targets of each episode, without padding."""
+) -> Iterator[tuple[Array, Array, Array]]:
+    """Yield of each episode the predictions, the targets, and which of them count."""
     if not isinstance(learner, MetaLearner):
         raise TypeError(f"`learner` must be a tfmeta.MetaLearner. Received: {learner!r}")
     source = _source(sampler)
     check_count("episodes", episodes)
     progress = keras.utils.Progbar(episodes, verbose=int(verbose), unit_name="episode")
-    for episode in range(episodes):
-        inputs, targets = source.batch(episode, 1)
-        if episode == 0:
-            # Queries may be out of task.
-            learner.check_inputs(inputs, None if isinstance(source, _OutOfTask) else targets)
+    drawn = [source.batch(0, 1)]
+    inputs, targets = drawn[0]
+    # Queries may be out of task.
+    learner.check_inputs(inputs, None if isinstance(source, _OutOfTask) else targets)
+    size = _at_once(inputs, episodes)
+    for first in range(0, episodes, size):
+        number = min(size, episodes - first)
+        drawn += [source.batch(first + i, 1) for i in range(len(drawn), number)]
+        every = _predicted(learner, [inputs for inputs, _ in drawn], size, first)
+        for i, (predictions, mask) in enumerate(every):
+            inputs, targets = drawn[i]
+            if not np.isfinite(predictions).all():
+                raise ValueError(
+                    "`learner` must predict finite values. Received: NaN or infinite predictions "
+                    f"in episode {first + i}; a smaller inner learning rate may help"
+                )
+            if is_padded(inputs):
+                real = inputs["query_mask"]
+                predictions, targets, mask = predictions[real], targets[real], mask[real]
+            yield predictions, targets, mask
+        progress.update(first + number)
+        drawn = []
+
+
+def _at_once(inputs: Any, episodes: int) -> int:
+    """Return how many episodes are worth predicting in one call, all calls with as many."""
+    bytes_each = sum(np.asarray(part).nbytes for part in tf.nest.flatten(inputs))
+    most = max(1, min(_MOST_AT_ONCE, _ROOM // max(1, bytes_each)))
+    return -(-episodes // -(-episodes // most))
+
+
+def _predicted(
+    learner: MetaLearner, drawn: list[Any], size: int, first: int
+) -> Iterator[tuple[Array, Array]]:
+    """Yield predictions `[1, queries, ...]` of each episode, and which time steps count.
+
+    Args:
+        learner: A learner.
+        drawn: Inputs, a meta-batch of one task for each episode.
+        size: How many episodes one call is for; with fewer, the last is there several times.
+        first: The number of the first episode.
+    """
+    if size > 1 and len({_shapes(inputs) for inputs in drawn}) == 1:
+        filled = drawn + [drawn[-1]] * (size - len(drawn))
+        together = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *filled)
         try:
-            predictions = np.asarray(learner.predict_on_batch(inputs))
+            predictions, mask = _masked(*learner.predict_with_notes(together))
+        except ValueError as error:
+            if not isinstance(error.__cause__, tf.errors.InvalidArgumentError):
+                raise
+            # One of them is at fault; computed by itself, it can be named.
+        else:
+            for i in range(len(drawn)):
+                yield predictions[i : i + 1], mask[i : i + 1]
+            return
+    for episode, inputs in enumerate(drawn, first):
+        try:
+            yield _masked(*learner.predict_with_notes(inputs))
         except ValueError as error:
             if isinstance(error.__cause__, tf.errors.InvalidArgumentError):
                 raise readable(error.__cause__, f" of episode {episode}") from error.__cause__
             raise
-        if not np.isfinite(predictions).all():
-            raise ValueError(
-                f"`learner` must predict finite values. Received: NaN or infinite predictions in "
-                f"episode {episode}; a smaller inner learning rate may help"
-            )
-        if is_padded(inputs):
-            mask = inputs["query_mask"]
-            predictions, targets = predictions[mask], targets[mask]
-        yield predictions, targets
-        progress.update(episode + 1)
 
 
-def _score(predictions: Array, targets: Array, classes: bool, ignored: int | None) -> Any:
+def _masked(predictions: Any, notes: list[dict[str, Array]]) -> tuple[Array, Array]:
+    """Return predictions, and true where they count, as far as Keras notes anything on them."""
+    if tf.nest.is_nested(predictions):
+        raise ValueError(
+            "`learner` must have one output to be scored here; its own `evaluate` scores several. "
+            f"Received: {len(notes)} outputs"
+        )
+    mask = notes[0].get("_keras_mask")
+    return predictions, np.ones(predictions.shape[:2], bool) if mask is None else mask
+
+
+def _shapes(inputs: Any) -> tuple[Any, ...]:
+    return tuple((np.shape(x), str(np.asarray(x).dtype)) for x in tf.nest.flatten(inputs))
+
+
+def _score(
+    predictions: Array, targets: Array, counted: Array, classes: bool, ignored: int | None
+) -> Any:
     _check_shape(predictions, targets, classes)
     if classes:
         right = predictions.argmax(axis=-1) == targets
-        # What the loss leaves out is no mistake.
-        return np.mean(right if ignored is None else right[targets != ignored])
-    return np.mean((predictions - targets) ** 2)
+        return np.mean(right[_answers(targets, counted, ignored)])
+    return np.mean((predictions - targets)[counted] ** 2)
+
+
+def _answers(targets: Array, counted: Array, ignored: int | None) -> Array:
+    """Return which labels count: what the loss leaves out is no mistake."""
+    counted = np.broadcast_to(
+        counted.reshape(*counted.shape, *[1] * (targets.ndim - counted.ndim)), targets.shape
+    )
+    return counted if ignored is None else counted & (targets != ignored)
 
 
 def _check_shape(predictions: Array, targets: Array, classes: bool) -> None:

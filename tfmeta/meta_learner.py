@@ -364,9 +364,21 @@ class MetaLearner(Replicated, abc.ABC):
 
     def predict_on_batch(self, x: Any) -> Any:
         """Predict for a meta-batch, once it is checked: `keras.Model.predict_on_batch`."""
+        return self.predict_with_notes(x)[0]
+
+    def predict_with_notes(self, x: Any) -> tuple[Any, Any]:
+        """Predict for a meta-batch, once it is checked, and tell which time steps are masked.
+
+        Args:
+            x: As for `call`.
+
+        Returns:
+            The predictions, and for each of them a dict: under `"_keras_mask"` the mask that Keras
+            notes on it, true where a time step counts, if there is one.
+        """
         with self._unspoilt():
             self.check_inputs(x)
-            return super().predict_on_batch(x)
+            return super().predict_with_notes(x)
 
     def train_step(self, data: Any) -> Any:
         """Take one outer step on a meta-batch; each task's outer gradient is taken by itself."""
