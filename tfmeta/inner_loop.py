@@ -16,7 +16,6 @@ from tfmeta.packed import along
 from tfmeta.recompute import recomputed
 from tfmeta.task_map import check_later, current_tasks
 from tfmeta.types import Params, Rates
-from tfmeta.xla import in_xla
 
 
 class InnerStep(NamedTuple):
@@ -235,8 +234,6 @@ def _must_be_finite(losses: Any) -> Any:
     Args:
         losses: `[steps]`, of tasks side by side `[steps, tasks]`.
     """
-    if in_xla():
-        return contextlib.nullcontext()
     by_task = tf.transpose(losses)
     if tf.executing_eagerly():
         _check_finite(by_task)
@@ -251,7 +248,9 @@ def _check_finite(losses: Any) -> Any:
     finite = tf.math.is_finite(losses)
     # The first that is not, of the first task that has one.
     worst = tf.argmin(tf.cast(tf.reshape(finite, [-1]), tf.int32))
-    loss, finite = tf.reshape(losses, [-1])[worst], tf.reduce_all(finite)
+    # By a gather: XLA wants the place of a slice as a constant, and so all that it is computed
+    # from, images, labels and weights. It would compile anew at every step.
+    loss, finite = tf.gather(tf.reshape(losses, [-1]), worst), tf.reduce_all(finite)
     steps = losses.shape[-1]
     tasks = current_tasks()
     number = None if tasks is None else tasks.numbers
