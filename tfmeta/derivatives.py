@@ -1,4 +1,4 @@
-"""Gradients as all of the package takes them: dense."""
+"""Gradients as all of the package takes them: dense, and of known shapes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,13 @@ def gradients(
         sources: Tensors, or variables of Keras.
         upstream: The gradient at `target`, of the same structure; ones if `None`.
     """
-    return [dense(g) for g in tape.gradient(target, list(sources), upstream)]
+    sources = list(sources)
+    found = [dense(g) for g in tape.gradient(target, sources, upstream)]
+    for gradient, source in zip(found, sources, strict=True):
+        if gradient is not None and not tf.executing_eagerly():
+            # Some operations, of three dimensions for instance, leave it open in a graph.
+            gradient.set_shape(source.shape)
+    return found
 
 
 def gradients_or_zeros(

@@ -100,7 +100,8 @@ def made(name, *given):
     changed = dict(given)
     for argument, _ in given:
         changed |= TOGETHER.get(argument, {})
-    return classes()[name](**{**needed(PACKED[name]), **changed})
+    recipe = PACKED.get(name) or WITHOUT_A_RULE[name]
+    return classes()[name](**{**needed(recipe), **changed})
 
 
 def model_of(recipe, shape, branches):
@@ -332,6 +333,37 @@ def names_without_a_rule():
 @pytest.mark.parametrize("name", list(names_without_a_rule()))
 def test_layers_without_a_rule(name):
     recipe = WITHOUT_A_RULE[name]
-    layer = classes()[name](**needed(recipe))
     single = "dtype" in needed(recipe)
-    conforms(recipe, recipe.shapes[0], [layer], packed=False, single=single)
+    conforms(recipe, recipe.shapes[0], [made(name)], packed=False, single=single)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [*PACKED, *filter(classes().__contains__, WITHOUT_A_RULE)], ids=str
+)
+def test_saved_and_exported(name, tmp_path):
+    recipe = PACKED.get(name) or WITHOUT_A_RULE[name]
+    given = chosen(name, "packed") if name in PACKED else [[]]
+    model = model_of(recipe, recipe.shapes[-1], [made(name, *x) for x in given])
+    randomize(model)
+    x, y = episodes(recipe, recipe.shapes[-1])
+    learner = tfmeta.MAML(model, RATE, 1)
+    learner.compile(keras.optimizers.SGD(1.0), "mse", jit_compile=False)
+    predictions, loss = learner.predict_on_batch(x), learner.test_on_batch(x, y)
+    close = 1e-5 if "dtype" in needed(recipe) else 1e-6
+    learner.save(tmp_path / "learner.keras")
+    loaded = keras.models.load_model(tmp_path / "learner.keras")
+    assert difference(loaded.predict_on_batch(x), predictions) <= close
+    assert difference(loaded.test_on_batch(x, y), loss) <= close
+    learner.export(tmp_path / "exported")
+    exported = tf.saved_model.load(tmp_path / "exported").signatures["serving_default"]
+    for t in range(TASKS):
+        task = {name: part[t] for name, part in x.items()}
+        # An export takes what the model takes, and no other type.
+        dtypes = {name: spec.dtype for name, spec in exported.structured_input_signature[1].items()}
+        task = {name: tf.constant(part, dtypes[name]) for name, part in task.items()}
+        assert difference(exported(**task)["predictions"], predictions[t]) <= close
+    adapted = learner.adapt(x["support_x"][1], x["support_y"][1])
+    adapted.save(tmp_path / "adapted.keras")
+    again = keras.models.load_model(tmp_path / "adapted.keras")
+    assert difference(again(x["query_x"][1], training=False), predictions[1]) <= close
