@@ -34,29 +34,79 @@ TFMETA_CLONES void TakeOne(const float* image, const float* values, std::int64_t
   }
 }
 
+// The adjoint of TakeOne in `values`: adds what `from` has where the largest of the window is.
+TFMETA_CLONES void PutOne(const float* image, const float* __restrict from, std::int64_t rows,
+                          std::int64_t columns, std::int64_t row, std::int64_t pixel,
+                          std::int64_t channels, float* out) {
+  float largest[kChannels];
+  std::int32_t place[kChannels] = {};
+  std::copy_n(image, channels, largest);
+  std::int32_t here = 0;
+  for (std::int64_t a = 0; a < rows; ++a) {
+    for (std::int64_t b = 0; b < columns; ++b, ++here) {
+      const float* __restrict x = image + a * row + b * pixel;
+      for (std::int64_t c = 0; c < channels; ++c) {
+        const bool larger = x[c] > largest[c];
+        largest[c] = larger ? x[c] : largest[c];
+        place[c] = larger ? here : place[c];
+      }
+    }
+  }
+  here = 0;
+  for (std::int64_t a = 0; a < rows; ++a) {
+    for (std::int64_t b = 0; b < columns; ++b, ++here) {
+      float* __restrict to = out + a * row + b * pixel;
+      for (std::int64_t c = 0; c < channels; ++c) to[c] += place[c] == here ? from[c] : 0.0f;
+    }
+  }
+}
+
 }  // namespace
 
-void MaxPool::Take(const float* images, const float* values, float* out, int threads) const {
+template <typename Body>
+void MaxPool::ForWindows(std::int64_t turn, const Body& body) const {
+  const std::int64_t example = turn / out_height;
+  const std::int64_t y = turn % out_height * row_stride - top;
+  const std::int64_t y0 = std::max<std::int64_t>(y, 0);
+  const std::int64_t rows = std::min(y + window_height, height) - y0;
+  for (std::int64_t j = 0; j < out_width; ++j) {
+    const std::int64_t x = j * column_stride - left, x0 = std::max<std::int64_t>(x, 0);
+    const std::int64_t columns = std::min(x + window_width, width) - x0;
+    const std::int64_t from = ((example * height + y0) * width + x0) * channels;
+    const std::int64_t to = (turn * out_width + j) * channels;
+    for (std::int64_t c = 0; c < channels; c += kChannels) {
+      body(from + c, rows, columns, to + c, std::min(kChannels, channels - c));
+    }
+  }
+}
+
+int MaxPool::Worth(int threads) const {
   const std::int64_t most = examples * height * width * channels / kNumbersPerThread;
-  const std::int64_t row = width * channels;
-  ParallelFor(examples * out_height, std::clamp<std::int64_t>(most, 1, threads),
-              [&](std::int64_t turn, std::int64_t) {
-                const std::int64_t example = turn / out_height;
-                const std::int64_t y = turn % out_height * row_stride - top;
-                const std::int64_t y0 = std::max<std::int64_t>(y, 0);
-                const std::int64_t rows = std::min(y + window_height, height) - y0;
-                for (std::int64_t j = 0; j < out_width; ++j) {
-                  const std::int64_t x = j * column_stride - left,
-                                     x0 = std::max<std::int64_t>(x, 0);
-                  const std::int64_t columns = std::min(x + window_width, width) - x0;
-                  const std::int64_t from = ((example * height + y0) * width + x0) * channels;
-                  float* to = out + (turn * out_width + j) * channels;
-                  for (std::int64_t c = 0; c < channels; c += kChannels) {
-                    TakeOne(images + from + c, values + from + c, rows, columns, row, channels,
-                            std::min(kChannels, channels - c), to + c);
-                  }
-                }
-              });
+  return static_cast<int>(std::clamp<std::int64_t>(most, 1, std::max(threads, 1)));
+}
+
+void MaxPool::Put(const float* images, const float* values, float* out, int threads) const {
+  const std::int64_t image = height * width * channels;
+  // By examples, for windows may overlap.
+  ParallelFor(examples, Worth(threads), [&](std::int64_t example, std::int64_t) {
+    std::fill_n(out + example * image, image, 0.0f);
+    for (std::int64_t turn = example * out_height; turn < (example + 1) * out_height; ++turn) {
+      ForWindows(turn, [&](std::int64_t at, std::int64_t rows, std::int64_t columns,
+                           std::int64_t from, std::int64_t some) {
+        PutOne(images + at, values + from, rows, columns, width * channels, channels, some,
+               out + at);
+      });
+    }
+  });
+}
+
+void MaxPool::Take(const float* images, const float* values, float* out, int threads) const {
+  ParallelFor(examples * out_height, Worth(threads), [&](std::int64_t turn, std::int64_t) {
+    ForWindows(turn, [&](std::int64_t at, std::int64_t rows, std::int64_t columns, std::int64_t to,
+                         std::int64_t some) {
+      TakeOne(images + at, values + at, rows, columns, width * channels, channels, some, out + to);
+    });
+  });
 }
 
 }  // namespace tfmeta

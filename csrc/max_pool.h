@@ -1,4 +1,4 @@
-// The second derivative of max pooling: what stands where the largest of a window is.
+// Max pooling and its derivatives: what stands where the largest of a window is.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,21 @@ struct MaxPool {
 
   // Takes from `values`, which is like the images, what stands where the largest of each window of
   // `images` is, the first of several: `out` is [examples, out_height, out_width, channels].
+  // Of the images themselves, that is max pooling.
   void Take(const float* images, const float* values, float* out, int threads) const;
+
+  // The adjoint of Take in `values`: adds each of `values`, which is [examples, out_height,
+  // out_width, channels], where the largest of its window is; `out` is like the images.
+  void Put(const float* images, const float* values, float* out, int threads) const;
+
+ private:
+  // Calls body(window, rows, columns, out, channels) for some channels of each window of a row of
+  // windows, the first and the fourth being places in the images and in what comes out.
+  template <typename Body>
+  void ForWindows(std::int64_t turn, const Body& body) const;
+
+  // How many of the threads so few numbers are worth.
+  int Worth(int threads) const;
 };
 
 }  // namespace tfmeta

@@ -215,29 +215,39 @@ std::array<std::int64_t, n> ReadWindow(TF_OpKernelConstruction* construction, TF
   return window;
 }
 
-// ---- TfmetaMaxPoolTake(x, values; window) -> out: `window` is a MaxPool up to out_width.
+// ---- TfmetaMaxPoolTake(x, values; window) -> out, TfmetaMaxPoolPut(x, values; window) -> out:
+// `window` is a MaxPool up to out_width.
 
 void ReadMaxPool(TF_OpKernelConstruction* construction, MaxPool& pool, TF_Status* status) {
   const auto w = ReadWindow<8>(construction, status);
   pool = {w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], 0, 0, 0, 0};
 }
 
+template <bool kTake>
 void ComputeMaxPool(void* kernel, TF_OpKernelContext* context) {
   Call call(context);
   const TF_Tensor *images = call.Input(0), *values = call.Input(1);
   if (!call.ok()) return;
   const Dims dims = Shape(images);
   call.Expect(dims.size() == 4, "x must be [n, height, width, channels]");
-  call.Expect(Shape(values) == dims, "values must be like x");
   if (!call.ok()) return;
   MaxPool pool = KernelOf<MaxPool>(kernel).work;
   pool.examples = dims[0], pool.height = dims[1], pool.width = dims[2], pool.channels = dims[3];
+  const Dims pooled = {dims[0], pool.out_height, pool.out_width, dims[3]};
+  call.Expect(Shape(values) == (kTake ? dims : pooled),
+              kTake ? "values must be like x" : "values must be one of each window");
   const bool inside = (pool.out_height - 1) * pool.row_stride - pool.top < pool.height &&
                       (pool.out_width - 1) * pool.column_stride - pool.left < pool.width &&
                       pool.top < pool.window_height && pool.left < pool.window_width;
   call.Expect(inside, "each window must have a pixel of x in it");
-  float* out = call.Output(0, {dims[0], pool.out_height, pool.out_width, dims[3]});
-  if (call.ok()) pool.Take(Data(images), Data(values), out, KernelOf<MaxPool>(kernel).Threads());
+  float* out = call.Output(0, kTake ? pooled : dims);
+  if (!call.ok()) return;
+  const int threads = KernelOf<MaxPool>(kernel).Threads();
+  if constexpr (kTake) {
+    pool.Take(Data(images), Data(values), out, threads);
+  } else {
+    pool.Put(Data(images), Data(values), out, threads);
+  }
 }
 
 // ---- TfmetaConvolution(x, kernel; window) -> y, TfmetaConvolutionToInput(y, kernel; window) -> x,
@@ -475,9 +485,11 @@ const bool registered = [] {
        {"to_dy: float", "to_x: float", "to_gamma: float"}, &ShapesOfInputs<0, 3>,
        &Guarded<ComputeBatchNormGradient<true>>);
   const auto unknown = &TF_ShapeInferenceContextSetUnknownShape;
-  Register<MaxPool, ReadMaxPool>("TfmetaMaxPoolTake", "window: list(int)",
-                                 {"x: float", "values: float"}, {"out: float"}, unknown,
-                                 &Guarded<ComputeMaxPool>);
+  const auto max_pool = &Register<MaxPool, ReadMaxPool>;
+  max_pool("TfmetaMaxPoolTake", "window: list(int)", {"x: float", "values: float"}, {"out: float"},
+           unknown, &Guarded<ComputeMaxPool<true>>);
+  max_pool("TfmetaMaxPoolPut", "window: list(int)", {"x: float", "values: float"}, {"out: float"},
+           unknown, &Guarded<ComputeMaxPool<false>>);
   const auto convolution = &Register<Convolution, ReadConvolution>;
   convolution("TfmetaConvolution", "window: list(int)", {"x: float", "kernel: float"}, {"y: float"},
               unknown, &Guarded<ComputeConvolution>);

@@ -83,7 +83,8 @@ def operation(kernel: Any) -> Any:
 EMBEDDINGS = np.ones([2, 4, 3], np.float32)
 LABELS = np.array([[0, 1, 1, 0]] * 2)
 PAIRS = {"queries": EMBEDDINGS, "prototypes": np.ones([2, 5, 3], np.float32)}
-IMAGES, KERNEL, MAPS = (np.ones(s, np.float32) for s in ([2, 4, 4, 6], [3, 3, 3, 8], [2, 2, 2, 8]))
+SIZES = ([2, 4, 4, 6], [3, 3, 3, 8], [2, 2, 2, 8], [2, 2, 2, 6])
+IMAGES, KERNEL, MAPS, POOLED = (np.ones(s, np.float32) for s in SIZES)
 WINDOW = [3, 3, 1, 1, 0, 0, 4, 4, 2, 2, 2]
 AUGMENTATIONS = {"places": 3, "rows": 8, "columns": 9, "seed": 0, "step": 0, "tasks": 2, "first": 0}
 
@@ -123,6 +124,10 @@ if kernels.library() is not None:
         "to_kernel": (
             operation(library.tfmeta_convolution_to_kernel),
             {"x": IMAGES, "y": MAPS, **window},
+        ),
+        "max_pool_put": (
+            operation(library.tfmeta_max_pool_put),
+            {"x": IMAGES, "values": POOLED, "window": [2, 2, 2, 2, 0, 0, 2, 2], "threads": 1},
         ),
         "max_pool_take": (
             operation(library.tfmeta_max_pool_take),

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from keras import layers
 
 import tfmeta
-from tfmeta import task_map
-from tfmeta.algorithms import maml
+from tfmeta import meta_learner
 from tfmeta.functional import functional_call
 from tfmeta.layers import BatchAtHandNormalization, PerStepBatchNormalization
 from tfmeta.packed import packed_call, spread_weights, task_axes, tried
@@ -692,16 +691,66 @@ def test_any_number_of_tasks_and_chunk(tasks, chunk):
 @pytest.mark.parametrize(("tasks", "in_flight"), [(1, 8), slow(5, 4), (7, 3), slow(6, 8)])
 def test_several_chunks_at_once(tasks, in_flight, monkeypatch):
     loop, _ = step_to_compare("MAML", "loop", tasks)
-    monkeypatch.setattr(task_map, "chunks_at_once", lambda: 2)
+    monkeypatch.setattr(meta_learner, "chunks_at_once", lambda: 2)
     packed, _, _ = outer_step("MAML", "packed", tasks=tasks, chunk=in_flight)
     assert_all_close(packed, loop)
 
 
-@pytest.mark.parametrize(("cores", "filters", "expected"), [(1, 64, 8), (2, 64, 2), (2, 8, 8)])
+def test_random_numbers_do_not_depend_on_what_runs_at_once(monkeypatch):
+    monkeypatch.setattr(meta_learner, "chunks_at_once", lambda: 2)
+    model = keras.Sequential([keras.Input((4,)), layers.Dropout(0.5), layers.Dense(3)])
+    learner = tfmeta.MAML(model, 0.1, task_chunk=2, task_axis="packed")
+    learner.build({name: x.shape for name, x in episodes(8, shape=(4,))[0].items()})
+    assert learner.chunks_at_once() == 1
+
+
+def test_what_chunks_write_is_not_lost(monkeypatch):
+    monkeypatch.setattr(meta_learner, "chunks_at_once", lambda: 2)
+    x = inputs = keras.Input((4,))
+    model = keras.Model(inputs, {name: layers.Dense(3, name=name)(x) for name in "ab"})
+    learner = tfmeta.MAML(model, 0.1, task_chunk=2, task_axis="packed")
+    learner.compile("sgd", {"a": "mse", "b": "mse"})
+    y = np.random.default_rng(0).normal(size=(16, 2, 3)).astype("float32")
+    x = np.ones((16, 2, 4), "float32")
+    # Keras adds the losses of several outputs up in metrics of its own.
+    logs = learner.train_on_batch(
+        {"support_x": x, "support_y": {"a": y, "b": -y}, "query_x": x},
+        {"a": y, "b": y},
+        return_dict=True,
+    )
+    assert logs["a_loss"] + logs["b_loss"] == pytest.approx(logs["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_predictions_can_be_differentiated(compiled, monkeypatch):
+    monkeypatch.setattr(meta_learner, "chunks_at_once", lambda: 2)
+    x, y = episodes(5)
+
+    def gradients(axis):
+        keras.utils.set_random_seed(0)
+        learner = tfmeta.MAML(network(), 0.1, 1, task_axis=axis, task_chunk=2)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        learner.compile("sgd", loss)
+        learner.train_on_batch(x, y)
+
+        def step():
+            with tf.GradientTape() as tape:
+                value = loss(y, learner(x, training=True))
+            weights = [v.value for v in learner.trainable_variables]
+            return tape.gradient(value, weights)
+
+        return (tf.function(step, autograph=False) if compiled else step)()
+
+    assert_all_close(gradients("packed"), gradients("loop"))
+
+
+@pytest.mark.parametrize(
+    ("cores", "filters", "expected"), [(1, 64, 8), (2, 64, 2), (2, 8, 8), (12, 64, 12)]
+)
 def test_no_more_tasks_are_in_flight_than_keep_each_core_busy(
     cores, filters, expected, monkeypatch
 ):
-    monkeypatch.setattr(maml, "chunks_at_once", lambda: cores)
+    monkeypatch.setattr(meta_learner, "chunks_at_once", lambda: cores)
     learner = tfmeta.MAML(tfmeta.models.conv4((28, 28, 1), 5, filters, "stride"))
     images = np.zeros((4, 5, 28, 28, 1), "float32")
     inputs = {"support_x": images, "support_y": np.zeros((4, 5), "int32"), "query_x": images}

@@ -38,6 +38,7 @@ class _Window(NamedTuple):
 
 
 _avoided = contextvars.ContextVar("avoided", default=False)
+_one_thread = contextvars.ContextVar("one thread", default=False)
 
 
 def usable(*tensors: Any, types: Sequence[Any] = (tf.float32,)) -> bool:
@@ -59,6 +60,16 @@ def avoided() -> Iterator[None]:
         yield
     finally:
         _avoided.reset(token)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Have each kernel that is traced meanwhile run on one thread."""
+    token = _one_thread.set(True)
+    try:
+        yield
+    finally:
+        _one_thread.reset(token)
 
 
 def batch_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any]:
@@ -91,7 +102,7 @@ def batch_norm_second(
 
 
 def max_pool(x: Any, size: Any, strides: Any, padding: str) -> Any:
-    """Return the largest of each window; of its derivatives the second is a kernel.
+    """Return the largest of each window.
 
     Args:
         x: `[n, height, width, channels]`, the last three known.
@@ -100,30 +111,25 @@ def max_pool(x: Any, size: Any, strides: Any, padding: str) -> Any:
         padding: `"SAME"` or `"VALID"`.
     """
     fixed = tf.stop_gradient(x)
-    y = tf.nn.max_pool2d(fixed, size, strides, padding)
-    how = {"ksize": [1, *size, 1], "strides": [1, *strides, 1], "padding": padding}
     out, before = _window(x.shape[1:3], size, strides, padding)
-    window = [*size, *strides, *before, *out]
+    how = {"x": fixed, "window": [*size, *strides, *before, *out], "threads": threads()}
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def put(dy: Any) -> Any:
-        """Return `dy` where the largest of each window is."""
-        dx = tf.raw_ops.MaxPoolGrad(orig_input=fixed, orig_output=y, grad=dy, **how)
-        return dx, take
+    def put(values: Any) -> Any:
+        """Return each of `values` where the largest of its window is: the adjoint of `take`."""
+        placed = library().tfmeta_max_pool_put(values=values, **how)
+        placed.set_shape(x.shape)
+        return placed, take
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def take(a: Any) -> Any:
-        """Return what of `a` is where the largest of each window is: the adjoint of `put`."""
-        taken = library().tfmeta_max_pool_take(x=fixed, values=a, window=window, threads=threads())
-        taken.set_shape(y.shape)
+    def take(values: Any) -> Any:
+        """Return what of `values` is where the largest of each window is."""
+        taken = library().tfmeta_max_pool_take(values=values, **how)
+        taken.set_shape([x.shape[0], *out, x.shape[-1]])
         return taken, put
 
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def pooled(x: Any) -> Any:
-        del x
-        return y, put
-
-    return pooled(x)
+    # Of the images themselves it is max pooling.
+    return take(x)
 
 
 class Products(NamedTuple):
@@ -200,9 +206,13 @@ def _(op: Any, dkernel: Any) -> Any:
     return _convolution_to_input(y, dkernel, window), _convolution(x, dkernel, window)
 
 
-@functools.cache
 def threads() -> int:
     """Return on how many threads an operation runs; 0 for as many as there are cores."""
+    return 1 if _one_thread.get() else _threads_of_process()
+
+
+@functools.cache
+def _threads_of_process() -> int:
     ensure_initialized()  # from then on it stays as it is, and to ask takes longer than a kernel
     return int(tf.config.threading.get_intra_op_parallelism_threads())
 

@@ -61,6 +61,7 @@ from tfmeta.task_map import (
     counted_from,
     in_one_axis,
     map_tasks,
+    not_differentiated,
     real_sum,
     side_by_side,
     sum_over_tasks,
@@ -85,9 +86,9 @@ class MetaLearner(Replicated, abc.ABC):
             needs a learner and layers that know how. `"auto"`: packed where that can be; which
             layer is in the way is logged once.
         task_chunk: How many tasks are in flight; memory grows with it, and not with the meta-batch.
-            `None` takes 2 in a loop, and packed at most 8: fewer where they would have more than
-            192 MB of activations, or where each core computes a chunk of its own and fewer keep it
-            busy. `docs/meta_step.md` says what else can be turned.
+            `None` takes as many in a loop as there are cores, 2 to 8; packed at most 8, or one for
+            each core: fewer where they would have more than 192 MB of activations, or where fewer
+            keep each core busy. `docs/meta_step.md` says what else can be turned.
         **kwargs: `name` and `dtype`, for `keras.Model`. The dtype is that of the learner's own
             weights; the wrapped model computes in its own, which may be mixed precision.
 
@@ -405,6 +406,11 @@ class MetaLearner(Replicated, abc.ABC):
         self.log_loss(loss, _number_of_tasks(x))
         return self.compute_metrics(x, y, predictions, sample_weight=sample_weight)
 
+    def predict_step(self, data: Any) -> Any:
+        """Predict for a meta-batch: `keras.Model.predict_step`."""
+        with not_differentiated():
+            return super().predict_step(data)
+
     def log_loss(self, loss: Any, tasks: Any) -> None:
         """Log the loss of this replica's tasks, where no step of the optimizer does it.
 
@@ -444,9 +450,9 @@ class MetaLearner(Replicated, abc.ABC):
                 totals, predictions = function(*real_task(padded, *others))
             return totals, with_notes(put_back(padded.get("query_mask"), predictions, columns))
 
-        totals, predictions = sum_over_tasks(
-            one_task, keras.utils.pack_x_y_sample_weight(x, y, sample_weight), **self._execution(x)
-        )
+        data = keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+        with not_differentiated():
+            totals, predictions = sum_over_tasks(one_task, data, **self._execution(x))
         if not self._sums_over_tasks():
             totals = [total / tf.cast(tasks, total.dtype) for total in totals]
         return totals, noted(predictions)
@@ -628,6 +634,17 @@ class MetaLearner(Replicated, abc.ABC):
         """
         del inputs  # for learners who look at its size
         return _IN_FLIGHT
+
+    def chunks_at_once(self) -> int:
+        """Return how many chunks of tasks are worth computing at once.
+
+        One where the model draws random numbers, for each chunk goes on from the seeds that the one
+        before it has left.
+        """
+        seeds = self.model.non_trainable_variables
+        if not all(keras.backend.is_float_dtype(v.dtype) for v in seeds):
+            return 1
+        return chunks_at_once()
 
     def adapt(self, support_x: Any, support_y: Any) -> keras.Model:
         """Adapt to one task and return an ordinary model for it; the learner stays as it is.
@@ -990,7 +1007,7 @@ class MetaLearner(Replicated, abc.ABC):
         """Return whether tasks are computed side by side, and how many may be at once."""
         if self.packs and not self._padded(inputs):
             in_flight = self.task_chunk or self.tasks_in_flight(inputs)
-            return {"in_flight": in_flight, "packed": True}
+            return {"in_flight": in_flight, "packed": True, "at_once": self.chunks_at_once()}
         at_once = min(_IN_FLIGHT, max(2, chunks_at_once()))
         return {"in_flight": self.task_chunk or at_once, "packed": False}
 

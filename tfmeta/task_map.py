@@ -9,6 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import tensorflow as tf
+from tensorflow.python.framework import op_def_registry
+
+from tfmeta.kernels import gpus, one_thread
+from tfmeta.xla import in_xla
 
 TaskAxis = Literal["auto", "loop", "packed"]
 TASK_AXES = ("auto", "loop", "packed")
@@ -38,6 +42,7 @@ class _Checks(NamedTuple):
 
 
 _CHECKS: contextvars.ContextVar[_Checks | None] = contextvars.ContextVar("checks", default=None)
+_NOT_DIFFERENTIATED = contextvars.ContextVar("not differentiated", default=False)
 
 
 def check_later(check: Callable[[Any], Any], values: Any) -> bool:
@@ -98,22 +103,36 @@ def in_one_axis(x: Any) -> Any:
     return tf.ensure_shape(rows, [None, *x.shape[2:]])
 
 
+@contextlib.contextmanager
+def not_differentiated() -> Iterator[None]:
+    """Have what is computed meanwhile made of operations that may lack a derivative."""
+    token = _NOT_DIFFERENTIATED.set(True)
+    try:
+        yield
+    finally:
+        _NOT_DIFFERENTIATED.reset(token)
+
+
 def chunks_at_once() -> int:
     """Return how many chunks of tasks are worth computing at once.
 
-    One, where each operation is shared between the cores or runs on a GPU; where operations have
-    one thread, as many as TensorFlow runs at once.
+    On a CPU as many as TensorFlow runs operations at once, for a chunk's are too small to be shared
+    between cores. On a GPU, and under XLA, one.
     """
-    threading = tf.config.threading
-    if threading.get_intra_op_parallelism_threads() != 1 or tf.config.list_physical_devices("GPU"):
+    if gpus() or in_xla():
         return 1
     own = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if own else os.cpu_count() or 1
-    return int(threading.get_inter_op_parallelism_threads() or cores)
+    return int(tf.config.threading.get_inter_op_parallelism_threads() or cores)
 
 
 def map_tasks(
-    function: Callable[[Any], Any], inputs: Any, *, in_flight: int = 1, packed: bool = False
+    function: Callable[[Any], Any],
+    inputs: Any,
+    *,
+    in_flight: int = 1,
+    packed: bool = False,
+    at_once: int = 1,
 ) -> Any:
     """Apply `function` to all tasks and stack what it returns.
 
@@ -122,13 +141,18 @@ def map_tasks(
         inputs: A nest of tensors `[tasks, ...]`.
         in_flight: How many tasks may be computed at once; for `packed` ones.
         packed: Compute tasks side by side, in chunks.
+        at_once: As for `sum_over_tasks`.
 
     Returns:
         A nest of tensors `[tasks, ...]`.
     """
     if packed:
         _, outputs = sum_over_tasks(
-            lambda tasks: ([], function(tasks)), inputs, in_flight=in_flight, packed=True
+            lambda tasks: ([], function(tasks)),
+            inputs,
+            in_flight=in_flight,
+            packed=True,
+            at_once=at_once,
         )
         return outputs
     tasks = tf.nest.flatten(inputs)[0].shape[0]
@@ -157,6 +181,7 @@ def sum_over_tasks(
     *,
     in_flight: int = 1,
     packed: bool = False,
+    at_once: int = 1,
 ) -> tuple[Any, Any]:
     """Run `function` on one task or chunk after another; sum one result and stack the other.
 
@@ -169,13 +194,14 @@ def sum_over_tasks(
             task axis.
         inputs: A nest of tensors `[tasks, ...]`.
         in_flight: How many tasks may be computed at once.
-        packed: Compute tasks side by side, in chunks, several at once if `chunks_at_once`.
+        packed: Compute tasks side by side, in chunks.
+        at_once: How many chunks may be computed at once, each on a core of its own.
 
     Returns:
         `(summed, stacked)`, the second with `[tasks, ...]`.
     """
     if tf.executing_eagerly() or not packed:
-        return _summed(function, inputs, in_flight, packed)
+        return _summed(function, inputs, in_flight, packed, at_once)
     made: list[Callable[[Any], Any]] = []
 
     def noted(inputs: Any) -> tuple[Any, Any]:
@@ -188,7 +214,7 @@ def sum_over_tasks(
         made[:] = [check for check, _ in checks.calls]
         return summed, (stacked, [values for _, values in checks.calls])
 
-    summed, (stacked, values) = _summed(noted, inputs, in_flight, packed)
+    summed, (stacked, values) = _summed(noted, inputs, in_flight, packed, at_once)
     done: list[Any] = []
     for check, value in zip(made, values, strict=True):
         # The first that fails is the one to hear of.
@@ -199,7 +225,11 @@ def sum_over_tasks(
 
 
 def _summed(
-    function: Callable[[Any], tuple[Any, Any]], inputs: Any, in_flight: int, packed: bool
+    function: Callable[[Any], tuple[Any, Any]],
+    inputs: Any,
+    in_flight: int,
+    packed: bool,
+    at_once: int,
 ) -> tuple[Any, Any]:
     tasks = tf.nest.flatten(inputs)[0].shape[0]
     if not packed:
@@ -211,7 +241,7 @@ def _summed(
         number = tf.shape(tf.nest.flatten(inputs)[0])[0]
         return _looped(lambda i: traced(Tasks(i), _task(inputs, i)), traced, number, in_flight)
 
-    at_once = min(in_flight, chunks_at_once())
+    at_once = min(at_once, in_flight, tasks or in_flight)
     chunk = in_flight // at_once
     if tasks is not None:
         # With the fewest tasks that only fill up the last chunk.
@@ -239,8 +269,12 @@ def _summed(
             lambda x: tf.TensorSpec((chunk, *x.shape[1:]), x.dtype), inputs
         )
         who = Tasks(tf.TensorSpec((chunk,), tf.int32), tf.TensorSpec((chunk,), tf.float32))
-        traced = _traced(function, who, specs)
-        summed, stacked = _looped(lambda i: traced(*members(i)), traced, chunks, at_once)
+        with one_thread() if at_once > 1 else contextlib.nullcontext():
+            traced = _traced(function, who, specs)
+        if at_once > 1 and _has_effects(traced.graph):
+            return _summed(function, inputs, in_flight, packed, 1)
+        execute = _on_cores if _NOT_DIFFERENTIATED.get() and at_once > 1 else _looped
+        summed, stacked = execute(lambda i: traced(*members(i)), traced, chunks, at_once)
         stacked = tf.nest.map_structure(
             lambda x: tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], 0)), stacked
         )
@@ -273,6 +307,53 @@ def _looped(body: Callable[[Any], Any], traced: Any, number: Any, at_once: int) 
         parallel_iterations=at_once,
     )
     return totals, tf.nest.pack_sequence_as(stack_specs, [a.stack() for a in arrays])
+
+
+def _on_cores(
+    body: Callable[[Any], Any], traced: Any, number: Any, at_once: int
+) -> tuple[Any, Any]:
+    """Do what `_looped` does, in `at_once` loops at the same time, each on a core of its own.
+
+    TensorFlow shares an operation between its threads and waits for all of them, and a chunk's
+    operations are over before another core has begun. `MapDefun`, with which `tf.data` maps,
+    limits the operations of a function to one thread; it has no derivative.
+    """
+    each = -(-number // at_once)
+
+    def of_core(core: Any) -> Any:
+        return _looped(lambda i: body(core * each + i), traced, each, 1)
+
+    function = tf.function(of_core, autograph=False).get_concrete_function(
+        tf.TensorSpec((), tf.int32)
+    )
+    outputs = tf.raw_ops.MapDefun(
+        arguments=[tf.range(at_once)],
+        captured_inputs=function.captured_inputs,
+        output_types=[x.dtype for x in function.outputs],
+        output_shapes=[x.shape for x in function.outputs],
+        f=function,
+        max_intra_op_parallelism=1,
+    )
+    totals, stacked = tf.nest.pack_sequence_as(function.structured_outputs, outputs)
+    return [tf.reduce_sum(x, 0) for x in totals], tf.nest.map_structure(in_one_axis, stacked)
+
+
+# Operations that TensorFlow counts as having a state, which nothing comes of.
+_WITHOUT_EFFECTS = {
+    *("Assert", "Case", "If", "PartitionedCall", "StatefulPartitionedCall", "While"),
+    *("LookupTableFindV2", "LookupTableSizeV2", "Placeholder", "ReadVariableOp", "ResourceGather"),
+}
+
+
+def _has_effects(graph: Any) -> bool:
+    """Return whether a graph writes to variables or draws numbers, so that the order matters."""
+    definition = graph.as_graph_def()
+    functions = definition.library.function
+    used = {
+        node.op for nodes in (definition.node, *(f.node_def for f in functions)) for node in nodes
+    }
+    known = (op_def_registry.get(name) for name in used - _WITHOUT_EFFECTS)
+    return any(definition.is_stateful for definition in known if definition is not None)
 
 
 def _added(results: list[tuple[Any, Any]], join: Callable[[Any], Any]) -> tuple[Any, Any]:

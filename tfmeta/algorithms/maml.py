@@ -49,7 +49,7 @@ from tfmeta.layers import BatchAtHandNormalization, ordinary_batch_norm
 from tfmeta.losses import of_class_numbers
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.packed import packed_call, spread_weights, task_axes, tried
-from tfmeta.task_map import chunks_at_once, map_tasks, side_by_side
+from tfmeta.task_map import map_tasks, side_by_side
 from tfmeta.types import Array, Inputs, Params, Rates
 
 # Keeps the gradients of a mean loss above what float16 can hold.
@@ -415,9 +415,10 @@ class MAML(MetaLearner):
     def tasks_in_flight(self, inputs: Inputs) -> int:
         """Return how many tasks are in flight where `task_chunk` does not say.
 
-        At most 8, and as many as their activations have room in a fixed amount of memory. Those of
-        each inner step are kept, forward and backward, where the outer gradient goes through it.
-        Where each core computes a chunk, no more than make its operations large.
+        At most 8, or one for each core, and as many as their activations have room in a fixed
+        amount of memory. Those of each inner step are kept, forward and backward, where the outer
+        gradient goes through it. Where each core computes a chunk, no more than make its operations
+        large.
         """
         support, query = (
             keras.tree.flatten(inputs[name])[0].shape[1] or _EXAMPLES
@@ -427,8 +428,9 @@ class MAML(MetaLearner):
         each = max(1, self.activations) * self.copies
         numbers = each * (2 * steps * support + self.scored_steps * query)
         room = _ROOM // (numbers * tf.as_dtype(self.model.compute_dtype).size)
-        most: int = min(room, super().tasks_in_flight(inputs) // self.copies)
-        if (cores := chunks_at_once()) > 1:
+        cores = self.chunks_at_once()
+        most: int = min(room, max(cores, super().tasks_in_flight(inputs) // self.copies))
+        if cores > 1:
             most = min(most, cores * max(1, _ENOUGH // (each * (support + query))))
         return max(1, most)
 

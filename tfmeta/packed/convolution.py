@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfmeta import kernels
-from tfmeta.packed.layout import sizes
+from tfmeta.packed.layout import reshaped, sizes
 
 
 def convolution(
@@ -37,6 +37,30 @@ def convolution(
         y = tf.concat([tf.nn.convolution(a, k, **how) for a, k in parts], -1)
         return y if bias is None else tf.nn.bias_add(y, bias)
     return products.forward(x, kernel) if bias is None else _biased(products, x, kernel, bias)
+
+
+def product(x: Any, kernel: Any) -> Any:
+    """Return `[tasks, n, outputs]`, the product of `[tasks, n, d]` and `[tasks, d, outputs]`.
+
+    It is a convolution of images that are one pixel large. oneDNN's product of matrices has all
+    threads share in it, also where each is busy with other tasks, and waits for them.
+    """
+    known = None not in (x.shape[0], *kernel.shape)
+    if not (known and kernels.usable(x, kernel) and kernels.instructions() != "portable"):
+        return tf.matmul(x, kernel)
+    tasks, inputs, outputs = kernel.shape
+
+    def turned(values: Any) -> Any:
+        """Return `[n, tasks, d]` of `[tasks, n, d]`, or the other way round."""
+        return values if tasks == 1 else tf.transpose(values, [1, 0, 2])
+
+    pixels = reshaped(turned(x), [sizes(x)[1], 1, 1, tasks * inputs])
+    filters = tf.reshape(turned(kernel), [1, 1, inputs, tasks * outputs])
+    products = kernels.convolution_products(pixels.shape, filters.shape, (1, 1), "VALID")
+    y = products.forward(pixels, filters)
+    if tasks == 1:
+        return reshaped(y, [1, sizes(x)[1], outputs])
+    return turned(reshaped(y, [sizes(x)[1], tasks, outputs]))
 
 
 def _tensorflow_products(x: Any, kernel: Any, how: dict[str, Any]) -> kernels.Products:

@@ -21,7 +21,7 @@ from keras import layers
 from tfmeta import kernels
 from tfmeta.functional import Statistics
 from tfmeta.layers import BatchAtHandNormalization, PerStepBatchNormalization, mean_along
-from tfmeta.packed.convolution import convolution, depthwise_convolution
+from tfmeta.packed.convolution import convolution, depthwise_convolution, product
 from tfmeta.packed.layout import merge, pack, part, reshaped, sizes, unpack
 from tfmeta.packed.normalization import batch_normalization, moments
 
@@ -91,11 +91,11 @@ def _refuse_integers(dtype: Any) -> None:
 def _dense(layer: Any, x: Any, trace: Trace) -> Any:
     kernel = trace.weight(layer.kernel, x.dtype)
     if len(x.shape) == 3:
-        y = tf.matmul(x, kernel)
+        y = product(x, kernel)
     else:
         tasks_first = unpack(x)
         before = sizes(tasks_first)
-        y = tf.matmul(reshaped(tasks_first, [before[0], None, before[-1]]), kernel)
+        y = product(reshaped(tasks_first, [before[0], None, before[-1]]), kernel)
         y = pack(reshaped(y, [*before[:-1], kernel.shape[-1]]))
     if layer.use_bias:
         y += _by_channel(layer.bias, y, trace)
