@@ -7,6 +7,7 @@ reference.
 import contextlib
 import functools
 import logging
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -17,7 +18,8 @@ from hypothesis import strategies as st
 from keras import layers
 
 import tfmeta
-from tfmeta import meta_learner
+from tfmeta import devices, meta_learner
+from tfmeta.algorithms import maml
 from tfmeta.functional import functional_call
 from tfmeta.layers import BatchAtHandNormalization, PerStepBatchNormalization
 from tfmeta.packed import packed_call, spread_weights, task_axes, tried
@@ -757,6 +759,29 @@ def test_no_more_tasks_are_in_flight_than_keep_each_core_busy(
     learner.build({name: x.shape for name, x in inputs.items()})
     assert learner.packs
     assert learner.tasks_in_flight(inputs) == expected
+
+
+def test_a_gpu_has_as_many_tasks_in_flight_as_its_memory_holds(monkeypatch):
+    monkeypatch.setattr(maml, "gpus", lambda: ["GPU"])
+    learner = tfmeta.MAML(tfmeta.models.conv4((28, 28, 1), 5, 8, "stride"))
+    images = np.zeros((4, 5, 28, 28, 1), "float32")
+    inputs = {"support_x": images, "support_y": np.zeros((4, 5), "int32"), "query_x": images}
+    learner.build({name: x.shape for name, x in inputs.items()})
+    each = 4 * learner.activations * (2 * 5 + 5)
+    for held in (1, 40):
+        monkeypatch.setattr(maml, "room", lambda held=held: held * each)
+        assert learner.tasks_in_flight(inputs) == held
+
+
+def test_the_room_of_a_gpu_is_half_of_what_tensorflow_may_take(monkeypatch):
+    class Device(NamedTuple):
+        device_type: str
+        memory_limit: int
+
+    found = [Device("CPU", 1), Device("GPU", 80), Device("GPU", 60)]
+    monkeypatch.setattr(devices.device_lib, "list_local_devices", lambda: found)
+    monkeypatch.setattr(devices, "gpus", lambda: ["GPU"] * 2)
+    assert devices.room.__wrapped__() == 30
 
 
 def test_a_number_of_tasks_that_is_not_known_beforehand():

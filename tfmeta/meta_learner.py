@@ -86,9 +86,10 @@ class MetaLearner(Replicated, abc.ABC):
             needs a learner and layers that know how. `"auto"`: packed where that can be; which
             layer is in the way is logged once.
         task_chunk: How many tasks are in flight; memory grows with it, and not with the meta-batch.
-            `None` takes as many in a loop as there are cores, 2 to 8; packed at most 8, or one for
-            each core: fewer where they would have more than 192 MB of activations, or where fewer
-            keep each core busy. `docs/meta_step.md` says what else can be turned.
+            `None` takes as many in a loop as there are cores, 2 to 8; packed on a GPU as many as
+            half of its memory holds, and on a CPU at most 8, or one for each core: fewer where they
+            would have more than 192 MB of activations, or where fewer keep each core busy.
+            `docs/meta_step.md` says what else can be turned.
         **kwargs: `name` and `dtype`, for `keras.Model`. The dtype is that of the learner's own
             weights; the wrapped model computes in its own, which may be mixed precision.
 

@@ -27,6 +27,7 @@ from tfmeta.algorithms.rates import (
 from tfmeta.checks import check_at_least_zero, check_count, check_positive
 from tfmeta.constraints import Constraint
 from tfmeta.copies import copy_of
+from tfmeta.devices import room
 from tfmeta.distribution import replicas_here
 from tfmeta.ends import kind_of_output, makers
 from tfmeta.functional import (
@@ -45,6 +46,7 @@ from tfmeta.functional import (
 from tfmeta.inner_loop import InnerStep, Path, inner_path
 from tfmeta.inner_optimizers import SGD, UpdateRule
 from tfmeta.inputs import known_example
+from tfmeta.kernels import gpus
 from tfmeta.layers import BatchAtHandNormalization, ordinary_batch_norm
 from tfmeta.losses import of_class_numbers
 from tfmeta.meta_learner import MetaLearner
@@ -55,9 +57,7 @@ from tfmeta.types import Array, Inputs, Params, Rates
 # Keeps the gradients of a mean loss above what float16 can hold.
 _HALF_PRECISION_SCALE = 1024.0
 
-# Bytes for the activations of all tasks in flight, and how many examples to count with where a
-# data set does not say.
-_ROOM = 192 * 2**20
+# How many examples to count with where a data set does not say.
 _EXAMPLES = 25
 
 # So many activations make operations large, and no longer worth it to have more tasks in them: with
@@ -415,10 +415,10 @@ class MAML(MetaLearner):
     def tasks_in_flight(self, inputs: Inputs) -> int:
         """Return how many tasks are in flight where `task_chunk` does not say.
 
-        At most 8, or one for each core, and as many as their activations have room in a fixed
-        amount of memory. Those of each inner step are kept, forward and backward, where the outer
-        gradient goes through it. Where each core computes a chunk, no more than make its operations
-        large.
+        On a GPU as many as its memory holds, in one chunk where that are all. On a CPU at most 8,
+        or one for each core, and where each core computes a chunk, no more than make its operations
+        large. Activations of each inner step are kept, forward and backward, where the outer
+        gradient goes through it.
         """
         support, query = (
             keras.tree.flatten(inputs[name])[0].shape[1] or _EXAMPLES
@@ -427,9 +427,11 @@ class MAML(MetaLearner):
         steps = 1 if self.first_order or self.recompute else self.inner_steps
         each = max(1, self.activations) * self.copies
         numbers = each * (2 * steps * support + self.scored_steps * query)
-        room = _ROOM // (numbers * tf.as_dtype(self.model.compute_dtype).size)
+        held: int = room() // (numbers * tf.as_dtype(self.model.compute_dtype).size)
+        if gpus():
+            return max(1, held)
         cores = self.chunks_at_once()
-        most: int = min(room, max(cores, super().tasks_in_flight(inputs) // self.copies))
+        most = min(held, max(cores, super().tasks_in_flight(inputs) // self.copies))
         if cores > 1:
             most = min(most, cores * max(1, _ENOUGH // (each * (support + query))))
         return max(1, most)
