@@ -302,7 +302,7 @@ class MetaLearner(Replicated, abc.ABC):
         kwargs = named(keras.Model.fit, self, x, *args, shuffle=shuffle, **kwargs)
         strategy = self.distribute_strategy
         with self._unspoilt():
-            x, first = self._episodes(kwargs, "steps_per_epoch", labelled=True)
+            x, first = self._episodes(kwargs, "steps_per_epoch", labelled=True, training=True)
             if (weights := kwargs.pop("class_weight", None)) is not None:
                 x, kwargs["sample_weight"] = weighed(
                     x, kwargs.get("y"), kwargs.get("sample_weight"), weights, self.loss
@@ -356,12 +356,14 @@ class MetaLearner(Replicated, abc.ABC):
         """Take one outer step on a meta-batch, once it is checked: `keras.Model.train_on_batch`."""
         with self._unspoilt():
             self.check_inputs(x, y)
+            self._create_variables(y, training=True)
             return super().train_on_batch(x, y, *args, **kwargs)
 
     def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Score a meta-batch, once it is checked: `keras.Model.test_on_batch`."""
         with self._unspoilt():
             self.check_inputs(x, y)
+            self._create_variables(y)
             return super().test_on_batch(x, y, *args, **kwargs)
 
     def predict_on_batch(self, x: Any) -> Any:
@@ -763,6 +765,10 @@ class MetaLearner(Replicated, abc.ABC):
         """Whether a prediction depends on the queries that are asked together."""
         return False
 
+    def output_spec(self) -> Any:
+        """Return symbolic predictions `[n, outputs]` of a task, or `None` where it is not known."""
+        return None
+
     def label_spec(self) -> Any:
         """Return shape and type of an export's `support_y`: int64 for class numbers, else floats.
 
@@ -912,7 +918,7 @@ class MetaLearner(Replicated, abc.ABC):
         return loss * replicas if replicas > 1 and self._sums_over_tasks() else loss
 
     def _episodes(
-        self, given: dict[str, Any], steps: str, labelled: bool = False
+        self, given: dict[str, Any], steps: str, labelled: bool = False, training: bool = False
     ) -> tuple[Any, Any]:
         """Take `x` out of arguments; return it as Keras takes it, and its first inputs, checked."""
         x = given.pop("x", None)
@@ -932,7 +938,28 @@ class MetaLearner(Replicated, abc.ABC):
                 "targets). Received: inputs alone"
             )
         self.check_inputs(inputs, targets)
+        if labelled:
+            self._create_variables(targets, training=training)
         return taken, inputs
+
+    def _create_variables(self, targets: Any, *, training: bool = False) -> None:
+        """Create what optimizer and metrics have of variables, before a step is traced.
+
+        Keras leaves it to the first step, and TensorFlow traces a function that has created a
+        variable once more: with several inner steps, that takes many seconds. With replicas Keras
+        does it itself.
+        """
+        if not self.compiled or self._distribute_strategy is not None:
+            return
+        if training and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+        metrics, predictions = self._compile_metrics, self.output_spec()
+        if metrics is None or metrics.built or targets is None or predictions is None:
+            return
+        labels = keras.tree.map_structure(
+            lambda y: keras.KerasTensor((None, *np.shape(y)[2:]), dtype=y.dtype), targets
+        )
+        metrics.build(labels, predictions)
 
     @contextlib.contextmanager
     def _unspoilt(self) -> Iterator[None]:

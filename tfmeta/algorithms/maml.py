@@ -440,6 +440,10 @@ class MAML(MetaLearner):
         """Return whether the outputs of the model are logits, by its last activations."""
         return [kind_of_output(layer) for layer in makers(self.model)]
 
+    def output_spec(self) -> Any:
+        """Return what the model returns for symbolic examples."""
+        return self.model.compute_output_spec(self.example)
+
     def number_of_classes(self, support_y: Array) -> int | None:
         """Return the width of the model's output, where labels are class numbers."""
         del support_y
@@ -767,7 +771,7 @@ class MAML(MetaLearner):
             return None
         if not self._widths:
             # Once, for Keras traces the model to tell.
-            outputs = self.model.compute_output_spec(self.example)
+            outputs = self.output_spec()
             self._widths = (None if tf.nest.is_nested(outputs) else outputs.shape[-1],)
         return self._widths[0]
 

@@ -120,6 +120,10 @@ class ProtoMAML(MAML):
         """Check that the labels are the integers `0..ways-1`, none of them missing."""
         check_class_labels(labels)
 
+    def output_spec(self) -> Any:
+        """Return symbolic predictions `[n, ways]` for any number of ways."""
+        return keras.KerasTensor((None, None), self.compute_dtype)
+
     def label_spec(self) -> Any:
         """Return shape and type of an export's `support_y`, which are class numbers always."""
         return tf.TensorSpec([None], tf.int64)
