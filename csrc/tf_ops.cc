@@ -102,7 +102,8 @@ struct Kernel {
 
   int Threads() const {
     static const int cores = std::max(1u, std::thread::hardware_concurrency());  // asked once: slow
-    return threads > 0 ? static_cast<int>(threads) : cores;
+    // No more than an int holds, nor than any machine has.
+    return threads > 0 ? static_cast<int>(std::min<std::int64_t>(threads, 1024)) : cores;
   }
 };
 
@@ -316,14 +317,51 @@ void ComputeConvolutionToKernel(void* kernel, TF_OpKernelContext* context) {
   if (call.ok()) c.ToKernel(Data(x), Data(y), to, KernelOf<Convolution>(kernel).Threads());
 }
 
-// ---- TfmetaSquaredEuclidean(queries, prototypes) -> distances, TfmetaCosineSimilarity likewise,
-// and Tfmeta...Gradient(queries, prototypes, adjoint) -> (to_queries, to_prototypes): float or
-// double.
+// ---- TfmetaProduct(x, kernel) -> y, TfmetaProductToInput(y, kernel) -> x,
+// TfmetaProductToKernel(x, y) -> kernel: products of the matrices of each task, x [tasks, n, d],
+// kernel [tasks, d, m], y [tasks, n, m], and their derivatives. A row is an image of one pixel.
 
 // Of operations that are told nothing but on how many threads they run.
 struct Nothing {};
 
 void ReadNothing(TF_OpKernelConstruction*, Nothing&, TF_Status*) {}
+
+enum class Product { kForward, kToInput, kToKernel };
+
+template <Product product>
+void ComputeProduct(void* kernel, TF_OpKernelContext* context) {
+  Call call(context);
+  const TF_Tensor *first = call.Input(0), *second = call.Input(1);
+  if (!call.ok()) return;
+  const Dims a = Shape(first), b = Shape(second);
+  call.Expect(a.size() == 3 && b.size() == 3 && a[0] == b[0],
+              "both must be matrices of as many tasks");
+  if (!call.ok()) return;
+  constexpr bool kToInput = product == Product::kToInput, kToKernel = product == Product::kToKernel;
+  constexpr int kOfA = kToKernel ? 1 : 2, kOfB = kToInput ? 2 : 1;
+  call.Expect(a[kOfA] == b[kOfB], "rows and columns of the two matrices must fit");
+  const std::int64_t n = a[1], d = kToInput ? b[1] : a[2], m = b[2];
+  const Dims sizes = kToKernel ? Dims{d, m} : Dims{n, kToInput ? d : m};
+  float* to = call.Output(0, {a[0], sizes[0], sizes[1]});
+  if (!call.ok()) return;
+  const Convolution one{1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1, n, d, m};
+  const int threads = KernelOf<Nothing>(kernel).Threads();
+  const float *from = Data(first), *by = Data(second);
+  for (std::int64_t task = 0; task < a[0]; ++task) {
+    if constexpr (kToKernel) {
+      one.ToKernel(from, by, to, threads);
+    } else if constexpr (kToInput) {
+      one.ToInput(from, by, to, threads);
+    } else {
+      one.Forward(from, by, to, threads);
+    }
+    from += a[1] * a[2], by += b[1] * b[2], to += sizes[0] * sizes[1];
+  }
+}
+
+// ---- TfmetaSquaredEuclidean(queries, prototypes) -> distances, TfmetaCosineSimilarity likewise,
+// and Tfmeta...Gradient(queries, prototypes, adjoint) -> (to_queries, to_prototypes): float or
+// double.
 
 // Calls body(T{}) with the type of a tensor.
 template <typename Body>
@@ -459,7 +497,7 @@ void Register(const char* name, const char* attribute, std::initializer_list<con
               void (*compute)(void*, TF_OpKernelContext*)) {
   const Owned<TF_Status> status(TF_NewStatus());
   TF_OpDefinitionBuilder* op = TF_NewOpDefinitionBuilder(name);
-  TF_OpDefinitionBuilderAddAttr(op, attribute);
+  if (attribute) TF_OpDefinitionBuilderAddAttr(op, attribute);
   TF_OpDefinitionBuilderAddAttr(op, "threads: int");
   for (const char* input : inputs) TF_OpDefinitionBuilderAddInput(op, input);
   for (const char* output : outputs) TF_OpDefinitionBuilderAddOutput(op, output);
@@ -497,6 +535,13 @@ const bool registered = [] {
               {"x: float"}, unknown, &Guarded<ComputeConvolutionToInput>);
   convolution("TfmetaConvolutionToKernel", "window: list(int)", {"x: float", "y: float"},
               {"kernel: float"}, unknown, &Guarded<ComputeConvolutionToKernel>);
+  const auto product = &Register<Nothing, ReadNothing>;
+  product("TfmetaProduct", nullptr, {"x: float", "kernel: float"}, {"y: float"}, unknown,
+          &Guarded<ComputeProduct<Product::kForward>>);
+  product("TfmetaProductToInput", nullptr, {"y: float", "kernel: float"}, {"x: float"}, unknown,
+          &Guarded<ComputeProduct<Product::kToInput>>);
+  product("TfmetaProductToKernel", nullptr, {"x: float", "y: float"}, {"kernel: float"}, unknown,
+          &Guarded<ComputeProduct<Product::kToKernel>>);
   const auto distances = &Register<Nothing, ReadNothing>;
   const char *const types = "T: {float, double}", *const q = "queries: T",
                     *const c = "prototypes: T", *const g = "adjoint: T";

@@ -72,10 +72,11 @@ def operation(kernel: Any) -> Any:
     What of an eager call TensorFlow cannot make these of may well crash, but in TensorFlow.
     """
 
-    def call(window: Any, threads: Any, **operands: Any) -> Any:
-        numbers = [int(np.int64(operator.index(n))) for n in [*window, threads]]
+    def call(threads: Any, window: Any = None, **operands: Any) -> Any:
+        numbers = [int(np.int64(operator.index(n))) for n in [*(window or ()), threads]]
         tensors = {name: tf.constant(value) for name, value in operands.items()}
-        return kernel(**tensors, window=numbers[:-1], threads=numbers[-1])
+        attributes = {} if window is None else {"window": numbers[:-1]}
+        return kernel(**tensors, **attributes, threads=numbers[-1])
 
     return call
 
@@ -85,6 +86,7 @@ LABELS = np.array([[0, 1, 1, 0]] * 2)
 PAIRS = {"queries": EMBEDDINGS, "prototypes": np.ones([2, 5, 3], np.float32)}
 SIZES = ([2, 4, 4, 6], [3, 3, 3, 8], [2, 2, 2, 8], [2, 2, 2, 6])
 IMAGES, KERNEL, MAPS, POOLED = (np.ones(s, np.float32) for s in SIZES)
+MATRIX = np.ones([2, 3, 3], np.float32)
 WINDOW = [3, 3, 1, 1, 0, 0, 4, 4, 2, 2, 2]
 AUGMENTATIONS = {"places": 3, "rows": 8, "columns": 9, "seed": 0, "step": 0, "tasks": 2, "first": 0}
 
@@ -124,6 +126,18 @@ if kernels.library() is not None:
         "to_kernel": (
             operation(library.tfmeta_convolution_to_kernel),
             {"x": IMAGES, "y": MAPS, **window},
+        ),
+        "product": (
+            operation(library.tfmeta_product),
+            {"x": MATRIX, "kernel": MATRIX, "threads": 1},
+        ),
+        "product_to_input": (
+            operation(library.tfmeta_product_to_input),
+            {"y": MATRIX, "kernel": MATRIX, "threads": 1},
+        ),
+        "product_to_kernel": (
+            operation(library.tfmeta_product_to_kernel),
+            {"x": MATRIX, "y": MATRIX, "threads": 1},
         ),
         "max_pool_put": (
             operation(library.tfmeta_max_pool_put),

@@ -310,12 +310,35 @@ def test_derivatives_of_convolutions(case: dict[str, Any]) -> None:
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * np.abs(other).max())
 
 
+@settings(max_examples=20, deadline=None)
+@given(*[st.sampled_from([1, 2, 5, 16, 70])] * 4)
+def test_products_and_all_derivatives(tasks: int, n: int, d: int, outputs: int) -> None:
+    rng = np.random.default_rng(0)
+    shapes = (tasks, n, d), (tasks, d, outputs), (tasks, n, outputs)
+    arrays = [rng.normal(size=shape) for shape in shapes]
+
+    def thrice(product: Any, dtype: str) -> list[Any]:
+        x, kernel, upstream = (tf.constant(a, dtype) for a in arrays)
+        with tf.GradientTape(persistent=True) as outer:
+            outer.watch([x, kernel, upstream])
+            with tf.GradientTape() as inner:
+                inner.watch([x, kernel])
+                y = product(x, kernel)
+            first = inner.gradient(y, [x, kernel], upstream)
+            scalar = tf.reduce_sum(first[0] ** 2) + tf.reduce_sum(first[1] ** 2)
+        return [y, *first, *outer.gradient(scalar, [x, kernel, upstream])]
+
+    ours, exact = thrice(kernels.product, "float32"), thrice(tf.matmul, "float64")
+    for one, other in zip(ours, exact, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
+
+
 @pytest.mark.parametrize("instructions", ["portable", "avx2"])
 def test_older_processors_compute_the_same(instructions: str) -> None:
     code = (
         "from tests import test_kernels as t, test_ops as o; t.test_convolutions(); "
-        "t.test_derivatives_of_convolutions(); o.test_squared_euclidean(); "
-        "o.test_cosine_similarity()"
+        "t.test_derivatives_of_convolutions(); t.test_products_and_all_derivatives(); "
+        "o.test_squared_euclidean(); o.test_cosine_similarity()"
     )
     environment = {**os.environ, "TFMETA_MAX_CPU": instructions}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=300)

@@ -185,7 +185,44 @@ def _convolution_to_kernel(x: Any, y: Any, window: _Window) -> Any:
     return kernel
 
 
-# All three are linear in each factor: each other's derivatives.
+def product(x: Any, kernel: Any) -> Any:
+    """Return `[tasks, n, outputs]`, the product of `[tasks, n, d]` and `[tasks, d, outputs]`."""
+    y = library().tfmeta_product(x=x, kernel=kernel, threads=threads())
+    y.set_shape([*x.shape[:2], kernel.shape[2]])
+    return y
+
+
+def _product_to_input(y: Any, kernel: Any) -> Any:
+    x = library().tfmeta_product_to_input(y=y, kernel=kernel, threads=threads())
+    x.set_shape([*y.shape[:2], kernel.shape[1]])
+    return x
+
+
+def _product_to_kernel(x: Any, y: Any) -> Any:
+    kernel = library().tfmeta_product_to_kernel(x=x, y=y, threads=threads())
+    kernel.set_shape([x.shape[0], x.shape[2], y.shape[2]])
+    return kernel
+
+
+# All three, of products and of convolutions, are linear in each factor: each other's derivatives.
+
+
+@tf.RegisterGradient("TfmetaProduct")  # type: ignore[untyped-decorator]
+def _(op: Any, dy: Any) -> Any:
+    x, kernel = op.inputs
+    return _product_to_input(dy, kernel), _product_to_kernel(x, dy)
+
+
+@tf.RegisterGradient("TfmetaProductToInput")  # type: ignore[untyped-decorator]
+def _(op: Any, dx: Any) -> Any:
+    y, kernel = op.inputs
+    return product(dx, kernel), _product_to_kernel(dx, y)
+
+
+@tf.RegisterGradient("TfmetaProductToKernel")  # type: ignore[untyped-decorator]
+def _(op: Any, dkernel: Any) -> Any:
+    x, y = op.inputs
+    return _product_to_input(y, dkernel), product(x, dkernel)
 
 
 @tf.RegisterGradient("TfmetaConvolution")  # type: ignore[untyped-decorator]

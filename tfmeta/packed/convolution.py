@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfmeta import kernels
-from tfmeta.packed.layout import reshaped, sizes
+from tfmeta.packed.layout import sizes
 
 
 def convolution(
@@ -42,25 +42,11 @@ def convolution(
 def product(x: Any, kernel: Any) -> Any:
     """Return `[tasks, n, outputs]`, the product of `[tasks, n, d]` and `[tasks, d, outputs]`.
 
-    It is a convolution of images that are one pixel large. oneDNN's product of matrices has all
-    threads share in it, also where each is busy with other tasks, and waits for them.
+    oneDNN's has all threads share in it, also where each is busy with other tasks, and waits for
+    them.
     """
-    known = None not in (x.shape[0], *kernel.shape)
-    if not (known and kernels.usable(x, kernel) and kernels.instructions() != "portable"):
-        return tf.matmul(x, kernel)
-    tasks, inputs, outputs = kernel.shape
-
-    def turned(values: Any) -> Any:
-        """Return `[n, tasks, d]` of `[tasks, n, d]`, or the other way round."""
-        return values if tasks == 1 else tf.transpose(values, [1, 0, 2])
-
-    pixels = reshaped(turned(x), [sizes(x)[1], 1, 1, tasks * inputs])
-    filters = tf.reshape(turned(kernel), [1, 1, inputs, tasks * outputs])
-    products = kernels.convolution_products(pixels.shape, filters.shape, (1, 1), "VALID")
-    y = products.forward(pixels, filters)
-    if tasks == 1:
-        return reshaped(y, [1, sizes(x)[1], outputs])
-    return turned(reshaped(y, [sizes(x)[1], tasks, outputs]))
+    ours = kernels.usable(x, kernel) and kernels.instructions() != "portable"
+    return kernels.product(x, kernel) if ours else tf.matmul(x, kernel)
 
 
 def _tensorflow_products(x: Any, kernel: Any, how: dict[str, Any]) -> kernels.Products:
