@@ -7,9 +7,9 @@ import pathlib
 from typing import Any
 
 
-def read(file: pathlib.Path | None) -> list[dict[str, Any]]:
+def read(file: pathlib.Path) -> list[dict[str, Any]]:
     """Return the results so far; a line that was cut off is none."""
-    if file is None or not file.exists():
+    if not file.exists():
         return []
     results = []
     for line in file.read_text().splitlines():
@@ -20,14 +20,12 @@ def read(file: pathlib.Path | None) -> list[dict[str, Any]]:
     return results
 
 
-def add(file: pathlib.Path | None, result: dict[str, Any]) -> None:
+def add(file: pathlib.Path, result: dict[str, Any]) -> None:
     """Write one more, on a line of its own whatever the file ended with."""
-    if file is None:
-        return
     file.parent.mkdir(parents=True, exist_ok=True)
-    cut_off = file.exists() and not file.read_bytes().endswith((b"\n",)) and file.stat().st_size
+    whole = not file.exists() or file.read_bytes()[-1:] in (b"", b"\n")
     with file.open("a") as end:
-        end.write(("\n" if cut_off else "") + json.dumps(result) + "\n")
+        end.write(("" if whole else "\n") + json.dumps(result) + "\n")
 
 
 def table(head: str, rows: list[list[str]]) -> None:
