@@ -78,7 +78,8 @@ def our_learner(
     keras.config.set_floatx(problem.dtype)
     keras.config.set_dtype_policy(policy or problem.dtype)
     downsample = "stride" if problem.strided else "pool"
-    network = tfmeta.models.conv4((rivals.SIZE, rivals.SIZE, 1), problem.outputs, 64, downsample)
+    shape = (problem.size, problem.size, problem.channels)
+    network = tfmeta.models.conv4(shape, problem.outputs, rivals.FILTERS, downsample)
     learner: tfmeta.MetaLearner
     if problem.kind == "prototypical":
         learner = tfmeta.PrototypicalNetwork(network)

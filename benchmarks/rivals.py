@@ -1,4 +1,6 @@
-"""The outer steps of other libraries, for `meta_step.py`: the same arithmetic, as is usual there.
+"""The outer steps of other libraries, the same arithmetic, as is usual there.
+
+`meta_step.py` and `gpu.py` measure them.
 
 A contestant is a function of a problem, weights and a meta-batch, the last two as Keras has them.
 It returns `step`, which takes one outer step and waits for its end, and `first_moments`, Adam's
@@ -29,6 +31,8 @@ class Problem(NamedTuple):
     ways: int = 5
     queries: int = 1
     dtype: str = "float32"
+    size: int = SIZE
+    channels: int = 1
 
     @property
     def strided(self) -> bool:
@@ -38,20 +42,27 @@ class Problem(NamedTuple):
     def outputs(self) -> int | None:
         return self.ways if self.kind == "maml" else None
 
+    @property
+    def features(self) -> int:
+        """Length of what the network's last layer sees."""
+        side = self.size
+        for _ in range(4):
+            side = -(-side // 2) if self.strided else side // 2
+        return FILTERS * side**2
+
 
 def initial_weights(problem: Problem) -> Arrays:
     """Return weights in Keras's order and layout; no two scales or offsets are alike."""
     rng = np.random.default_rng(0)
-    weights, channels = [], 1
+    weights, channels = [], problem.channels
     for _ in range(4):
         limit = (6 / (9 * (channels + FILTERS))) ** 0.5
         weights.append(rng.uniform(-limit, limit, (3, 3, channels, FILTERS)))
         weights += [mean + 0.1 * rng.standard_normal(FILTERS) for mean in (0, 1, 0)]
         channels = FILTERS
     if problem.outputs is not None:
-        features = FILTERS * (4 if problem.strided else 1)
-        limit = (6 / (features + problem.outputs)) ** 0.5
-        weights.append(rng.uniform(-limit, limit, (features, problem.outputs)))
+        limit = (6 / (problem.features + problem.outputs)) ** 0.5
+        weights.append(rng.uniform(-limit, limit, (problem.features, problem.outputs)))
         weights.append(0.1 * rng.standard_normal(problem.outputs))
     return [w.astype(problem.dtype) for w in weights]
 
@@ -61,7 +72,8 @@ def meta_batch(problem: Problem) -> Arrays:
     rng = np.random.default_rng(1)
     parts = []
     for number in (1, problem.queries):
-        shape = (problem.tasks, problem.ways * number, SIZE, SIZE, 1)
+        size, channels = problem.size, problem.channels
+        shape = (problem.tasks, problem.ways * number, size, size, channels)
         labels = np.repeat(np.arange(problem.ways), number)
         parts += [rng.random(shape, np.float32).astype(problem.dtype)]
         parts += [np.tile(labels, (problem.tasks, 1))]
@@ -101,6 +113,7 @@ def _torch_parts(
     batch: Arrays,
     channels_last: bool = False,
     batch_norm: Any = None,
+    device: str = "cpu",
 ) -> tuple[Any, Any, list[Any], Callable[[], Arrays]]:
     """Return the network, Adam, the batch as tensors, and `first_moments`."""
     import torch
@@ -108,7 +121,7 @@ def _torch_parts(
 
     layers: list[Any] = []
     for block in range(4):
-        channels = FILTERS if block else 1
+        channels = FILTERS if block else problem.channels
         layers.append(nn.Conv2d(channels, FILTERS, 3, 2 if problem.strided else 1, padding=1))
         # Moving statistics are of no use to MAML with statistics of the batch at hand.
         moving = problem.kind == "prototypical"
@@ -119,8 +132,8 @@ def _torch_parts(
             layers.append(nn.MaxPool2d(2))
     layers.append(nn.Flatten())
     if problem.outputs is not None:
-        layers.append(nn.Linear(FILTERS * (4 if problem.strided else 1), problem.outputs))
-    model = nn.Sequential(*layers).to(getattr(torch, problem.dtype))
+        layers.append(nn.Linear(problem.features, problem.outputs))
+    model = nn.Sequential(*layers).to(device, getattr(torch, problem.dtype))
     with torch.no_grad():
         for parameter, weight in zip(model.parameters(), weights, strict=True):
             parameter.copy_(torch.from_numpy(_to_torch(weight, problem.strided)))
@@ -129,7 +142,7 @@ def _torch_parts(
         if array.ndim == 5:
             array = array[:, :, ::-1, ::-1] if problem.strided else array
             array = np.ascontiguousarray(array.transpose(0, 1, 4, 2, 3))
-        tensors.append(torch.from_numpy(array))
+        tensors.append(torch.from_numpy(array).to(device))
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
         tensors[::2] = [
@@ -141,7 +154,7 @@ def _torch_parts(
     )
 
     def first_moments() -> Arrays:
-        moments = [adam.state[p]["exp_avg"].numpy() for p in model.parameters()]
+        moments = [adam.state[p]["exp_avg"].cpu().numpy() for p in model.parameters()]
         return [_from_torch(m, problem.strided) for m in moments]
 
     return model, adam, tensors, first_moments
@@ -214,7 +227,11 @@ def torch_loop(problem: Problem, weights: Arrays, batch: Arrays) -> Contestant:
 
 
 def torch_vmap(
-    problem: Problem, weights: Arrays, batch: Arrays, batch_norm_layers: bool = False
+    problem: Problem,
+    weights: Arrays,
+    batch: Arrays,
+    batch_norm_layers: bool = False,
+    device: str = "cpu",
 ) -> Contestant:
     """`torch.func.grad` for the inner loop, `torch.func.vmap` over the tasks.
 
@@ -233,7 +250,9 @@ def torch_vmap(
             return (x - mean) * scale + self.bias[:, None, None]
 
     norm = nn.BatchNorm2d if batch_norm_layers else WrittenOut
-    model, adam, batch, first_moments = _torch_parts(problem, weights, batch, batch_norm=norm)
+    model, adam, batch, first_moments = _torch_parts(
+        problem, weights, batch, batch_norm=norm, device=device
+    )
 
     def loss(parameters: Any, x: Any, y: Any) -> Any:
         return cross_entropy(torch.func.functional_call(model, parameters, (x,)), y)
@@ -252,6 +271,8 @@ def torch_vmap(
         adam.zero_grad()
         tasks(dict(model.named_parameters()), *batch).mean().backward()
         adam.step()
+        if device != "cpu":
+            torch.cuda.synchronize()
 
     return step, first_moments
 
