@@ -11,13 +11,9 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-import tensorflow as tf
 
 import tfmeta
 from tfmeta import plots
-
-# The cores are shared between chunks of tasks, not between the parts of one operation.
-tf.config.threading.set_intra_op_parallelism_threads(1)
 
 WAYS = 5
 train, validation, test = tfmeta.data.load("glyphs")

@@ -11,12 +11,9 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-import tensorflow as tf
 
 import tfmeta
 
-# The cores are shared between chunks of tasks, not between the parts of one operation.
-tf.config.threading.set_intra_op_parallelism_threads(1)
 keras.utils.set_random_seed(0)
 data_dir = sys.argv[1] if len(sys.argv) > 1 else None
 

@@ -12,13 +12,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-import tensorflow as tf
 from matplotlib.figure import Figure
 
 import tfmeta
 
-# The cores are shared between chunks of tasks, not between the parts of one operation.
-tf.config.threading.set_intra_op_parallelism_threads(1)
 keras.utils.set_random_seed(0)
 
 # ## Tasks

@@ -157,8 +157,6 @@ def short(monkeypatch: pytest.MonkeyPatch, load: Callable[..., Any]) -> None:
     monkeypatch.setattr(tfmeta.models, "conv4", at_most(tfmeta.models.conv4, filters=4))
     monkeypatch.setattr(tuning, "search", at_most(tuning.search, trials=1))
     monkeypatch.setattr(tfmeta.data, "load", load)
-    threads = "set_intra_op_parallelism_threads"
-    monkeypatch.setattr(tf.config.threading, threads, lambda _: None)
 
 
 def test_every_block_is_run_or_is_none() -> None:

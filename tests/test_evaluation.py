@@ -107,17 +107,25 @@ def test_what_cannot_be_scored():
         tfmeta.evaluate(binary, TwoWays(), episodes=1, verbose=False)
 
 
-def test_labels_that_the_loss_leaves_out_are_no_mistakes():
-    class Void(Scripted):
-        def batch(self, step, meta_batch_size=1):
-            inputs, targets = super().batch(step, meta_batch_size)
-            targets[0, 0] = 255
-            return inputs, targets
+class Void(Scripted):
+    """The same with the first label one that the loss leaves out."""
 
+    def batch(self, step, meta_batch_size=1):
+        inputs, targets = super().batch(step, meta_batch_size)
+        targets[0, 0] = 255
+        return inputs, targets
+
+
+def without_void():
     learner = nearest()
     learner.compile(
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)
     )
+    return learner
+
+
+def test_labels_that_the_loss_leaves_out_are_no_mistakes():
+    learner = without_void()
     # Of four labels the first is void, and then one or two are wrong.
     result = tfmeta.evaluate(learner, Void([2, 3]), episodes=2, verbose=False)
     np.testing.assert_allclose(result.per_episode, [2 / 3, 1 / 3])
@@ -154,8 +162,8 @@ def learners():
 
 @pytest.mark.parametrize("how", ["packed", "in turn", "never compiled"])
 @pytest.mark.parametrize("sizes", ["one size", "several", "padded"])
-@pytest.mark.parametrize("episodes", [41])
-def test_episodes_at_once_score_as_one_by_one(how, sizes, episodes):
+def test_episodes_at_once_score_as_one_by_one(how, sizes):
+    episodes = 41  # the last call has one episode less than the first
     ways = {"one size": 3, "several": 3, "padded": (2, 5)}[sizes]
     sampler, learner = vectors(ways=ways), learners()[how]
     if sizes == "several":
@@ -225,16 +233,7 @@ def sampler_of(inputs, targets):
 
 
 def test_uncertainty_leaves_out_what_the_loss_leaves_out():
-    class Void(Scripted):
-        def batch(self, step, meta_batch_size=1):
-            inputs, targets = super().batch(step, meta_batch_size)
-            targets[0, 0] = 255
-            return inputs, targets
-
-    learner = nearest()
-    learner.compile(
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)
-    )
+    learner = without_void()
     result = tfmeta.uncertainty(learner, Void([2, 3]), episodes=2, verbose=False)
     assert len(result.labels) == 6
     assert result.accuracy == pytest.approx(1 / 2)

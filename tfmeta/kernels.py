@@ -38,7 +38,7 @@ class _Window(NamedTuple):
 
 
 _avoided = contextvars.ContextVar("avoided", default=False)
-_one_thread = contextvars.ContextVar("one thread", default=False)
+_most_threads: contextvars.ContextVar[int | None] = contextvars.ContextVar("most", default=None)
 
 
 def usable(*tensors: Any, types: Sequence[Any] = (tf.float32,)) -> bool:
@@ -63,13 +63,13 @@ def avoided() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Have each kernel that is traced meanwhile run on one thread."""
-    token = _one_thread.set(True)
+def limited_threads(most: int | None) -> Iterator[None]:
+    """Have each kernel that is traced meanwhile run on so many threads, or on its usual number."""
+    token = _most_threads.set(most)
     try:
         yield
     finally:
-        _one_thread.reset(token)
+        _most_threads.reset(token)
 
 
 def batch_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any]:
@@ -245,7 +245,8 @@ def _(op: Any, dkernel: Any) -> Any:
 
 def threads() -> int:
     """Return on how many threads an operation runs; 0 for as many as there are cores."""
-    return 1 if _one_thread.get() else _threads_of_process()
+    usual, most = _threads_of_process(), _most_threads.get()
+    return usual if most is None else min(usual or most, most)
 
 
 @functools.cache

@@ -953,13 +953,15 @@ class MetaLearner(Replicated, abc.ABC):
             return
         if training and not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
-        metrics, predictions = self._compile_metrics, self.output_spec()
-        if metrics is None or metrics.built or targets is None or predictions is None:
+        metrics = self._compile_metrics
+        if metrics is None or metrics.built or targets is None:
             return
         labels = keras.tree.map_structure(
-            lambda y: keras.KerasTensor((None, *np.shape(y)[2:]), dtype=y.dtype), targets
+            lambda y: keras.KerasTensor((None, *np.shape(y)[2:]), dtype=y.dtype),
+            arrays("targets", targets),
         )
-        metrics.build(labels, predictions)
+        if (predictions := self.output_spec()) is not None:
+            metrics.build(labels, predictions)
 
     @contextlib.contextmanager
     def _unspoilt(self) -> Iterator[None]:

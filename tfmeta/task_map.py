@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
-from tfmeta.kernels import gpus, one_thread
+from tfmeta.kernels import gpus, limited_threads
 from tfmeta.xla import in_xla
 
 TaskAxis = Literal["auto", "loop", "packed"]
@@ -241,7 +241,8 @@ def _summed(
         number = tf.shape(tf.nest.flatten(inputs)[0])[0]
         return _looped(lambda i: traced(Tasks(i), _task(inputs, i)), traced, number, in_flight)
 
-    at_once = min(at_once, in_flight, tasks or in_flight)
+    cores = at_once
+    at_once = min(cores, in_flight, tasks or in_flight)
     chunk = in_flight // at_once
     if tasks is not None:
         # With the fewest tasks that only fill up the last chunk.
@@ -269,12 +270,19 @@ def _summed(
             lambda x: tf.TensorSpec((chunk, *x.shape[1:]), x.dtype), inputs
         )
         who = Tasks(tf.TensorSpec((chunk,), tf.int32), tf.TensorSpec((chunk,), tf.float32))
-        with one_thread() if at_once > 1 else contextlib.nullcontext():
+        threads = cores // at_once
+        with limited_threads(threads if at_once > 1 else None):
             traced = _traced(function, who, specs)
         if at_once > 1 and _has_effects(traced.graph):
             return _summed(function, inputs, in_flight, packed, 1)
-        execute = _on_cores if _NOT_DIFFERENTIATED.get() and at_once > 1 else _looped
-        summed, stacked = execute(lambda i: traced(*members(i)), traced, chunks, at_once)
+
+        def body(i: Any) -> Any:
+            return traced(*members(i))
+
+        if at_once > 1 and _NOT_DIFFERENTIATED.get():
+            summed, stacked = _on_cores(body, traced, chunks, at_once, threads)
+        else:
+            summed, stacked = _looped(body, traced, chunks, at_once)
         stacked = tf.nest.map_structure(
             lambda x: tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], 0)), stacked
         )
@@ -310,13 +318,13 @@ def _looped(body: Callable[[Any], Any], traced: Any, number: Any, at_once: int) 
 
 
 def _on_cores(
-    body: Callable[[Any], Any], traced: Any, number: Any, at_once: int
+    body: Callable[[Any], Any], traced: Any, number: Any, at_once: int, threads: int
 ) -> tuple[Any, Any]:
-    """Do what `_looped` does, in `at_once` loops at the same time, each on a core of its own.
+    """Do what `_looped` does, in `at_once` loops at the same time, each on cores of its own.
 
     TensorFlow shares an operation between its threads and waits for all of them, and a chunk's
     operations are over before another core has begun. `MapDefun`, with which `tf.data` maps,
-    limits the operations of a function to one thread; it has no derivative.
+    limits the threads of a function's operations; it has no derivative.
     """
     each = -(-number // at_once)
 
@@ -332,7 +340,7 @@ def _on_cores(
         output_types=[x.dtype for x in function.outputs],
         output_shapes=[x.shape for x in function.outputs],
         f=function,
-        max_intra_op_parallelism=1,
+        max_intra_op_parallelism=threads,
     )
     totals, stacked = tf.nest.pack_sequence_as(function.structured_outputs, outputs)
     return [tf.reduce_sum(x, 0) for x in totals], tf.nest.map_structure(in_one_axis, stacked)
@@ -353,7 +361,7 @@ def _has_effects(graph: Any) -> bool:
         node.op for nodes in (definition.node, *(f.node_def for f in functions)) for node in nodes
     }
     known = (op_def_registry.get(name) for name in used - _WITHOUT_EFFECTS)
-    return any(definition.is_stateful for definition in known if definition is not None)
+    return any(kind.is_stateful for kind in known if kind is not None)
 
 
 def _added(results: list[tuple[Any, Any]], join: Callable[[Any], Any]) -> tuple[Any, Any]:

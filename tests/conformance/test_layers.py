@@ -338,9 +338,7 @@ def test_layers_without_a_rule(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [*PACKED, *filter(classes().__contains__, WITHOUT_A_RULE)], ids=str
-)
+@pytest.mark.parametrize("name", [*PACKED, *filter(classes().__contains__, WITHOUT_A_RULE)])
 def test_saved_and_exported(name, tmp_path):
     recipe = PACKED.get(name) or WITHOUT_A_RULE[name]
     given = chosen(name, "packed") if name in PACKED else [[]]
