@@ -624,7 +624,7 @@ def test_exports_take_labels_as_the_loss_does(kind, tmp_path):
     y = y if y.dtype.kind == "i" else y.astype("float32")
     inputs = {"support_x": x[None, :6], "support_y": y[None, :6], "query_x": x[None, 6:]}
     learner.check_inputs(inputs)
-    spec = learner.label_spec()
+    spec = learner.labels.spec
     assert (spec.shape.as_list(), spec.dtype) == (shape, dtype)
     learner.export(tmp_path / "learner")
     few_shot = tf.saved_model.load(str(tmp_path / "learner"))

@@ -57,7 +57,7 @@ LEARNERS = {
     "FOMAML": lambda: tfmeta.FOMAML(two_blocks(), 0.1),
     "ANIL": lambda: tfmeta.ANIL(network(), 0.1, 2),
     "ProtoMAML": lambda: tfmeta.ProtoMAML(two_blocks(None), 0.001),
-    "ProtoMAML-head": lambda: tfmeta.ProtoMAML(two_blocks(None), 0.01, 2, adapt=()),
+    "ProtoMAML-head": lambda: tfmeta.ProtoMAML(two_blocks(None), 0.01, 2, adapt_layers=()),
     "PrototypicalNetwork": lambda: tfmeta.PrototypicalNetwork(network(None)),
     "PrototypicalNetwork-cosine": lambda: tfmeta.PrototypicalNetwork(
         two_blocks(None), "cosine", 10.0

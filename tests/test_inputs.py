@@ -372,9 +372,9 @@ def test_labels_that_the_loss_ignores(void, axis):
     learner.compile("sgd", SCE(ignore_class=void))
     history = learner.fit(*pair, batch_size=TASKS, verbose=0).history
     assert np.isfinite(history["loss"]).all()
-    fit, _ = learner.labels_fit(tf.constant([0, void, 2], tf.int64))
+    fit, _ = learner.labels.fit(tf.constant([0, void, 2], tf.int64))
     assert fit
-    assert not learner.labels_fit(tf.constant([0, void, 3], tf.int64))[0]
+    assert not learner.labels.fit(tf.constant([0, void, 3], tf.int64))[0]
 
 
 # Forms of episodes

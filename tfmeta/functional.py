@@ -91,14 +91,14 @@ def chosen_variables(
             if not found:
                 known = sorted({layer.name for layer in layers if layer.trainable_variables})
                 raise ValueError(
-                    "`adapt` must name layers with trainable weights, or the paths of such "
+                    "`adapt_layers` must name layers with trainable weights, or the paths of such "
                     f"weights. Received: {name!r}; the layers are {', '.join(known)}"
                 )
             owned += found
         ids = {id(v) for v in owned}
         chosen = [id(v) in ids for v in variables]
     if not any(chosen):
-        raise ValueError(f"`adapt` must choose at least one weight. Received: adapt={choice!r}")
+        raise ValueError(f"`adapt_layers` must choose at least one weight. Received: adapt_layers={choice!r}")
     return chosen
 
 

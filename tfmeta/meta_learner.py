@@ -14,7 +14,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfmeta.agreement import check_agreement, ignored_class, not_warned_again
+from tfmeta.arguments import arguments_of, loaded, missing
+from tfmeta.agreement import check_agreement, not_warned_again
 from tfmeta.checks import check_count
 from tfmeta.class_weights import weighed
 from tfmeta.copies import unbuilt_copy_of
@@ -34,8 +35,7 @@ from tfmeta.distribution import (
 )
 from tfmeta.export.preprocessing import Preprocessing
 from tfmeta.export.saved_model import saved_learner
-from tfmeta.export.serving import refuse_several
-from tfmeta.functional import NoDerivative, check_layers
+from tfmeta.functional import NoDerivative, batch_norm_layers, check_layers
 from tfmeta.given import batches, first_of, named
 from tfmeta.inputs import (
     arrays,
@@ -50,7 +50,8 @@ from tfmeta.inputs import (
     known_example,
     refusing_unscaled,
 )
-from tfmeta.losses import of_class_numbers, task_losses
+from tfmeta.labels import Labels, Numbers, labels_of_loss
+from tfmeta.losses import task_losses
 from tfmeta.notes import keeping_notes, noted, with_notes
 from tfmeta.padding import is_padded, most_ways, put_back, real_task, without_padding
 from tfmeta.states import saving
@@ -113,11 +114,16 @@ class MetaLearner(Replicated, abc.ABC):
 
     # Whether outputs are logits whatever the wrapped model returns.
     gives_logits = False
+    # Whether `adapt_task` and `predict_task` take several tasks at once as well, whose tensors have
+    # an axis of tasks in front; `embed` makes embeddings of either.
+    batched = False
 
     # Whether `compile` has warned that the loss takes logits, and outputs are probabilities.
     _warned = False
     # Whether `compile` is called for a learner that is being loaded.
     _restored = False
+    # What the wrapped model returns, once it was asked for.
+    _outputs: Any = None
 
     def __init__(
         self,
@@ -169,6 +175,29 @@ class MetaLearner(Replicated, abc.ABC):
             training: Whether this happens inside `fit`.
         """
 
+    def embed(self, x: Any, *, training: bool) -> Any:
+        """Return what the wrapped model makes of examples, in the precision of the weights.
+
+        Of several tasks at once it computes all examples in one call. In training batch
+        normalisation sees them all, and elsewhere it uses its moving averages.
+
+        Args:
+            x: `[n, ...]`, of several tasks at once `[tasks, n, ...]`; or a nest of such.
+            training: The Keras flag.
+
+        Returns:
+            `[n, d]`, or `[tasks, n, d]`.
+        """
+        if not side_by_side():
+            return tf.cast(self.model(x, training=training), self.variable_dtype)
+        flat = tf.nest.map_structure(in_one_axis, x)
+        embedded = tf.cast(self.model(flat, training=training), self.variable_dtype)
+        first = tf.nest.flatten(x)[0]
+        tasks, n = (
+            tf.shape(first)[i] if size is None else size for i, size in enumerate(first.shape[:2])
+        )
+        return tf.reshape(embedded, [tasks, n, *embedded.shape[1:]])
+
     def build(self, input_shape: Any) -> None:
         """Build the wrapped model for the shape of `support_x` without its task axis."""
         self.labels_shape = input_shape.get("support_y")
@@ -184,6 +213,10 @@ class MetaLearner(Replicated, abc.ABC):
         check_layers(self.model)
         super().build(input_shape)
         self.packs = self._can_pack()
+        if self.batched and self.distribute_strategy.num_replicas_in_sync > 1:
+            # As with one replica, batch normalisation sees all tasks of a meta-batch.
+            for layer in batch_norm_layers(self.model):
+                layer.synchronized = True
 
     def compile(
         self,
@@ -219,15 +252,6 @@ class MetaLearner(Replicated, abc.ABC):
     def outputs_are(self) -> list[str | None]:
         """Return whether each output is `"logits"` or `"probabilities"`, or `None` if unknown."""
         return [None]
-
-    def number_of_classes(self, support_y: Array) -> int | None:
-        """Return how many classes a meta-batch has, or `None` where labels are not their numbers.
-
-        Args:
-            support_y: Its support labels, those of padding left out.
-        """
-        del support_y  # for learners that have as many as there are labels
-        return None
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as when saved; Keras asks for this method where `compile` is overridden."""
@@ -265,7 +289,7 @@ class MetaLearner(Replicated, abc.ABC):
             predictions = self.predict_task(state, task["query_x"], training=bool(training))
             return with_notes(put_back(padded.get("query_mask"), predictions, columns))
 
-        inputs = self.checked(episode_inputs(inputs))
+        inputs = self.labels.held(episode_inputs(inputs))
         columns = most_ways(inputs)
         return noted(map_tasks(one_task, inputs, **self._execution(inputs)))
 
@@ -442,7 +466,7 @@ class MetaLearner(Replicated, abc.ABC):
         """
         if not self.built:
             self.build(tf.nest.map_structure(lambda value: tuple(value.shape), x))
-        x = self.checked(episode_inputs(x))
+        x = self.labels.held(episode_inputs(x))
         columns, tasks = most_ways(x), _number_of_tasks(x)
         # Those of the replicas before this one.
         first = tasks * replica_here() if replicas_here() > 1 else 0
@@ -487,10 +511,14 @@ class MetaLearner(Replicated, abc.ABC):
     def own_statistics(self) -> list[Any]:
         """Return the weights that each replica changes by itself in a step, to be averaged then.
 
-        The default is all that the wrapped model has of statistics.
+        The default is all that its models have of statistics.
         """
-        stored = self.model.non_trainable_variables
+        stored = [v for model in self.models() for v in model.non_trainable_variables]
         return [v for v in stored if keras.backend.is_float_dtype(v.dtype)]
+
+    def models(self) -> list[keras.Model]:
+        """Return the wrapped model, and whatever other models are attributes of the learner."""
+        return [layer for layer in self.layers if isinstance(layer, keras.Model)]
 
     def compute_loss(
         self,
@@ -614,20 +642,12 @@ class MetaLearner(Replicated, abc.ABC):
             return task_losses(self, x, y, y_pred, sample_weight, training=training)
         return self.compute_loss(x, y, y_pred, sample_weight, training=training)
 
-    def checked(self, inputs: Inputs) -> Inputs:
-        """Return a meta-batch that the graph has found fit for the learner.
-
-        Args:
-            inputs: As for `call`.
-        """
-        return inputs
-
     def why_not_packed(self) -> str | None:
         """Return why tasks cannot be computed side by side; `None` if they can.
 
         A learner that can is called with tensors of one more axis in front, that of the tasks.
         """
-        return f"{type(self).__name__} computes one task at a time"
+        return None if self.batched else f"{type(self).__name__} computes one task at a time"
 
     def tasks_in_flight(self, inputs: Inputs) -> int:
         """Return how many tasks are in flight where `task_chunk` does not say.
@@ -635,16 +655,18 @@ class MetaLearner(Replicated, abc.ABC):
         Args:
             inputs: A meta-batch.
         """
-        del inputs  # for learners who look at its size
-        return _IN_FLIGHT
+        tasks: int | None = tf.nest.flatten(inputs)[0].shape[0]
+        return tasks or _IN_FLIGHT if self.batched else _IN_FLIGHT
 
     def chunks_at_once(self) -> int:
         """Return how many chunks of tasks are worth computing at once.
 
-        One where the model draws random numbers, for each chunk goes on from the seeds that the one
-        before it has left.
+        One where a model draws random numbers, for each chunk goes on from the seeds that the one
+        before it has left; and one for all tasks that share the statistics of a batch.
         """
-        seeds = self.model.non_trainable_variables
+        if self.batched:
+            return 1
+        seeds = [v for model in self.models() for v in model.non_trainable_variables]
         if not all(keras.backend.is_float_dtype(v.dtype) for v in seeds):
             return 1
         return chunks_at_once()
@@ -682,7 +704,7 @@ class MetaLearner(Replicated, abc.ABC):
         check_examples(x, self.model, self.example, "support_x")
         check_ids(x, self.model, self.example, "support_x")
         if not keras.tree.is_nested(y):
-            self.check_labels(y)
+            self.labels.check(y)
         x, y = (keras.tree.map_structure(tf.constant, value) for value in (x, y))
         with self._unspoilt():
             state = self.adapt_task(x, y, training=False)
@@ -769,42 +791,53 @@ class MetaLearner(Replicated, abc.ABC):
         """Return symbolic predictions `[n, outputs]` of a task, or `None` where it is not known."""
         return None
 
-    def label_spec(self) -> Any:
-        """Return shape and type of an export's `support_y`: int64 for class numbers, else floats.
+    @property
+    def labels(self) -> Labels:
+        """What labels of this learner are: `fit`, `adapt` and exports hold theirs to it.
 
-        Class numbers have the shape of the outputs without the axis of classes, `[n]` mostly and
-        `[n, t]` for each of t steps; other labels have that of the outputs. Where the learner was
-        built for labels of another shape, as the targets `[n, d]` of a loss whose outputs are
-        `[n, 2d]`, it is theirs. A learner whose labels are something else overrides this.
+        The default goes by the compiled loss: class numbers for sparse crossentropy, and else
+        numbers of the shape of the model's outputs. A learner whose labels are something else
+        overrides this, as one of a fixed number of ways:
+
+            @property
+            def labels(self):
+                return tfmeta.labels.ClassNumbers(self.ways)
         """
-        if not self.compiled or self.loss is None:
-            return tf.TensorSpec([None], tf.int64)
-        outputs = self.model.compute_output_spec(self.example)
-        refuse_several("one output", outputs)
-        sizes, dtype = list(outputs.shape), self.variable_dtype
-        if isinstance(self.loss, keras.losses.CTC) or self.loss in ("ctc", keras.losses.ctc):
-            return tf.TensorSpec([None, None], tf.int64)
-        if of_class_numbers(self.loss):
-            sizes, dtype = sizes[:-1], tf.int64
-        if self.labels_shape is not None:
-            shape = tf.TensorShape([None, *self.labels_shape[2:]])
-            sizes = sizes if shape.is_compatible_with([None, *sizes[1:]]) else list(shape)
-        return tf.TensorSpec([None, *sizes[1:]], dtype)
+        return self.labels_by_loss()
 
-    def labels_fit(self, labels: Any) -> tuple[Any, str]:
-        """Return whether class numbers fit, within a graph, and in words which do.
+    def labels_by_loss(self, ways: int | None = None) -> Labels:
+        """Return what labels the compiled loss takes.
 
         Args:
-            labels: int64 `[n]`, n at least 1.
+            ways: The most classes that a task may have, where they are class numbers.
         """
-        return tf.reduce_min(labels) >= 0, "the class numbers 0..ways-1"
+        if not self.compiled or self.loss is None or not self.built:
+            return Numbers(tf.TensorSpec([None], tf.int64))
+        return labels_of_loss(
+            self.loss,
+            self.outputs_of_model(),
+            dtype=self.variable_dtype,
+            given=self.labels_shape,
+            ways=ways,
+        )
+
+    def outputs_of_model(self) -> Any:
+        """Return what the wrapped model returns for symbolic examples."""
+        if self._outputs is None:
+            # Once, for Keras may have to trace the model to tell.
+            self._outputs = self.model.compute_output_spec(self.example)
+        return self._outputs
 
     def named_state(self, state: Any) -> dict[str, Any]:
         """Return what of a state an export passes from `adapt` to `predict`, by name.
 
+        A state that is a dict of tensors has its names.
+
         Args:
             state: What `adapt_task` returned.
         """
+        if _is_named(state):
+            return dict(state)
         return {f"state_{i}": x for i, x in enumerate(tf.nest.flatten(state))}
 
     def state_of(self, tensors: dict[str, Any], structure: Any) -> Any:
@@ -814,6 +847,8 @@ class MetaLearner(Replicated, abc.ABC):
             tensors: What `named_state` returned.
             structure: A nest like the state.
         """
+        if _is_named(structure):
+            return {name: tensors[name] for name in structure}
         number = len(tf.nest.flatten(structure))
         return tf.nest.pack_sequence_as(structure, [tensors[f"state_{i}"] for i in range(number)])
 
@@ -837,15 +872,15 @@ class MetaLearner(Replicated, abc.ABC):
                 self._build_for(tensors)
         for name in ("support_x", "query_x"):
             check_ids(inputs[name], self.model, self.example, name)
-        classes = None
+        classes = ignored = None
         if not keras.tree.is_nested(tensors["support_y"]):
             labels = np.asarray(inputs["support_y"])
             if is_padded(tensors):
                 labels = labels[np.asarray(tensors["support_mask"])]
-            self.check_labels(labels)
-            classes = self.number_of_classes(labels)
+            described = self.labels
+            described.check(labels)
+            classes, ignored = described.count(labels), described.ignored
         if targets is not None:
-            ignored = None if classes is None else ignored_class(self.loss)
             check_targets(tensors, arrays("targets", targets), classes, ignored)
 
     def check_examples(self, inputs: Inputs) -> None:
@@ -864,13 +899,6 @@ class MetaLearner(Replicated, abc.ABC):
         for name in ("support_x", "query_x"):
             if example is not None and name in inputs and keras.tree.flatten(inputs[name]):
                 check_examples(inputs[name], self.model, example, name, axes=2)
-
-    def check_labels(self, labels: Array) -> None:
-        """Raise a `ValueError` if this learner cannot learn from such labels. Default: all fit.
-
-        Args:
-            labels: An array of any shape.
-        """
 
     def adapted_model(self, state: Any) -> keras.Model:
         """Return the model for one task, given what `adapt_task` returned.
@@ -892,19 +920,24 @@ class MetaLearner(Replicated, abc.ABC):
         return same
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments, for Keras's saving."""
-        return {
-            **super().get_config(),
-            "model": keras.saving.serialize_keras_object(self.model),
-            "task_axis": self.task_axis,
-            "task_chunk": self.task_chunk,
-        }
+        """Return the arguments, for Keras's saving: attributes of the same names.
+
+        Raises:
+            TypeError: If there is none for one of them, and no `get_config` of the learner's own.
+        """
+        without = missing(self, Replicated)
+        if without and type(self).get_config is MetaLearner.get_config:
+            name = type(self).__name__
+            raise TypeError(
+                f"{name} must have an attribute for each argument, for it to be saved, or a "
+                f"`get_config` of its own. Received: no {name}.{without[0]}"
+            )
+        return {**super().get_config(), **arguments_of(self, Replicated)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> MetaLearner:
         """Make a learner from what `get_config` returned."""
-        model = keras.saving.deserialize_keras_object(config["model"])
-        return cls(**{**config, "model": model})
+        return cls(**loaded(config))
 
     @property
     def _default_save_signature(self) -> None:
@@ -951,6 +984,13 @@ class MetaLearner(Replicated, abc.ABC):
         """
         if not self.compiled or self._distribute_strategy is not None:
             return
+        for model in self.models():
+            if not model.built:
+                raise ValueError(
+                    "All models of a learner must be built when it is, for the optimizer to know "
+                    f"their weights: build yours in `build`. Received: model {model.name!r}, which "
+                    "is not"
+                )
         if training and not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
         metrics = self._compile_metrics
@@ -1095,6 +1135,14 @@ def readable(error: Any, where: str = "") -> Any:
 
 def _number_of_tasks(inputs: Inputs) -> Any:
     return tf.shape(tf.nest.flatten(inputs)[0])[0]
+
+
+def _is_named(state: Any) -> bool:
+    """Return whether a state is a dict of tensors, whose keys can name arguments."""
+    return isinstance(state, dict) and not any(
+        keras.tree.is_nested(x) or not str(name).isidentifier() or name == "query_x"
+        for name, x in state.items()
+    )
 
 
 def _check_finite(state: Any) -> None:

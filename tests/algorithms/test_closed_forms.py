@@ -178,7 +178,7 @@ BY_DIFFERENCES = {
     "joint": lambda: tfmeta.MAML(network(), 0.05, 3, joint_weight=0.7),
     "with_support": lambda: tfmeta.MAML(network(), 0.05, 3, batch_norm="with_support"),
     "ProtoMAML": lambda: tfmeta.ProtoMAML(network(None), 0.01, 3),
-    "ProtoMAML-head": lambda: tfmeta.ProtoMAML(network(None), 0.01, 3, adapt=()),
+    "ProtoMAML-head": lambda: tfmeta.ProtoMAML(network(None), 0.01, 3, adapt_layers=()),
     "ProtoMAML-joint": lambda: tfmeta.ProtoMAML(
         network(None), 0.01, 3, joint_weight=0.5, batch_norm="support", learned_rates="weight"
     ),
@@ -218,7 +218,7 @@ def test_implicit_gradient_by_finite_differences(float64, part):
     model = keras.Sequential(
         [keras.Input((5,)), keras.layers.Dense(4, "tanh"), keras.layers.Dense(3)]
     )
-    learner = tfmeta.ImplicitMAML(model, 0.2, 150, proximal=3.0, cg_steps=40, adapt=part)
+    learner = tfmeta.ImplicitMAML(model, 0.2, 150, proximal=3.0, cg_steps=40, adapt_layers=part)
     learner.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     inputs, targets = doubled(vector_task())
     gradients = outer_gradient(learner, inputs, targets)

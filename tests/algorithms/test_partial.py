@@ -92,7 +92,7 @@ def test_outer_gradient_by_finite_differences(float64, choice):
     [
         ("hed", r"`adapt` must name layers.*Received: 'hed'; the layers are body, head, neck"),
         (["head", "tail"], r"Received: 'tail'"),
-        ([], r"`adapt` must choose at least one weight.*adapt=\[\]"),
+        ([], r"`adapt` must choose at least one weight.*adapt_layers=\[\]"),
         (lambda variable: False, r"`adapt` must choose at least one weight"),
     ],
 )

@@ -49,7 +49,7 @@ class AmortizedBayesianMAML(PosteriorMAML):
         prior_weight: w, at least 0; 1 over the number of training tasks for one prior over all.
         prior: `(a, b)`, shape and rate of the Gamma distribution, both positive.
         from_logits: Whether outputs are logits of classes; by default as the loss has it.
-        **kwargs: `first_order`, `evaluation_steps`, `inner_optimizer`, `inner_clip_norm`, `adapt`,
+        **kwargs: `first_order`, `evaluation_steps`, `inner_optimizer`, `inner_clip_norm`,
             `batch_norm`, `recompute`, `task_axis`, `task_chunk`, `name` and `dtype`, as in `MAML`.
 
     Raises:
@@ -211,20 +211,6 @@ class AmortizedBayesianMAML(PosteriorMAML):
     def ordinary_model(self, state: Any) -> None:
         """Return none, for a model of one task draws its weights as the learner does."""
         del state
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments, for Keras's saving."""
-        config = super().get_config()
-        for name in ("learned_rates", "joint_weight"):
-            del config[name]
-        return {
-            **config,
-            "samples": self.samples,
-            "kl_weight": self.kl_weight,
-            "initial_std": self.initial_std,
-            "prior_weight": self.prior_weight,
-            "prior": self.prior,
-        }
 
     def _chosen(self, params: Params) -> list[bool]:
         """Return for each mean, then for each log σ, whether the inner loop changes it."""

@@ -56,7 +56,7 @@ class BayesianMAML(PosteriorMAML):
             A number: at the model's weights plus normal noise of this standard deviation, for
             models that come with trained weights.
         from_logits: Whether outputs are logits of classes; by default as the loss has it.
-        **kwargs: `evaluation_steps`, `inner_optimizer`, `adapt`, `batch_norm` (`"transductive"` or
+        **kwargs: `evaluation_steps`, `inner_optimizer`, `adapt_layers`, `batch_norm` (`"transductive"` or
             `"support"`), `recompute`, `task_axis`, `task_chunk`, `name` and `dtype`, as in `MAML`.
 
     Raises:
@@ -239,20 +239,6 @@ class BayesianMAML(PosteriorMAML):
         )
         mean = ParticleMean(self.takes_logits(), name="mean")(together)
         return keras.Model(inputs, mean, name="adapted")
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments, for Keras's saving."""
-        config = super().get_config()
-        for name in ("inner_clip_norm", "learned_rates", "joint_weight"):
-            del config[name]
-        return {
-            **config,
-            "particles": self.particles,
-            "outer_loss": self.objective,
-            "leader_steps": self.leader_steps,
-            "repulsion": self.repulsion,
-            "jitter": self.jitter,
-        }
 
     def _another(self) -> list[Any]:
         """Return the weights of another particle."""

@@ -141,17 +141,6 @@ class ImplicitMAML(MAML):
     # Conjugate gradients are for one task.
     why_not_packed = MetaLearner.why_not_packed
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments, for Keras's saving."""
-        config = super().get_config()
-        without = ("first_order", "learned_rates", "recompute")
-        return {
-            **{k: v for k, v in config.items() if k not in without},
-            "proximal": self.proximal,
-            "cg_steps": self.cg_steps,
-            "cg_damping": self.cg_damping,
-        }
-
     def _implicit(
         self,
         step: InnerStep,

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import itertools
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from tfmeta.agreement import ignored_class
 from tfmeta.algorithms.rates import (
     LEARNED_RATES,
     Filled,
@@ -47,12 +46,12 @@ from tfmeta.inner_loop import InnerStep, Path, inner_path
 from tfmeta.inner_optimizers import SGD, UpdateRule
 from tfmeta.inputs import known_example
 from tfmeta.kernels import gpus
+from tfmeta.labels import Labels
 from tfmeta.layers import BatchAtHandNormalization, ordinary_batch_norm
-from tfmeta.losses import of_class_numbers
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.packed import packed_call, spread_weights, task_axes, tried
 from tfmeta.task_map import map_tasks, side_by_side
-from tfmeta.types import Array, Inputs, Params, Rates
+from tfmeta.types import Inputs, Params, Rates
 
 # Keeps the gradients of a mean loss above what float16 can hold.
 _HALF_PRECISION_SCALE = 1024.0
@@ -90,7 +89,7 @@ class MAML(MetaLearner):
             (`"tensor"`), one for each of both (`"tensor_step"`, MAML++), or one for each single
             weight (`"weight"`, Meta-SGD). Learnt rates may become negative, as in the papers.
         joint_weight: λ of the joint outer loss `L_Q(φ_K) + λ L_Q(θ)`, at least 0.
-        adapt: Which weights the inner loop changes: names of layers, paths of variables, or a
+        adapt_layers: Which weights the inner loop changes: names of layers, paths of variables, or a
             function of a variable that says yes or no; all by default, but for those of per-step
             batch normalisation. The outer loop trains all.
         batch_norm: Which statistics batch normalisation uses. `"transductive"`, as published:
@@ -123,8 +122,6 @@ class MAML(MetaLearner):
     scored_steps: int = 1
     # How many copies of the weights one task adapts.
     copies: int = 1
-    # The width of the model's output, once it is known.
-    _widths: tuple[int | None, ...] = ()
 
     def __init__(
         self,
@@ -138,11 +135,18 @@ class MAML(MetaLearner):
         inner_clip_norm: float | None = None,
         learned_rates: LearnedRates | None = None,
         joint_weight: float = 0.0,
-        adapt: str | Sequence[str] | Callable[[Any], bool] | None = None,
+        adapt_layers: str | Sequence[str] | Callable[[Any], bool] | None = None,
         batch_norm: BatchNormMode = "transductive",
         recompute: bool = False,
         **kwargs: Any,
     ) -> None:
+        if "adapt" in kwargs:
+            warnings.warn(
+                "The argument `adapt` is called `adapt_layers` now, for `adapt` is a method.",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            adapt_layers = kwargs.pop("adapt")
         super().__init__(model, **kwargs)
         check_count("inner_steps", inner_steps)
         if evaluation_steps is not None:
@@ -164,8 +168,7 @@ class MAML(MetaLearner):
         self.inner_clip_norm = inner_clip_norm
         self.learned_rates = learned_rates
         self.joint_weight = joint_weight
-        # `adapt` is the method's name already.
-        self.adapted_part = adapt
+        self.adapt_layers = adapt_layers
         self.inner_learning_rate = inner_learning_rate
         self.inner_steps = inner_steps
         self.first_order = first_order
@@ -176,7 +179,7 @@ class MAML(MetaLearner):
         self._check_steps()
 
     def build(self, input_shape: Any) -> None:
-        """Build the wrapped model, check that it has what `adapt` chooses, make learned rates."""
+        """Build the wrapped model, check that it has what `adapt_layers` chooses, make learned rates."""
         super().build(input_shape)
         for layer in batch_norm_layers(self.model):
             if getattr(layer, "renorm", False) and self.batch_norm != "running":
@@ -203,7 +206,7 @@ class MAML(MetaLearner):
 
     def adapted_weights(self) -> list[tuple[str, tuple[int, ...]]]:
         """Return the name and shape of each tensor that the inner loop changes."""
-        chosen = chosen_variables(self.model, self.adapted_part)
+        chosen = chosen_variables(self.model, self.adapt_layers)
         variables = itertools.compress(self.model.trainable_variables, chosen)
         return [(v.path, tuple(v.shape)) for v in variables]
 
@@ -442,58 +445,19 @@ class MAML(MetaLearner):
 
     def output_spec(self) -> Any:
         """Return what the model returns for symbolic examples."""
-        return self.model.compute_output_spec(self.example)
+        return self.outputs_of_model()
 
-    def number_of_classes(self, support_y: Array) -> int | None:
-        """Return the width of the model's output, where labels are class numbers."""
-        del support_y
-        return self._classes()
-
-    def check_labels(self, labels: Array) -> None:
-        """Check that integer class labels fit the width of the model's output.
-
-        One that the loss leaves out, `ignore_class`, may be any number.
-        """
-        width = self._classes()
-        if width is None:
-            return
-        if not np.issubdtype(labels.dtype, np.integer):
-            raise ValueError(f"labels must be integers. Received: dtype={labels.dtype}")
-        ignored = ignored_class(self.loss)
-        labels = labels if ignored is None else labels[labels != ignored]
-        if labels.size and (labels.min() < 0 or labels.max() >= width):
-            raise ValueError(
-                f"labels must be in 0..{width - 1}: the model has {width} outputs, and `ways` "
-                f"must not be more. Received: labels from {labels.min()} to {labels.max()}"
-            )
-
-    def checked(self, inputs: Inputs) -> Inputs:
-        """Return a meta-batch in which no label is beyond the model's outputs."""
-        width = self._classes()
-        if width is None:
-            return inputs
-        labels = self._counted(inputs["support_y"])
-        fit = tf.debugging.assert_less(
-            labels,
-            tf.cast(width, labels.dtype),
-            message=f"`ways` must be at most the number of outputs of the model, which is {width}",
-        )
-        with tf.control_dependencies([] if fit is None else [fit]):
-            return tf.nest.map_structure(tf.identity, inputs)  # type: ignore[no-any-return]
+    @property
+    def labels(self) -> Labels:
+        """Class numbers below the width of the model's output, or what else the loss takes."""
+        outputs = self.outputs_of_model() if self.built else None
+        width = None if outputs is None or tf.nest.is_nested(outputs) else outputs.shape[-1]
+        return self.labels_by_loss(width)
 
     @property
     def transductive(self) -> bool:
         """Whether batch normalisation makes a prediction depend on the queries beside it."""
         return self.batch_norm == "transductive" and bool(batch_norm_layers(self.model))
-
-    def labels_fit(self, labels: Any) -> tuple[Any, str]:
-        """Return whether class numbers are below the width of the model's output."""
-        width = self._classes()
-        if width is None:
-            return super().labels_fit(labels)
-        labels = self._counted(labels)
-        fit = tf.reduce_all((labels >= 0) & (labels < width))
-        return fit, f"the class numbers 0..{width - 1}, as the model has {width} outputs"
 
     def named_state(self, state: Any) -> dict[str, Any]:
         """Return the weights that are adapted, and the statistics that queries are normalised by.
@@ -548,31 +512,6 @@ class MAML(MetaLearner):
                 variable.assign(value if variable.shape == value.shape else value[-1])
         return adapted
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments, for Keras's saving."""
-        return {
-            **super().get_config(),
-            "inner_learning_rate": self.inner_learning_rate,
-            "inner_steps": self.inner_steps,
-            "first_order": self.first_order,
-            "evaluation_steps": self.evaluation_steps,
-            "inner_optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
-            "inner_clip_norm": self.inner_clip_norm,
-            "learned_rates": self.learned_rates,
-            "joint_weight": self.joint_weight,
-            "adapt": keras.saving.serialize_keras_object(self.adapted_part),
-            "batch_norm": self.batch_norm,
-            "recompute": self.recompute,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> MAML:
-        """Make a learner from what `get_config` returned."""
-        rule = keras.saving.deserialize_keras_object(config["inner_optimizer"])
-        part = keras.saving.deserialize_keras_object(config["adapt"])
-        learner: MAML = super().from_config({**config, "inner_optimizer": rule, "adapt": part})
-        return learner
-
     def _check_steps(self) -> None:
         """Check that each inner step has its rate and its batch normalisation."""
         for layer in per_step_layers(self.model):
@@ -605,7 +544,7 @@ class MAML(MetaLearner):
 
         A learner may have weights behind the model's own, that are made anew for each task.
         """
-        chosen = chosen_variables(self.model, self.adapted_part)
+        chosen = chosen_variables(self.model, self.adapt_layers)
         return chosen + [True] * (len(params) - len(chosen))
 
     def _written(self, training: bool) -> list[bool]:
@@ -764,27 +703,6 @@ class MAML(MetaLearner):
             or (at_hand and not all(isinstance(x, cls) for x in batch_norm_layers(copy)))
         )
         return None if wrong else copy
-
-    def _classes(self) -> int | None:
-        """Return how many outputs the model has, where labels are their numbers."""
-        if not (self.built and self.compiled and self._classes_are_outputs()):
-            return None
-        if not self._widths:
-            # Once, for Keras traces the model to tell.
-            outputs = self.output_spec()
-            self._widths = (None if tf.nest.is_nested(outputs) else outputs.shape[-1],)
-        return self._widths[0]
-
-    def _counted(self, labels: Any) -> Any:
-        """Return labels in a graph, 0 in the place of the one that the loss leaves out."""
-        ignored = ignored_class(self.loss)
-        # Of a type that has no such number, no label is it.
-        if ignored is None or not labels.dtype.min <= ignored <= labels.dtype.max:
-            return labels
-        return tf.where(labels == tf.cast(ignored, labels.dtype), tf.zeros_like(labels), labels)
-
-    def _classes_are_outputs(self) -> bool:
-        return of_class_numbers(self.loss)
 
     def _passing(self) -> set[int]:
         """Return the statistics that a task's query set leaves no trace in, by `id`."""

@@ -252,21 +252,6 @@ class MAMLPlusPlus(MAML):
         height = float(self.initial_rate.numpy()) - self.final_learning_rate
         return self.final_learning_rate + height * (1 + math.cos(math.pi * done)) / 2
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments, for Keras's saving."""
-        return {
-            **super().get_config(),
-            "multi_step_loss": self.multi_step_loss,
-            "multi_step_epochs": self.multi_step_epochs,
-            "discount": self.discount,
-            "first_order_epochs": self.first_order_epochs,
-            "per_step_batch_norm": self.per_step_batch_norm,
-            "cosine_epochs": self.cosine_epochs,
-            "final_learning_rate": self.final_learning_rate,
-            "outer_clip_norm": self.outer_clip_norm,
-            "tolerance": self.tolerance,
-        }
-
 
 class _CountEpochs(keras.callbacks.Callback):
     """Count the epochs trained, and let the outer rate follow them."""

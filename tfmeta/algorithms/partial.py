@@ -20,7 +20,7 @@ def ANIL(  # noqa: N802
     """Return MAML whose inner loop changes the head only, the last layer with weights.
 
     The outer loop trains all weights, through the inner steps. Arguments are those of `MAML`
-    without `adapt`.
+    without `adapt_layers`.
 
     Raises:
         ValueError: If `model` is not built, or has fewer than two layers with weights.
@@ -31,7 +31,7 @@ def ANIL(  # noqa: N802
     Reference:
         Raghu et al., ICLR 2020.
     """
-    return MAML(model, inner_learning_rate, inner_steps, adapt=_weighted(model)[-1:], **kwargs)
+    return MAML(model, inner_learning_rate, inner_steps, adapt_layers=_weighted(model)[-1:], **kwargs)
 
 
 def BOIL(  # noqa: N802
@@ -40,7 +40,7 @@ def BOIL(  # noqa: N802
     """Return MAML whose inner loop changes the body only: all layers but the last with weights.
 
     The outer loop trains all weights, through the inner steps. Arguments are those of `MAML`
-    without `adapt`.
+    without `adapt_layers`.
 
     Raises:
         ValueError: If `model` is not built, or has fewer than two layers with weights.
@@ -51,7 +51,7 @@ def BOIL(  # noqa: N802
     Reference:
         Oh et al., ICLR 2021.
     """
-    return MAML(model, inner_learning_rate, inner_steps, adapt=_weighted(model)[:-1], **kwargs)
+    return MAML(model, inner_learning_rate, inner_steps, adapt_layers=_weighted(model)[:-1], **kwargs)
 
 
 def _weighted(model: keras.Model) -> list[str]:

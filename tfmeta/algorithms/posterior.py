@@ -108,10 +108,6 @@ class PosteriorMAML(MAML):
         same.from_logits = self.takes_logits()
         return same
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments, for Keras's saving."""
-        return {**super().get_config(), "from_logits": self.from_logits}
-
     def takes_logits(self) -> bool:
         """Return whether predictions are logits of classes, whose probabilities are averaged."""
         if self.from_logits is not None:

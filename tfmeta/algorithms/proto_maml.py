@@ -13,15 +13,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.algorithms.maml import MAML
-from tfmeta.algorithms.prototypical import (
-    check_class_labels,
-    class_labels_fit,
-    present_classes,
-)
+from tfmeta.algorithms.prototypical import present_classes
 from tfmeta.functional import Called
+from tfmeta.labels import ClassNumbers
 from tfmeta.ops import prototypes
 from tfmeta.task_map import side_by_side
-from tfmeta.types import Array, Params
+from tfmeta.types import Params
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
@@ -37,8 +34,8 @@ class ProtoMAML(MAML):
         inner_learning_rate: α, positive; a sequence has one for each inner step.
         inner_steps: K, in training.
         first_order: Take the inner gradient as a constant. The start is differentiated always.
-        **kwargs: Those of `MAML`. `adapt` chooses among the encoder's weights, the head is always
-            adapted; `adapt=()` adapts the head only. The rates that are learnt for the head are
+        **kwargs: Those of `MAML`. `adapt_layers` chooses among the encoder's weights, the head is always
+            adapted; `adapt_layers=()` adapts the head only. The rates that are learnt for the head are
             single numbers, as its shape depends on the task.
 
     Raises:
@@ -54,6 +51,7 @@ class ProtoMAML(MAML):
     """
 
     gives_logits = True
+    labels = ClassNumbers(each=True)
 
     def __init__(
         self,
@@ -112,25 +110,9 @@ class ProtoMAML(MAML):
         """Return that they are logits."""
         return ["logits"]
 
-    def number_of_classes(self, support_y: Array) -> int | None:
-        """Return as many as there are classes in the support sets."""
-        return int(support_y.max()) + 1
-
-    def check_labels(self, labels: Array) -> None:
-        """Check that the labels are the integers `0..ways-1`, none of them missing."""
-        check_class_labels(labels)
-
     def output_spec(self) -> Any:
         """Return symbolic predictions `[n, ways]` for any number of ways."""
         return keras.KerasTensor((None, None), self.compute_dtype)
-
-    def label_spec(self) -> Any:
-        """Return shape and type of an export's `support_y`, which are class numbers always."""
-        return tf.TensorSpec([None], tf.int64)
-
-    def labels_fit(self, labels: Any) -> tuple[Any, str]:
-        """Return whether the labels are 0..ways-1, none of them missing."""
-        return class_labels_fit(labels)
 
     def ordinary_model(self, state: Any) -> keras.Model | None:
         """Return encoder and head as one model."""
@@ -146,23 +128,13 @@ class ProtoMAML(MAML):
         head.set_weights([np.asarray(kernel), np.asarray(bias)])
         return keras.Model(inputs, outputs, name="adapted")
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments, for Keras's saving."""
-        config = super().get_config()
-        config["encoder"] = config.pop("model")
-        return config
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> ProtoMAML:
-        """Make a learner from what `get_config` returned."""
-        config = dict(config)
-        rule = keras.saving.deserialize_keras_object(config.pop("inner_optimizer"))
-        part = keras.saving.deserialize_keras_object(config.pop("adapt"))
-        encoder = keras.saving.deserialize_keras_object(config.pop("encoder"))
-        return cls(encoder, inner_optimizer=rule, adapt=part, **config)
+    @property
+    def encoder(self) -> keras.Model:
+        """The wrapped model."""
+        return self.model
 
     def _head_only(self) -> bool:
-        part = self.adapted_part
+        part = self.adapt_layers
         return isinstance(part, list | tuple) and len(part) == 0
 
     def _chosen(self, params: Params) -> list[bool]:
@@ -170,6 +142,3 @@ class ProtoMAML(MAML):
             return super()._chosen(params)
         encoder = len(self.model.trainable_variables)
         return [False] * encoder + [True] * (len(params) - encoder)
-
-    def _classes_are_outputs(self) -> bool:
-        return False

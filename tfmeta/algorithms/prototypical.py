@@ -17,12 +17,13 @@ from tfmeta.copies import copy_of
 from tfmeta.derivatives import gradients_or_zeros
 from tfmeta.functional import batch_norm_layers
 from tfmeta.inputs import episode_inputs, known_ways
+from tfmeta.labels import ClassNumbers
 from tfmeta.losses import task_losses
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.ops import cosine_similarity, prototypes, squared_euclidean
 from tfmeta.packed import packed_call, spread_weights, tried
 from tfmeta.padding import MASKS, put_back, without_padding
-from tfmeta.types import Array, Inputs
+from tfmeta.types import Inputs
 
 DISTANCES = ("squared_euclidean", "cosine")
 # How much of the statistics from before a training may be left in the running ones.
@@ -67,6 +68,7 @@ class PrototypicalNetwork(MetaLearner):
     """
 
     gives_logits = True
+    labels = ClassNumbers(each=True)
 
     def __init__(
         self,
@@ -187,25 +189,9 @@ class PrototypicalNetwork(MetaLearner):
         """Return that they are logits."""
         return ["logits"]
 
-    def number_of_classes(self, support_y: Array) -> int | None:
-        """Return as many as there are classes in the support sets."""
-        return int(support_y.max()) + 1
-
-    def check_labels(self, labels: Array) -> None:
-        """Check that the labels are the integers `0..ways-1`, none of them missing."""
-        check_class_labels(labels)
-
     def output_spec(self) -> Any:
         """Return symbolic predictions `[n, ways]` for any number of ways."""
         return keras.KerasTensor((None, None), self.compute_dtype)
-
-    def label_spec(self) -> Any:
-        """Return shape and type of an export's `support_y`, which are class numbers always."""
-        return tf.TensorSpec([None], tf.int64)
-
-    def labels_fit(self, labels: Any) -> tuple[Any, str]:
-        """Return whether the labels are 0..ways-1, none of them missing."""
-        return class_labels_fit(labels)
 
     def named_state(self, state: tuple[Any, Any]) -> dict[str, Any]:
         """Return the prototypes `[ways, d]`."""
@@ -260,20 +246,12 @@ class PrototypicalNetwork(MetaLearner):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, for Keras's saving."""
-        config = super().get_config()
-        return {
-            **{k: v for k, v in config.items() if k not in ("model", "task_chunk")},
-            "encoder": config["model"],
-            "distance": self.distance,
-            "temperature": self.initial_temperature,
-            "learn_temperature": self.learn_temperature,
-        }
+        return {**super().get_config(), "temperature": self.initial_temperature}
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> PrototypicalNetwork:
-        """Make a learner from what `get_config` returned."""
-        encoder = keras.saving.deserialize_keras_object(config["encoder"])
-        return cls(**{**config, "encoder": encoder})
+    @property
+    def encoder(self) -> keras.Model:
+        """The wrapped model."""
+        return self.model
 
     def why_not_packed(self) -> str | None:
         """Return which layer of the encoder has no rule, if there is one."""
@@ -335,26 +313,6 @@ class PrototypicalNetwork(MetaLearner):
         logits = tf.cast(self.temperature, similarity.dtype) * similarity
         # A class without support examples cannot be predicted.
         return tf.where(present[:, None, :], logits, logits.dtype.min / 2)
-
-
-def check_class_labels(labels: Array) -> None:
-    """Raise a `ValueError` unless labels are the integers `0..ways-1`, none of them missing."""
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() != 0:
-        missing = True
-    else:
-        missing = len(np.unique(labels)) != labels.max() + 1
-    if missing:
-        raise ValueError(
-            "labels must be the integers 0..ways-1, with at least one example of each class. "
-            f"Received: {np.unique(labels).tolist()}"
-        )
-
-
-def class_labels_fit(labels: Any) -> tuple[Any, str]:
-    """Return whether labels `[n]` are 0..ways-1, none of them missing, and that in words."""
-    there = tf.sort(tf.unique(labels).y)
-    fit = tf.reduce_all(there == tf.range(tf.size(there, labels.dtype)))
-    return fit, "the class numbers 0..ways-1, with at least one example of each class"
 
 
 def present_classes(labels: Any, static: bool) -> tuple[Any, Any]:

@@ -187,18 +187,6 @@ class Reptile(MAML):
     # The slots of the inner optimizer go from one task to the next.
     why_not_packed = MetaLearner.why_not_packed
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments, for Keras's saving."""
-        config = super().get_config()
-        without = ("first_order", "learned_rates", "joint_weight", "recompute")
-        return {
-            **{k: v for k, v in config.items() if k not in without},
-            "outer_learning_rate": self.outer_learning_rate,
-            "annealing_steps": self.annealing_steps,
-            "inner_batch_size": self.inner_batch_size,
-            "seed": self.seed,
-        }
-
     def _sums_over_tasks(self) -> bool:
         super()._sums_over_tasks()  # checks the loss
         return False

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfmeta.checks import check_count
 from tfmeta.export.builtin_gradients import builtin_gradients
-from tfmeta.export.serving import example_of_built, refuse_several
+from tfmeta.export.serving import example_of_built, labels_of, refuse_several
 from tfmeta.export.sums import sums_by_axis
 from tfmeta.functional import exact_moments
 from tfmeta.inputs import fixed_ways
@@ -64,7 +64,7 @@ def learner_functions(learner: Any, ways: int | None, shots: int | None) -> dict
     """
     _check_sizes(learner, ways, shots)
     examples = None if ways is None or shots is None else ways * shots
-    labels = learner.label_spec()
+    labels = labels_of(learner)
     structure: list[Any] = []
 
     def adapt(support_x: Any, support_y: Any) -> Any:
@@ -120,8 +120,8 @@ def _check_sizes(learner: Any, ways: int | None, shots: int | None) -> None:
             "`ways` and `shots` must both be given; only a learner without an inner loop may do "
             f"without both. Received: ways={ways}, shots={shots} for a {type(learner).__name__}"
         )
-    if ways is not None and learner.label_spec().dtype.is_integer:
-        fit, expected = learner.labels_fit(tf.range(ways, dtype=tf.int64))
+    if ways is not None and labels_of(learner).dtype.is_integer:
+        fit, expected = learner.labels.fit(tf.range(ways, dtype=tf.int64))
         if not fit:
             raise ValueError(
                 f"`ways` must be such that labels are {expected}. Received: ways={ways}"

@@ -52,7 +52,7 @@ def learner_signatures(
         preprocessing: How images become what the learner's model takes.
     """
     names, example = check_names(class_names), learner.example
-    given, labels = _given(example, preprocessing), learner.label_spec()
+    given, labels = _given(example, preprocessing), labels_of(learner)
     structure: list[Any] = []
 
     def adapt(support_x: Any, support_y: Any) -> Any:
@@ -151,6 +151,14 @@ def refuse_several(what: str, tensors: Any) -> None:
         )
 
 
+def labels_of(learner: Any) -> Any:
+    """Return shape and type of the `support_y` of a learner of one output."""
+    spec = learner.labels.spec
+    if spec is None:
+        refuse_several("one output", learner.outputs_of_model())
+    return spec
+
+
 def _traced(function: Any, **specs: Any) -> Any:
     named = {k: tf.TensorSpec(x.shape, x.dtype, name=k) for k, x in specs.items()}
     with avoided():
@@ -214,7 +222,7 @@ def _support_checks(learner: Any, x: Any, labels: Any, names: list[str] | None) 
         return [lengths]
     with tf.control_dependencies([lengths]):
         labels = tf.identity(labels)
-    fit, expected = learner.labels_fit(labels)
+    fit, expected = learner.labels.fit(labels)
     received = ["Received: labels from", tf.reduce_min(labels), "to", tf.reduce_max(labels)]
     checks = [_must(fit, f"`support_y` must be {expected}.", *received)]
     if names is not None:

@@ -2,5 +2,16 @@
 
 from tfmeta.packed.call import packed_call, spread_weights, tried
 from tfmeta.packed.layout import along, spread, task_axes
+from tfmeta.packed.register import register_rule
+from tfmeta.packed.rules import NoRule
 
-__all__ = ["along", "packed_call", "spread", "spread_weights", "task_axes", "tried"]
+__all__ = [
+    "NoRule",
+    "along",
+    "packed_call",
+    "register_rule",
+    "spread",
+    "spread_weights",
+    "task_axes",
+    "tried",
+]

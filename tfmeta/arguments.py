@@ -1,0 +1,45 @@
+"""The arguments that an object was made with, for Keras's saving: attributes of the same names."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import keras
+
+
+def arguments_of(made: Any, above: type) -> dict[str, Any]:
+    """Return the arguments of an object's constructor by name, as Keras saves them.
+
+    Args:
+        made: The object; an argument that it has no attribute for is left out.
+        above: Up to which of its base classes to look, that one left out.
+    """
+    return {
+        name: keras.saving.serialize_keras_object(getattr(made, name))
+        for name in _names(type(made), above)
+        if hasattr(made, name)
+    }
+
+
+def missing(made: Any, above: type) -> list[str]:
+    """Return the arguments of an object's constructor that it has no attribute for."""
+    return [name for name in _names(type(made), above) if not hasattr(made, name)]
+
+
+def loaded(config: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments of what `arguments_of` returned."""
+    return {name: keras.saving.deserialize_keras_object(x) for name, x in config.items()}
+
+
+def _names(cls: type, above: type) -> list[str]:
+    """Return the arguments that a class takes: its own, and those that it hands on to its bases."""
+    found: dict[str, None] = {}
+    for base in cls.__mro__[: cls.__mro__.index(above)]:
+        if "__init__" not in vars(base):
+            continue
+        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
+        found |= {p.name: None for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+            break
+    return list(found)
