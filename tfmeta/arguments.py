@@ -36,10 +36,13 @@ def _names(cls: type, above: type) -> list[str]:
     """Return the arguments that a class takes: its own, and those that it hands on to its bases."""
     found: dict[str, None] = {}
     for base in cls.__mro__[: cls.__mro__.index(above)]:
-        if "__init__" not in vars(base):
+        constructor = vars(base).get("__init__")
+        if constructor is None:
             continue
-        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
-        found |= {p.name: None for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        parameters = list(inspect.signature(constructor).parameters.values())[1:]
+        found |= {
+            p.name: None for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        }
         if all(p.kind is not p.VAR_KEYWORD for p in parameters):
             break
     return list(found)

@@ -98,7 +98,9 @@ def chosen_variables(
         ids = {id(v) for v in owned}
         chosen = [id(v) in ids for v in variables]
     if not any(chosen):
-        raise ValueError(f"`adapt_layers` must choose at least one weight. Received: adapt_layers={choice!r}")
+        raise ValueError(
+            f"`adapt_layers` must choose at least one weight. Received: adapt_layers={choice!r}"
+        )
     return chosen
 
 

@@ -85,11 +85,13 @@ class Path(NamedTuple):
         states: The model's non-trainable state behind each of these steps.
         steps_used: How many steps changed the weights, a scalar of the weights' dtype, or one for
             each task.
+        slots: The inner optimizer's, where they are kept.
     """
 
-    params: list[Params]
+    params: list[Any]
     states: list[Params]
     steps_used: Any
+    slots: Params | None = None
 
 
 class _Reached(NamedTuple):
@@ -105,8 +107,8 @@ class _Reached(NamedTuple):
 
 
 def inner_path(
-    step_at: Callable[[Params], InnerStep],
-    fixed: Params,
+    step_at: Callable[[Any], InnerStep],
+    fixed: Any,
     params: Params,
     state: Params,
     steps: int,

@@ -14,8 +14,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfmeta.arguments import arguments_of, loaded, missing
 from tfmeta.agreement import check_agreement, not_warned_again
+from tfmeta.arguments import arguments_of, loaded, missing
 from tfmeta.checks import check_count
 from tfmeta.class_weights import weighed
 from tfmeta.copies import unbuilt_copy_of
@@ -68,9 +68,11 @@ from tfmeta.task_map import (
     sum_over_tasks,
 )
 from tfmeta.task_model import TaskModel
-from tfmeta.types import Array, Inputs
+from tfmeta.types import Inputs
 
 _IN_FLIGHT = 8
+# What `keras.Model` takes.
+_OF_KERAS = ("name", "dtype", "trainable", "activity_regularizer", "autocast")
 
 
 class MetaLearner(Replicated, abc.ABC):
@@ -117,6 +119,8 @@ class MetaLearner(Replicated, abc.ABC):
     # Whether `adapt_task` and `predict_task` take several tasks at once as well, whose tensors have
     # an axis of tasks in front; `embed` makes embeddings of either.
     batched = False
+    # Why the method itself computes one task at a time, if it does; nobody need hear of it.
+    one_task: str | None = None
 
     # Whether `compile` has warned that the loss takes logits, and outputs are probabilities.
     _warned = False
@@ -135,6 +139,11 @@ class MetaLearner(Replicated, abc.ABC):
     ) -> None:
         if not isinstance(model, keras.Model):
             raise TypeError(f"`model` must be a keras.Model. Received: model={model!r}")
+        for name in kwargs:
+            if name not in _OF_KERAS:
+                raise TypeError(
+                    f"{type(self).__name__} has no argument `{name}`. Received: {kwargs[name]!r}"
+                )
         # With a mixed policy Keras would hand out half-precision copies of the weights.
         super().__init__(**{"dtype": model.variable_dtype, **kwargs})
         if task_chunk is not None:
@@ -647,7 +656,9 @@ class MetaLearner(Replicated, abc.ABC):
 
         A learner that can is called with tensors of one more axis in front, that of the tasks.
         """
-        return None if self.batched else f"{type(self).__name__} computes one task at a time"
+        if self.batched:
+            return None
+        return self.one_task or f"{type(self).__name__} computes one task at a time"
 
     def tasks_in_flight(self, inputs: Inputs) -> int:
         """Return how many tasks are in flight where `task_chunk` does not say.
@@ -1065,7 +1076,8 @@ class MetaLearner(Replicated, abc.ABC):
                 "`task_axis` must be 'auto' or 'loop' where tasks cannot be computed side by side. "
                 f"Received: task_axis='packed'; {reason}"
             )
-        if reason is not None and type(self).why_not_packed is not MetaLearner.why_not_packed:
+        own = type(self).why_not_packed is not MetaLearner.why_not_packed
+        if reason is not None and own and not self.one_task:
             logging.getLogger("tfmeta").warning(
                 "The tasks of a meta-batch are computed one after another: %s. task_axis='loop' "
                 "asks for that without this message.",

@@ -18,7 +18,7 @@ from tests.algorithms.test_maml import (
     vector_task,
 )
 from tfmeta import inner_optimizers
-from tfmeta.algorithms.implicit_maml import conjugate_gradients
+from tfmeta.differentiation import conjugate_gradients
 
 RATE, PROXIMAL = 0.1, 2.0
 ZEROS = np.zeros((3, 1, DIM))
@@ -87,7 +87,7 @@ def test_implicit_gradient_at_the_solution(float64, steps):
     np.testing.assert_allclose(
         gradient, mean_over_tasks(lambda offset: factor @ offset), rtol=1e-10, atol=1e-12
     )
-    (adapted,), _ = learner.adapt_task(
+    ((adapted,), _), _ = learner.adapt_task(
         tf.constant(CENTRES[0]), tf.constant(ZEROS[0]), training=False
     )
     centre = CENTRES[0, 0]

@@ -111,7 +111,7 @@ def test_the_outer_gradient_goes_through_the_projection(constraint, float64):
     ("make", "options"),
     [
         (tfmeta.MAML, {"recompute": True}),
-        (tfmeta.MAML, {"adapt": "head"}),
+        (tfmeta.MAML, {"adapt_layers": "head"}),
         (tfmeta.MAMLPlusPlus, {"learned_rates": "weight"}),
         (tfmeta.ProtoMAML, {}),
     ],
@@ -126,6 +126,6 @@ def test_other_learners_keep_to_them(make, options):
     )
     kernel = learner.model.layers[0].kernel
     assert np.min(kernel) >= 0  # Keras's optimizer's doing
-    params, *_ = learner.adapt_task(x, y, training=False)
+    (params, _), *_ = learner.adapt_task(x, y, training=False)
     assert np.min(params[0]) >= 0
-    assert np.any(params[0] != kernel.numpy()) == ("adapt" not in options)
+    assert np.any(params[0] != kernel.numpy()) == ("adapt_layers" not in options)

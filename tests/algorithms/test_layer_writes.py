@@ -98,7 +98,7 @@ def learner_of(make, model, rate=0.0, **options):
     return learner
 
 
-@pytest.mark.parametrize("options", [{}, {"recompute": True}, {"adapt": "head"}])
+@pytest.mark.parametrize("options", [{}, {"recompute": True}, {"adapt_layers": "head"}])
 def test_first_order_steps_start_from_what_a_layer_writes(options, float64):
     """FOMAML in NumPy: each forward writes, each step starts there, gradients are taken there."""
     model = spectral()
@@ -111,7 +111,7 @@ def test_first_order_steps_start_from_what_a_layer_writes(options, float64):
             _, gradients = twin.gradients(inputs["support_x"][t], inputs["support_y"][t])
             if k == 0:
                 kept = twin.weights()
-            if "adapt" in options:
+            if "adapt_layers" in options:
                 gradients[:2] = 0, 0
             twin.step(gradients)
         value, gradients = twin.gradients(inputs["query_x"][t], targets[t])

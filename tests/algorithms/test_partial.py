@@ -28,13 +28,13 @@ def is_bias(variable):
 CHOICES = {
     "ANIL": (tfmeta.ANIL, {}, ["head/kernel", "head/bias"]),
     "BOIL": (tfmeta.BOIL, {}, ["body/kernel", "body/bias", "neck/kernel", "neck/bias"]),
-    "a layer": (tfmeta.MAML, {"adapt": "neck"}, ["neck/kernel", "neck/bias"]),
+    "a layer": (tfmeta.MAML, {"adapt_layers": "neck"}, ["neck/kernel", "neck/bias"]),
     "a path": (
         tfmeta.MAML,
-        {"adapt": ["body/bias", "head"]},
+        {"adapt_layers": ["body/bias", "head"]},
         ["body/bias", "head/kernel", "head/bias"],
     ),
-    "a function": (tfmeta.MAML, {"adapt": is_bias}, ["body/bias", "neck/bias", "head/bias"]),
+    "a function": (tfmeta.MAML, {"adapt_layers": is_bias}, ["body/bias", "neck/bias", "head/bias"]),
     "all": (
         tfmeta.MAML,
         {},
@@ -90,14 +90,17 @@ def test_outer_gradient_by_finite_differences(float64, choice):
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ("hed", r"`adapt` must name layers.*Received: 'hed'; the layers are body, head, neck"),
+        (
+            "hed",
+            r"`adapt_layers` must name layers.*Received: 'hed'; the layers are body, head, neck",
+        ),
         (["head", "tail"], r"Received: 'tail'"),
-        ([], r"`adapt` must choose at least one weight.*adapt_layers=\[\]"),
-        (lambda variable: False, r"`adapt` must choose at least one weight"),
+        ([], r"`adapt_layers` must choose at least one weight.*adapt_layers=\[\]"),
+        (lambda variable: False, r"`adapt_layers` must choose at least one weight"),
     ],
 )
 def test_choices_of_nothing(part, message):
-    learner = compiled(tfmeta.MAML, {"adapt": part})
+    learner = compiled(tfmeta.MAML, {"adapt_layers": part})
     with pytest.raises(ValueError, match=message):
         learner(vector_task()[0])
 

@@ -124,7 +124,7 @@ def test_transductive_and_not(float64, batch_norm):
     learner = tfmeta.Reptile(model, RATE, 2, batch_norm=batch_norm)
     learner.compile("sgd", "mean_squared_error")
     learner.build({name: x.shape for name, x in INPUTS.items()})
-    (gamma, beta, kernel, bias), _ = learner.adapt_task(
+    ((gamma, beta, kernel, bias), _), _ = learner.adapt_task(
         *(tf.constant(INPUTS[name][0]) for name in ("support_x", "support_y")), training=False
     )[:2]
 

@@ -13,12 +13,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmeta.algorithms.maml import refuse
 from tfmeta.algorithms.posterior import PosteriorMAML
 from tfmeta.checks import check_at_least_zero, check_count, check_positive
+from tfmeta.fast_weights import FastWeights
 from tfmeta.functional import Called, Statistics, functional_call
 from tfmeta.inner_loop import InnerStep
-from tfmeta.meta_learner import MetaLearner
 from tfmeta.random_weights import Noise, check_rules, drawn_once, random_weights
 from tfmeta.types import Inputs, Params
 
@@ -64,8 +63,7 @@ class AmortizedBayesianMAML(PosteriorMAML):
         ```
     """
 
-    # One task after another: its layers draw their noise for each example.
-    why_not_packed = MetaLearner.why_not_packed
+    one_task = "its layers draw their noise for each example of one task"
 
     def __init__(
         self,
@@ -81,7 +79,6 @@ class AmortizedBayesianMAML(PosteriorMAML):
         prior: tuple[float, float] = (1.0, 0.01),
         **kwargs: Any,
     ) -> None:
-        refuse(self, model, kwargs, "learned_rates", "joint_weight")
         check_count("samples", samples)
         check_at_least_zero("kl_weight", kl_weight)
         check_positive("initial_std", initial_std)
@@ -118,22 +115,28 @@ class AmortizedBayesianMAML(PosteriorMAML):
             for i, v in enumerate(self.model.trainable_variables)
         ]
 
-    def start(self, support_x: Any, support_y: Any, *, training: bool) -> tuple[Params, Params]:
-        """Return `[*μ, *log σ]` and the state of the model, as tensors."""
-        means, state = super().start(support_x, support_y, training=training)
-        return [*means, *map(tf.convert_to_tensor, self.log_stds)], state
+    def start(
+        self, support_x: Any, support_y: Any, *, training: bool
+    ) -> tuple[FastWeights, Params]:
+        """Return the weights μ with the head log σ, and the state of the model, as tensors."""
+        weights, state = super().start(support_x, support_y, training=training)
+        return weights._replace(head=[tf.convert_to_tensor(v) for v in self.log_stds]), state
 
-    def adapted_weights(self) -> list[tuple[str, tuple[int, ...]]]:
-        """Return name and shape of each mean that the inner loop changes, then of each log σ."""
-        means = super().adapted_weights()
-        return [*means, *((f"{name}/log_std", shape) for name, shape in means)]
+    def head_weights(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Return name and shape of each log σ."""
+        return [(f"{v.path}/log_std", tuple(v.shape)) for v in self.model.trainable_variables]
+
+    def chosen(self) -> list[bool]:
+        """Return for each mean, then for each log σ, whether the inner loop changes it."""
+        chosen = super().chosen()[: len(self.model.trainable_variables)]
+        return [*chosen, *chosen]
 
     def inner_step(
-        self, support_x: Any, support_y: Any, params: Params, *, training: bool
+        self, support_x: Any, support_y: Any, weights: FastWeights, *, training: bool
     ) -> InnerStep:
         """Return how the inner loop takes a step on the negative evidence bound."""
-        step = super().inner_step(support_x, support_y, params, training=training)
-        start = list(itertools.compress(params, self._chosen(params)))
+        step = super().inner_step(support_x, support_y, weights, training=training)
+        start = list(itertools.compress([*weights.model, *weights.head], self.chosen()))
         weight = self._kl_weight(support_x)
 
         def bound(adapted: Params, state: Params, k: Any) -> tuple[Any, Params, Params]:
@@ -145,7 +148,7 @@ class AmortizedBayesianMAML(PosteriorMAML):
 
     def forward(
         self,
-        params: Params,
+        weights: FastWeights,
         state: Params,
         x: Any,
         *,
@@ -154,14 +157,12 @@ class AmortizedBayesianMAML(PosteriorMAML):
         step: Any = -1,
     ) -> Called:
         """Compute the predictions `[samples*n, outputs]` at draws of the weights."""
-        half = len(params) // 2
         noise = Noise(training, self.model.compute_dtype)
-        means, log_stds = params[:half], params[half:]
-        weights = drawn_once(self.model, means, log_stds, noise)
-        with random_weights(self.model, log_stds, noise):
+        drawn = drawn_once(self.model, weights.model, weights.head, noise)
+        with random_weights(self.model, weights.head, noise):
             called = functional_call(
                 self.model,
-                weights,
+                drawn,
                 state,
                 self._repeated(x),
                 training=training,
@@ -169,7 +170,7 @@ class AmortizedBayesianMAML(PosteriorMAML):
                 step=step,
             )
         # No layer with random weights writes to them.
-        return called._replace(params=params)
+        return called._replace(params=weights.model)
 
     def losses_of_tasks(
         self,
@@ -184,21 +185,21 @@ class AmortizedBayesianMAML(PosteriorMAML):
         y, sample_weight = self._repeated(y), self._repeated(sample_weight)
         return super().losses_of_tasks(y, y_pred, sample_weight, x=x, training=training)
 
-    def task_loss(
-        self, x: Inputs, y: Any, sample_weight: Any = None, *, first_order: bool | None = None
-    ) -> tuple[Any, Any]:
+    def task_loss(self, x: Inputs, y: Any, sample_weight: Any = None, **how: Any) -> Any:
         """Return the outer loss of one task, and the mean of the query predictions."""
         support_x, query_x = x["support_x"], x["query_x"]
-        path = self.path(support_x, x["support_y"], training=True, first_order=first_order)
-        params, state = path.params[-1], path.states[-1]
+        path = self.path(support_x, x["support_y"], training=True, **how)
+        weights, state = path.params[-1], path.states[-1]
         called = self.query(
-            self.task_state(params, state, support_x, training=True), query_x, training=True
+            self.task_state(weights, state, support_x, training=True), query_x, training=True
         )
-        theta, _ = self.start(support_x, x["support_y"], training=True)
-        loss = self.outer_loss(x, y, called, sample_weight)
-        loss += tf.cast(self._kl_weight(query_x) * divergence(params, theta), loss.dtype)
+        start, _ = self.start(support_x, x["support_y"], training=True)
+        theta = [*start.model, *start.head]
+        loss = self.query_loss(x, y, called, sample_weight)
+        distance = divergence([*weights.model, *weights.head], theta)
+        loss += tf.cast(self._kl_weight(query_x) * distance, loss.dtype)
         loss -= tf.cast(self.prior_weight * log_prior(theta, *self.prior), loss.dtype)
-        self._keep(called.state)
+        self.keep(called.state)
         return loss, self.mean(called.outputs)
 
     def by_draw(self, outputs: Any) -> Any:
@@ -211,11 +212,6 @@ class AmortizedBayesianMAML(PosteriorMAML):
     def ordinary_model(self, state: Any) -> None:
         """Return none, for a model of one task draws its weights as the learner does."""
         del state
-
-    def _chosen(self, params: Params) -> list[bool]:
-        """Return for each mean, then for each log σ, whether the inner loop changes it."""
-        chosen = super()._chosen(params[: len(params) // 2])
-        return chosen + chosen
 
     def _kl_weight(self, x: Any) -> Any:
         """Return β over the number of examples."""

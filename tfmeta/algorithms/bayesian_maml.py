@@ -5,19 +5,19 @@ Yoon, Kim, Dia, Kim, Bengio and Ahn, *Bayesian Model-Agnostic Meta-Learning*, Ne
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
 import tensorflow as tf
 
-from tfmeta.algorithms.maml import refuse
 from tfmeta.algorithms.posterior import PosteriorMAML
 from tfmeta.checks import check_at_least_zero, check_count, check_positive
 from tfmeta.copies import remade
+from tfmeta.differentiation import Unrolled
+from tfmeta.fast_weights import FastWeights
 from tfmeta.functional import Called, Statistics
-from tfmeta.inner_loop import InnerStep, inner_path
+from tfmeta.inner_loop import InnerStep
 from tfmeta.layers import ParticleMean
 from tfmeta.losses import task_losses
 from tfmeta.packed import packed_call, task_axes
@@ -56,8 +56,9 @@ class BayesianMAML(PosteriorMAML):
             A number: at the model's weights plus normal noise of this standard deviation, for
             models that come with trained weights.
         from_logits: Whether outputs are logits of classes; by default as the loss has it.
-        **kwargs: `evaluation_steps`, `inner_optimizer`, `adapt_layers`, `batch_norm` (`"transductive"` or
-            `"support"`), `recompute`, `task_axis`, `task_chunk`, `name` and `dtype`, as in `MAML`.
+        **kwargs: `evaluation_steps`, `inner_optimizer`, `adapt_layers`, `batch_norm`
+            (`"transductive"` or `"support"`), `recompute`, `task_axis`, `task_chunk`, `name` and
+            `dtype`, as in `MAML`.
 
     Raises:
         TypeError: If an argument is unknown here, or a number is no number.
@@ -86,7 +87,11 @@ class BayesianMAML(PosteriorMAML):
         jitter: float | None = None,
         **kwargs: Any,
     ) -> None:
-        refuse(self, model, kwargs, "inner_clip_norm", "learned_rates", "joint_weight")
+        if "inner_clip_norm" in kwargs:
+            raise TypeError(
+                "BayesianMAML has no argument `inner_clip_norm`: particles are not clipped alone. "
+                f"Received: inner_clip_norm={kwargs['inner_clip_norm']!r}"
+            )
         check_count("particles", particles)
         check_count("leader_steps", leader_steps)
         check_at_least_zero("repulsion", repulsion)
@@ -104,7 +109,7 @@ class BayesianMAML(PosteriorMAML):
                 f"Received: batch_norm={self.batch_norm!r}"
             )
         self.particles = self.copies = particles
-        self.objective = outer_loss
+        self.outer_loss = outer_loss
         self.leader_steps = leader_steps
         self.repulsion = repulsion
         self.jitter = jitter
@@ -127,7 +132,9 @@ class BayesianMAML(PosteriorMAML):
             weight.assign(tf.stack([tf.convert_to_tensor(other[i]) for other in others]))
             self.others.append(weight)
 
-    def start(self, support_x: Any, support_y: Any, *, training: bool) -> tuple[Params, Params]:
+    def start(
+        self, support_x: Any, support_y: Any, *, training: bool
+    ) -> tuple[FastWeights, Params]:
         """Return the particles and the state of each, as tensors with an axis of `tasks*M`."""
         del support_y, training
         tasks = tf.nest.flatten(support_x)[0].shape[0] if side_by_side() else 1
@@ -144,14 +151,15 @@ class BayesianMAML(PosteriorMAML):
 
         others = [[x] for x in self.others] or [[]] * len(self.model.trainable_variables)
         params = list(map(spread, self.model.trainable_variables, others))
-        return params, [spread(v, []) for v in self.model.non_trainable_variables]
+        state = [spread(v, []) for v in self.model.non_trainable_variables]
+        return FastWeights(params, []), state
 
     def inner_step(
-        self, support_x: Any, support_y: Any, params: Params, *, training: bool
+        self, support_x: Any, support_y: Any, weights: FastWeights, *, training: bool
     ) -> InnerStep:
         """Return how the inner loop takes a step on all particles."""
-        step = super().inner_step(support_x, support_y, params, training=training)
-        axes = self._task_axes()
+        step = super().inner_step(support_x, support_y, weights, training=training)
+        axes = self.task_axes()
 
         def direction(gradients: Params, particles: Params) -> Params:
             return descent_direction(gradients, particles, axes, self.particles, self.repulsion)
@@ -160,7 +168,7 @@ class BayesianMAML(PosteriorMAML):
 
     def forward(
         self,
-        params: Params,
+        weights: FastWeights,
         state: Params,
         x: Any,
         *,
@@ -170,7 +178,7 @@ class BayesianMAML(PosteriorMAML):
     ) -> Called:
         """Compute the predictions of each particle, `[tasks*M, n, outputs]`."""
         how: dict[str, Any] = {"training": training, "statistics": statistics, "step": step}
-        return packed_call(self.model, params, state, self._for_each(x), **how)
+        return packed_call(self.model, weights.model, state, self._for_each(x), **how)
 
     def losses_of_tasks(
         self,
@@ -187,25 +195,23 @@ class BayesianMAML(PosteriorMAML):
         losses = task_losses(self, None, y, y_pred, sample_weight, training=training)
         return self.of_tasks(tf.reduce_mean(tf.reshape(losses, [-1, self.particles]), axis=1))
 
-    def task_loss(
-        self, x: Inputs, y: Any, sample_weight: Any = None, *, first_order: bool | None = None
-    ) -> tuple[Any, Any]:
+    def task_loss(self, x: Inputs, y: Any, sample_weight: Any = None, **how: Any) -> Any:
         """Return the outer loss of one task, and the mean of the query predictions."""
         support_x, support_y, query_x = x["support_x"], x["support_y"], x["query_x"]
-        path = self.path(support_x, support_y, training=True, first_order=first_order)
-        params, model_state = path.params[-1], path.states[-1]
-        state = self.task_state(params, model_state, support_x, training=True)
+        path = self.path(support_x, support_y, training=True, **how)
+        weights, model_state = path.params[-1], path.states[-1]
+        state = self.task_state(weights, model_state, support_x, training=True)
         called = self.query(state, query_x, training=True)
-        if self.objective == "query":
-            loss = self.outer_loss(x, y, called, sample_weight)
+        if self.outer_loss == "query":
+            loss = self.query_loss(x, y, called, sample_weight)
         else:
             axis = 1 if side_by_side() else 0
             both_x, both_y = (
                 tf.nest.map_structure(lambda a, b: tf.concat([a, tf.cast(b, a.dtype)], axis), *two)
                 for two in ((support_x, query_x), (support_y, y))
             )
-            loss = self._chaser_loss(both_x, both_y, params, model_state)
-        self._keep(called.state)
+            loss = self._chaser_loss(both_x, both_y, weights, model_state)
+        self.keep(called.state)
         return loss, self.mean(called.outputs)
 
     def by_draw(self, outputs: Any) -> Any:
@@ -217,17 +223,20 @@ class BayesianMAML(PosteriorMAML):
 
         Its layer `"particles"` has the predictions of each, `[n, M, outputs]`.
         """
-        variables = self.model.trainable_variables, self.model.non_trainable_variables
+        weights, model_state = state
+        pairs = (
+            (self.model.trainable_variables, weights.model),
+            (self.model.non_trainable_variables, model_state),
+        )
         inputs = keras.tree.map_structure(
             lambda x: keras.Input(x.shape[1:], dtype=x.dtype), self.example
         )
         outputs = []
         for m in range(self.particles):
-            one = (
-                [self._particle(m, v, x) for v, x in zip(of, values, strict=True)]
-                for of, values in zip(variables, state, strict=True)
+            model_weights, model_state = (
+                [self._particle(m, v, x) for v, x in zip(*pair, strict=True)] for pair in pairs
             )
-            model = super().ordinary_model(tuple(one))
+            model = super().ordinary_model((FastWeights(model_weights, []), model_state))
             if model is None:
                 return None
             model.name = f"particle_{m}"
@@ -263,30 +272,33 @@ class BayesianMAML(PosteriorMAML):
             lambda x: None if x is None else tf.repeat(x, self.particles, axis=0), values
         )
 
-    def _chaser_loss(self, x: Any, y: Any, params: Params, state: Params) -> Any:
+    def _chaser_loss(self, x: Any, y: Any, weights: FastWeights, state: Params) -> Any:
         """Return how far the particles are from where more steps on `x`, `y` would bring them."""
-        chosen = self._chosen(params)
-        particles = list(itertools.compress(params, chosen))
-        leader = inner_path(
-            lambda fixed: self.inner_step(x, y, fixed, training=True)._replace(first_order=True),
-            params,
+        particles, changed = self.parts(training=True).taken(weights, state)
+        leader = Unrolled(first_order=True)(
+            lambda fixed: self.inner_step(x, y, fixed, training=True),
+            weights,
             particles,
-            state,
+            changed,
             self.leader_steps,
-            every=False,
+            training=True,
         )
         squares = []
-        for a, b, axis in zip(particles, leader.params[-1], self._task_axes(), strict=True):
+        for a, b, axis in zip(particles, leader.params[-1], self.task_axes(), strict=True):
             others = [i for i in range(len(a.shape)) if i != axis]
             squares.append(tf.reduce_sum((a - tf.stop_gradient(b)) ** 2, others))
         return self.of_tasks(tf.reduce_sum(self.by_draw(tf.add_n(squares)), axis=1))
 
-    def _keep(self, model_state: Params) -> None:
+    def written(self, training: bool) -> list[bool]:
+        """Return that no layer that has a rule writes to weights."""
+        return [False] * len(self.model.trainable_variables)
+
+    def keep(self, state: Params) -> None:
         """Keep the random seeds of dropout: all else of the state is a particle's of a task."""
-        for variable, value in zip(self.model.non_trainable_variables, model_state, strict=True):
+        for variable, value in zip(self.model.non_trainable_variables, state, strict=True):
             if not keras.backend.is_float_dtype(variable.dtype):
                 variable.assign(value)
 
-    def _losses_at(self, params: Params) -> Any:
+    def losses_at(self, params: Params) -> Any:
         """Return a context for a loss outside of metrics; packed models have no regularisation."""
         return keras.StatelessScope()

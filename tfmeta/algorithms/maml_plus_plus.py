@@ -16,6 +16,7 @@ import tensorflow as tf
 from tfmeta.algorithms.maml import MAML
 from tfmeta.algorithms.rates import LearnedRates
 from tfmeta.checks import check_at_least_zero, check_count, check_positive
+from tfmeta.differentiation import Unrolled
 from tfmeta.inner_loop import Path
 from tfmeta.layers import per_step_batch_norm as with_per_step_batch_norm
 from tfmeta.task_map import current_tasks
@@ -187,7 +188,7 @@ class MAMLPlusPlus(MAML):
         ]
         return branches[0]() if len(branches) == 1 else tf.switch_case(phase, branches)
 
-    def task_loss(
+    def task_loss(  # type: ignore[override]
         self,
         x: Inputs,
         y: Any,
@@ -197,12 +198,13 @@ class MAMLPlusPlus(MAML):
         multi_step: bool = False,
     ) -> tuple[Any, Any]:
         """Return the outer loss of one task, and the query predictions at φ_K."""
+        how = self.differentiation
+        if first_order is not None:
+            how = Unrolled(first_order, self.recompute)
         if not multi_step:
-            return super().task_loss(x, y, sample_weight, first_order=first_order)
+            return super().task_loss(x, y, sample_weight, differentiation=how)
         support_x = x["support_x"]
-        path = self.path(
-            support_x, x["support_y"], training=True, first_order=first_order, every=True
-        )
+        path = self.path(support_x, x["support_y"], training=True, differentiation=how, every=True)
         total: Any = 0.0
         for i, weight in enumerate(tf.unstack(self.step_weights())):
             state = self.task_state(
@@ -212,10 +214,10 @@ class MAMLPlusPlus(MAML):
             # The metrics that Keras has of the losses of several outputs are for φ_K.
             theta = [tf.convert_to_tensor(v) for v in self.model.trainable_variables]
             last = i == self.inner_steps - 1
-            with contextlib.nullcontext() if last else self._losses_at(theta):
-                total += weight * self.outer_loss(x, y, called, sample_weight)
+            with contextlib.nullcontext() if last else self.losses_at(theta):
+                total += weight * self.query_loss(x, y, called, sample_weight)
         joint, state = self.joint_loss(x, y, called.state, sample_weight)
-        self._keep(state)
+        self.keep(state)
         return total + joint, called.outputs
 
     def step_weights(self) -> Any:

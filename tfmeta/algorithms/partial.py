@@ -31,7 +31,9 @@ def ANIL(  # noqa: N802
     Reference:
         Raghu et al., ICLR 2020.
     """
-    return MAML(model, inner_learning_rate, inner_steps, adapt_layers=_weighted(model)[-1:], **kwargs)
+    return MAML(
+        model, inner_learning_rate, inner_steps, adapt_layers=_weighted(model)[-1:], **kwargs
+    )
 
 
 def BOIL(  # noqa: N802
@@ -51,7 +53,9 @@ def BOIL(  # noqa: N802
     Reference:
         Oh et al., ICLR 2021.
     """
-    return MAML(model, inner_learning_rate, inner_steps, adapt_layers=_weighted(model)[:-1], **kwargs)
+    return MAML(
+        model, inner_learning_rate, inner_steps, adapt_layers=_weighted(model)[:-1], **kwargs
+    )
 
 
 def _weighted(model: keras.Model) -> list[str]:

@@ -2,33 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfmeta.algorithms.maml import MAML
+from tfmeta.algorithms.gradient_based import GradientBased
+from tfmeta.differentiation import Unrolled
+from tfmeta.fast_weights import FastWeights
 from tfmeta.layers import particle_mean
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.task_map import map_tasks, side_by_side
 from tfmeta.types import Inputs
 
 
-class PosteriorMAML(MAML):
-    """MAML that ends not in one vector of weights but in several draws from a posterior.
+class PosteriorMAML(GradientBased):
+    """A learner like MAML that ends in several draws of the weights from a posterior.
 
     A learner of this kind supplies `by_draw`.
 
     Args:
-        *args: As for `MAML`.
+        model: Any `keras.Model`.
+        inner_learning_rate: As in `MAML`.
+        inner_steps: As in `MAML`.
+        first_order: As in `MAML`.
+        recompute: As in `MAML`.
         from_logits: Whether outputs are logits of classes; by default as the loss has it.
-        **kwargs: As for `MAML`.
+        **kwargs: Those of `GradientBased`.
     """
 
-    def __init__(self, *args: Any, from_logits: bool | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        model: keras.Model,
+        inner_learning_rate: float | Sequence[float] = 0.01,
+        inner_steps: int = 1,
+        first_order: bool = False,
+        *,
+        recompute: bool = False,
+        from_logits: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model, inner_learning_rate, inner_steps, **kwargs)
+        self.first_order = first_order
+        self.recompute = recompute
         self.from_logits = from_logits
         self._moments_function: Any = None
+
+    @property
+    def differentiation(self) -> Unrolled:
+        """How the outer gradient goes through the inner steps."""
+        return Unrolled(self.first_order, self.recompute)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Choose optimizer, loss and metrics: `keras.Model.compile`, which see."""
@@ -93,14 +117,16 @@ class PosteriorMAML(MAML):
 
     def named_state(self, state: Any) -> dict[str, Any]:
         """Return all weights of the draws and the state of the model, by name."""
-        params, model_state = state
-        return dict(zip(self._names(params), [*params, *model_state], strict=True))
+        weights, model_state = state
+        every = [*weights.model, *weights.head, *model_state]
+        return dict(zip(self.names(), every, strict=True))
 
     def state_of(self, tensors: dict[str, Any], structure: Any) -> Any:
         """Return the state for `predict_task`: the reverse of `named_state`."""
-        params, _ = structure
-        every = [tensors[name] for name in self._names(params)]
-        return every[: len(params)], every[len(params) :]
+        every = [tensors[name] for name in self.names()]
+        model = len(structure[0].model)
+        end = model + len(structure[0].head)
+        return FastWeights(every[:model], every[model:end]), every[end:]
 
     def as_it_is(self) -> PosteriorMAML:
         """Return this learner as it is now, which remembers without a loss what outputs are."""

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfmeta.algorithms.maml import MAML
 from tfmeta.algorithms.prototypical import present_classes
+from tfmeta.fast_weights import FastWeights
 from tfmeta.functional import Called
 from tfmeta.labels import ClassNumbers
 from tfmeta.ops import prototypes
@@ -34,9 +35,9 @@ class ProtoMAML(MAML):
         inner_learning_rate: α, positive; a sequence has one for each inner step.
         inner_steps: K, in training.
         first_order: Take the inner gradient as a constant. The start is differentiated always.
-        **kwargs: Those of `MAML`. `adapt_layers` chooses among the encoder's weights, the head is always
-            adapted; `adapt_layers=()` adapts the head only. The rates that are learnt for the head are
-            single numbers, as its shape depends on the task.
+        **kwargs: Those of `MAML`. `adapt_layers` chooses among the encoder's weights, the head is
+            always adapted; `adapt_layers=()` adapts the head only. The rates that are learnt for
+            the head are single numbers, as its shape depends on the task.
 
     Raises:
         TypeError: If `encoder` is not a Keras model, or a number is no number.
@@ -63,23 +64,26 @@ class ProtoMAML(MAML):
     ) -> None:
         super().__init__(encoder, inner_learning_rate, inner_steps, first_order, **kwargs)
 
-    def adapted_weights(self) -> list[tuple[str, tuple[int, ...]]]:
-        """Return the name and shape of each tensor that is adapted; of the head `()`."""
-        encoder = [] if self._head_only() else super().adapted_weights()
-        return [*encoder, ("prototypes/kernel", ()), ("prototypes/bias", ())]
+    def head_weights(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Return the weights of the head, whose shapes depend on the task."""
+        return [("prototypes/kernel", ()), ("prototypes/bias", ())]
 
-    def start(self, support_x: Any, support_y: Any, *, training: bool) -> tuple[Params, Params]:
-        """Return θ with the head of this task's prototypes behind it, and the encoder's state."""
-        params, state = super().start(support_x, support_y, training=training)
+    def chosen(self) -> list[bool]:
+        """Return for each weight whether the inner loop adapts it; the head it does always."""
+        part = self.adapt_layers
+        if isinstance(part, list | tuple) and len(part) == 0:
+            return [False] * len(self.model.trainable_variables) + [True, True]
+        return super().chosen()
+
+    def start(
+        self, support_x: Any, support_y: Any, *, training: bool
+    ) -> tuple[FastWeights, Params]:
+        """Return θ with the head of this task's prototypes, and the encoder's state."""
+        weights, state = super().start(support_x, support_y, training=training)
         called = super().forward(
-            params,
-            state,
-            support_x,
-            training=training,
-            statistics=self._inner_statistics(),
-            step=0,
+            weights, state, support_x, training=training, statistics=self.mode.inner, step=0
         )
-        embedded = tf.cast(called.outputs, params[0].dtype)
+        embedded = tf.cast(called.outputs, weights.model[0].dtype)
         several = side_by_side()
         if len(embedded.shape) != 2 + several:
             raise ValueError(
@@ -94,17 +98,14 @@ class ProtoMAML(MAML):
         # A class without support examples, which XLA has room for, cannot be predicted.
         bias = tf.where(present, -tf.reduce_sum(means**2, axis=-1), means.dtype.min / 2)
         head = [2 * tf.linalg.matrix_transpose(means), bias]
-        return [*called.params, *(head if several else [x[0] for x in head])], called.state
+        return FastWeights(called.params, head if several else [x[0] for x in head]), called.state
 
-    def forward(self, params: Params, *args: Any, **kwargs: Any) -> Called:
+    def forward(self, weights: FastWeights, *args: Any, **kwargs: Any) -> Called:
         """Compute the logits at given weights of encoder and head."""
-        *encoder, kernel, bias = params
-        called = super().forward(encoder, *args, **kwargs)
+        kernel, bias = weights.head
+        called = super().forward(weights, *args, **kwargs)
         bias = bias[:, None] if side_by_side() else bias
-        return called._replace(
-            outputs=tf.cast(called.outputs, kernel.dtype) @ kernel + bias,
-            params=[*called.params, kernel, params[-1]],
-        )
+        return called._replace(outputs=tf.cast(called.outputs, kernel.dtype) @ kernel + bias)
 
     def outputs_are(self) -> list[str | None]:
         """Return that they are logits."""
@@ -116,8 +117,8 @@ class ProtoMAML(MAML):
 
     def ordinary_model(self, state: Any) -> keras.Model | None:
         """Return encoder and head as one model."""
-        (*params, kernel, bias), model_state = state
-        encoder = super().ordinary_model((params, model_state))
+        kernel, bias = state[0].head
+        encoder = super().ordinary_model(state)
         if encoder is None:
             return None
         inputs = keras.tree.map_structure(
@@ -132,13 +133,3 @@ class ProtoMAML(MAML):
     def encoder(self) -> keras.Model:
         """The wrapped model."""
         return self.model
-
-    def _head_only(self) -> bool:
-        part = self.adapt_layers
-        return isinstance(part, list | tuple) and len(part) == 0
-
-    def _chosen(self, params: Params) -> list[bool]:
-        if not self._head_only():
-            return super()._chosen(params)
-        encoder = len(self.model.trainable_variables)
-        return [False] * encoder + [True] * (len(params) - encoder)

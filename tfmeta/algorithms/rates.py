@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfmeta.types import Rates
+
 LearnedRates = Literal["scalar", "step", "tensor", "tensor_step", "weight"]
 LEARNED_RATES = ("scalar", "step", "tensor", "tensor_step", "weight")
 
@@ -45,14 +47,47 @@ def given_rate(given: Given, k: Any, dtype: str) -> Any:
     return given[k] if isinstance(k, int) else tf.gather(tf.constant(given, dtype), k)
 
 
-def shapes_of_rates(
-    learned: LearnedRates, steps: int, weights: list[tuple[int, ...]]
-) -> list[tuple[int, ...]]:
-    """Return the shapes of learned rates for weights of these shapes; a single one is for all."""
+def weights_of_rates(
+    learner: Any, learned: LearnedRates, weights: list[tuple[int, ...]]
+) -> list[Any]:
+    """Return learned rates for weights of these shapes, as new weights of a learner.
+
+    They start at its inner learning rate. A single one is for all of the weights.
+    """
+    steps = learner.inner_steps
     each = (steps,) if learned in ("step", "tensor_step") else ()
     if learned == "weight":
-        return weights
-    return [each for _ in weights] if learned in ("tensor", "tensor_step") else [each]
+        shapes = weights
+    else:
+        shapes = [each for _ in weights] if learned in ("tensor", "tensor_step") else [each]
+    initial = Filled(learner.rule.learning_rate, steps)
+    return [
+        learner.add_weight(shape=shape, initializer=initial, name=f"rate_{i}")
+        for i, shape in enumerate(shapes)
+    ]
+
+
+def learned_at(
+    weights: list[Any], learned: LearnedRates, k: Any, number: int, axes: list[int] | None
+) -> Rates:
+    """Return the learned rates of step k, one for each tensor.
+
+    Args:
+        weights: What `weights_of_rates` returned.
+        learned: Which rates there are.
+        k: The step, a number or a scalar tensor.
+        number: How many tensors there are.
+        axes: Which axis of each is that of tasks; `None` for a single task.
+    """
+    rates = [tf.convert_to_tensor(rate) for rate in weights]
+    if "step" in learned:
+        rates = [rate[k] for rate in rates]
+    if learned == "weight" and axes is not None:
+        rates = [
+            tf.expand_dims(rate, axis) if rate.shape.rank else rate
+            for rate, axis in zip(rates, axes, strict=True)
+        ]
+    return rates if len(rates) == number else rates * number
 
 
 class Filled(keras.initializers.Initializer):

@@ -12,17 +12,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfmeta.algorithms.maml import MAML, refuse
+from tfmeta.algorithms.gradient_based import GradientBased
 from tfmeta.algorithms.rates import Filled
 from tfmeta.checks import check_count, check_positive
-from tfmeta.inner_loop import InnerStep, Path, inner_solution
-from tfmeta.meta_learner import MetaLearner
+from tfmeta.differentiation import Detached
+from tfmeta.fast_weights import FastWeights
+from tfmeta.inner_loop import InnerStep, Path
 from tfmeta.task_map import current_tasks
 from tfmeta.types import Inputs, Params
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
-class Reptile(MAML):
+class Reptile(GradientBased):
     """Move the initialisation towards the adapted weights, `θ ← θ + ε · mean_i(φ_i − θ)`.
 
     `φ_i` is what K inner steps on task i's support set make of θ. The query set is not trained
@@ -46,9 +47,9 @@ class Reptile(MAML):
         seed: Of the order in which they are drawn, which is a function of this, the outer step
             and the task (XLA draws another than plain TensorFlow); evaluation has an order that
             never changes.
-        **kwargs: Those of `MAML` but `first_order`, `learned_rates`, `joint_weight` and
-            `recompute`. Published
-            is `inner_optimizer=tfmeta.inner_optimizers.Adam(0.001, beta_1=0.0)`.
+        **kwargs: `evaluation_steps`, `inner_optimizer`, `inner_clip_norm`, `adapt_layers`,
+            `batch_norm`, `task_axis`, `task_chunk`, `name` and `dtype`, as in `MAML`. Published is
+            `inner_optimizer=tfmeta.inner_optimizers.Adam(0.001, beta_1=0.0)`.
 
     Raises:
         TypeError: If a number is no number.
@@ -64,6 +65,8 @@ class Reptile(MAML):
         ```
     """
 
+    one_task = "the slots of its inner optimizer go from one task to the next"
+
     def __init__(
         self,
         model: keras.Model,
@@ -76,7 +79,6 @@ class Reptile(MAML):
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        refuse(self, model, kwargs, "first_order", "learned_rates", "joint_weight", "recompute")
         super().__init__(model, inner_learning_rate, inner_steps, **kwargs)
         check_positive("outer_learning_rate", outer_learning_rate)
         check_count("seed", seed, least=0)
@@ -114,37 +116,22 @@ class Reptile(MAML):
         slots = [slot for slot in self.slots if keras.backend.is_float_dtype(slot.dtype)]
         return [*super().own_statistics(), *slots]
 
-    def path(
-        self,
-        support_x: Any,
-        support_y: Any,
-        *,
-        training: bool,
-        first_order: bool | None = None,
-        every: bool = False,
-    ) -> Path:
-        """Run the inner loop, without an outer gradient."""
-        params, state = self.start(support_x, support_y, training=training)
-        self._keep_written(params, state, support_x, training=training)
-        start, state = self._parted(params, state, training=training)
-        adapted, state, slots = inner_solution(
-            self.inner_step(support_x, support_y, params, training=training),
-            start,
-            state,
-            [tf.convert_to_tensor(slot) for slot in self.slots],
-            self.steps(training),
+    def path(self, support_x: Any, support_y: Any, *, training: bool, **how: Any) -> Path:
+        """Run the inner loop, without an outer gradient, and keep the slots it ends with."""
+        detached = Detached([tf.convert_to_tensor(slot) for slot in self.slots])
+        path = super().path(
+            support_x, support_y, training=training, **{"differentiation": detached, **how}
         )
         if training:
-            for variable, value in zip(self.slots, slots, strict=True):
+            for variable, value in zip(self.slots, path.slots or [], strict=True):
                 variable.assign(value)
-        whole, state = self._whole(params, adapted, state, training=training)
-        return Path([whole], [state], tf.cast(self.steps(training), adapted[0].dtype))
+        return path
 
     def inner_step(
-        self, support_x: Any, support_y: Any, params: Params, *, training: bool
+        self, support_x: Any, support_y: Any, weights: FastWeights, *, training: bool
     ) -> InnerStep:
         """Return how the inner loop takes a step, on some of the support set or all of it."""
-        whole = super().inner_step(support_x, support_y, params, training=training)
+        whole = super().inner_step(support_x, support_y, weights, training=training)
         examples, size = tf.nest.flatten(support_x)[0].shape[0], self.inner_batch_size
         if size is None or (examples is not None and examples <= size):
             return whole
@@ -157,7 +144,7 @@ class Reptile(MAML):
             x, y = tf.nest.map_structure(
                 lambda part: tf.gather(part, drawn), (support_x, support_y)
             )
-            step = super(Reptile, self).inner_step(x, y, params, training=training)
+            step = super(Reptile, self).inner_step(x, y, weights, training=training)
             return step.support_loss(adapted, state, k)
 
         return whole._replace(support_loss=support_loss)
@@ -165,17 +152,17 @@ class Reptile(MAML):
     def task_gradients(self, x: Inputs, y: Any, sample_weight: Any = None, **options: Any) -> Any:
         """Return the query loss of one task, `ε (θ − φ)`, and the query predictions."""
         path = self.path(x["support_x"], x["support_y"], training=True)
-        # Behind the path, on which layers may have written to θ.
-        params, _ = self.start(x["support_x"], x["support_y"], training=True)
+        # After the path, on which layers may have written to θ.
+        start, _ = self.start(x["support_x"], x["support_y"], training=True)
         state = self.task_state(path.params[-1], path.states[-1], x["support_x"], training=True)
         called = self.query(state, x["query_x"], training=True)
-        self._keep(called.state)
+        self.keep(called.state)
         rate = tf.cast(self.outer_rate(), self.variable_dtype)
         gradients = [
-            self.optimizer.scale_loss(rate * (start - end))
-            for start, end in zip(params, path.params[-1], strict=True)
+            self.optimizer.scale_loss(rate * (before - after))
+            for before, after in zip(start.model, path.params[-1].model, strict=True)
         ]
-        return self.outer_loss(x, y, called, sample_weight), gradients, called.outputs
+        return self.query_loss(x, y, called, sample_weight), gradients, called.outputs
 
     def outer_rate(self) -> Any:
         """Return ε in the current outer step."""
@@ -183,9 +170,6 @@ class Reptile(MAML):
             return self.outer_learning_rate
         done = tf.cast(self.optimizer.iterations, self.variable_dtype) / self.annealing_steps
         return self.outer_learning_rate * tf.maximum(1 - done, 0)
-
-    # The slots of the inner optimizer go from one task to the next.
-    why_not_packed = MetaLearner.why_not_packed
 
     def _sums_over_tasks(self) -> bool:
         super()._sums_over_tasks()  # checks the loss

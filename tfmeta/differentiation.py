@@ -1,0 +1,241 @@
+"""How the end of an inner loop is differentiated: apart from how its steps are taken.
+
+Each way is called with the steps of one task and returns a `tfmeta.inner_loop.Path`:
+
+- `step_at(fixed)` is a `tfmeta.inner_loop.InnerStep`, made of tensors that no step changes;
+- `fixed` are these, `adapted` the tensors that the steps change, `state` what passes beside them;
+- `steps` is their number K, `training` whether anybody will differentiate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tfmeta.derivatives import dense, gradients_or_zeros
+from tfmeta.inner_loop import InnerStep, Path, inner_path, inner_solution
+from tfmeta.types import Params
+
+StepAt = Callable[[Any], InnerStep]
+
+
+@dataclasses.dataclass(frozen=True)
+class Unrolled:
+    """Differentiate through the steps, as in MAML.
+
+    Attributes:
+        first_order: Take the inner gradient as a constant, so that `∂φ/∂θ = I`.
+        recompute: Compute the activations of each step once more for the gradient.
+    """
+
+    first_order: bool = False
+    recompute: bool = False
+
+    def kept(self, steps: int) -> int:
+        """Return of how many steps the activations are kept at once."""
+        return 1 if self.first_order or self.recompute else steps
+
+    def __call__(
+        self,
+        step_at: StepAt,
+        fixed: Any,
+        adapted: Params,
+        state: Params,
+        steps: int,
+        *,
+        training: bool,
+        every: bool = False,
+        tolerance: float | None = None,
+    ) -> Path:
+        """Take the steps. With `every` the path has all of them, and else the last.
+
+        With a `tolerance` a task stops when its loss has not fallen by so much.
+        """
+        return inner_path(
+            lambda fixed: step_at(fixed)._replace(first_order=self.first_order),
+            fixed,
+            adapted,
+            state,
+            steps,
+            every=every,
+            tolerance=tolerance,
+            recompute=self.recompute and training,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Detached:
+    """Don't differentiate: the end is a constant. Memory does not grow with the steps.
+
+    Attributes:
+        slots: Those that the inner optimizer begins with; new ones if `None`.
+    """
+
+    slots: Params | None = None
+
+    def kept(self, steps: int) -> int:
+        """Return of how many steps the activations are kept at once."""
+        return 1
+
+    def __call__(
+        self,
+        step_at: StepAt,
+        fixed: Any,
+        adapted: Params,
+        state: Params,
+        steps: int,
+        *,
+        training: bool,
+        every: bool = False,
+        tolerance: float | None = None,
+    ) -> Path:
+        """Take the steps; the path has the last one, and the slots."""
+        step = step_at(fixed)
+        slots = step.rule.init(adapted) if self.slots is None else self.slots
+        end, state, slots = inner_solution(step, adapted, state, slots, steps)
+        return Path([end], [state], tf.cast(steps, end[0].dtype), slots)
+
+
+@dataclasses.dataclass(frozen=True)
+class Implicit:
+    """Differentiate the solution `φ* = argmin L(φ) + (λ/2)‖φ − θ‖²` that the steps lead to.
+
+    The gradient at θ is `v` with `((1 + δ) I + H/λ) v = g`, H the Hessian of L at φ* and g the
+    gradient there, and that at the fixed tensors is `−(1/λ) ∂⟨∇L(φ*), v⟩`. It is exact where the
+    steps have arrived. v is found by conjugate gradients, with Hessian-vector products.
+
+    Attributes:
+        proximal: λ, positive.
+        cg_steps: Steps of conjugate gradients.
+        cg_damping: δ, at least 0.
+        report: Is told `‖((1 + δ) I + H/λ) v − g‖ / ‖g‖`, if there is one.
+
+    Reference:
+        Rajeswaran et al., *Meta-Learning with Implicit Gradients*, NeurIPS 2019.
+    """
+
+    proximal: float
+    cg_steps: int = 5
+    cg_damping: float = 0.0
+    report: Callable[[Any], Any] | None = None
+
+    def kept(self, steps: int) -> int:
+        """Return of how many steps the activations are kept at once."""
+        return 1
+
+    def __call__(
+        self,
+        step_at: StepAt,
+        fixed: Any,
+        adapted: Params,
+        state: Params,
+        steps: int,
+        *,
+        training: bool,
+        every: bool = False,
+        tolerance: float | None = None,
+    ) -> Path:
+        """Take the steps; the path has the last one, to which the implicit gradient is attached."""
+        structure, start = fixed, [tf.stop_gradient(x) for x in adapted]
+        flat = tf.nest.flatten(fixed)
+        constant = tf.nest.map_structure(tf.stop_gradient, fixed)
+        path = Detached()(
+            lambda fixed: self._near(start, step_at(fixed)),
+            constant,
+            start,
+            state,
+            steps,
+            training=training,
+        )
+        (solution,), (end,) = path.params, path.states
+
+        @tf.custom_gradient  # type: ignore[untyped-decorator]
+        def attached(*inputs: Any) -> Any:
+            given = list(inputs[len(adapted) :])
+
+            def gradient(*upstream: Any) -> Any:
+                step = step_at(tf.nest.pack_sequence_as(structure, given))
+                at_end = [dense(g) for g in upstream]
+                return self._at_inputs(step, at_end, solution, end, given)
+
+            return [tf.identity(x) for x in solution], gradient
+
+        return path._replace(params=[list(attached(*adapted, *flat))])
+
+    def _near(self, start: Params, step: InnerStep) -> InnerStep:
+        """Return a step on the loss with the proximal term."""
+
+        def proximal_loss(adapted: Params, state: Params, k: Any) -> tuple[Any, Params, Params]:
+            loss, state, written = step.support_loss(adapted, state, k)
+            square = sum(tf.reduce_sum((a - s) ** 2) for a, s in zip(adapted, start, strict=True))
+            return loss + tf.cast(self.proximal / 2 * square, loss.dtype), state, written
+
+        return step._replace(support_loss=proximal_loss)
+
+    def _at_inputs(
+        self, step: InnerStep, gradient: Params, solution: Params, state: Params, fixed: Params
+    ) -> Params:
+        """Return the gradient at θ and at the fixed tensors, given the one at the solution."""
+
+        def derivative(v: Params, at: Params) -> Params:
+            """Return the derivative of `⟨∇L(φ*), v⟩` at some tensors."""
+            with tf.GradientTape(watch_accessed_variables=False) as outer:
+                outer.watch(at)
+                with tf.GradientTape(watch_accessed_variables=False) as inner:
+                    inner.watch(solution)
+                    loss, *_ = step.support_loss(solution, state, 0)
+                    loss *= step.loss_scale
+                product = _dot(gradients_or_zeros(inner, loss, solution), v)
+            found = gradients_or_zeros(outer, product, at)
+            return [g / step.loss_scale for g in found]
+
+        def matrix(v: Params) -> Params:
+            products = derivative(v, solution)
+            damped = 1 + self.cg_damping
+            return [damped * x + h / self.proximal for x, h in zip(v, products, strict=True)]
+
+        v, residual = conjugate_gradients(matrix, gradient, self.cg_steps)
+        if self.report is not None:
+            self.report(residual)
+        # What the steps leave alone moves their solution, too.
+        return [*v, *(-x / self.proximal for x in derivative(v, fixed))]
+
+
+def conjugate_gradients(
+    matrix: Callable[[Params], Params], b: Params, steps: int
+) -> tuple[Params, Any]:
+    """Solve `A x = b` for a symmetric, positive definite A, from x = 0.
+
+    Args:
+        matrix: A vector, as a list of tensors, to its product with A.
+        b: The right-hand side.
+        steps: How many steps.
+
+    Returns:
+        `(x, ‖b − A x‖ / ‖b‖)`.
+
+    Reference:
+        Hestenes and Stiefel, *Methods of Conjugate Gradients for Solving Linear Systems*, 1952.
+    """
+
+    def body(k: Any, x: Params, r: Params, p: Params, square: Any) -> Any:
+        product = matrix(p)
+        # After an exact solution there is nothing left to divide.
+        length = tf.math.divide_no_nan(square, _dot(p, product))
+        x = [a + length * d for a, d in zip(x, p, strict=True)]
+        r = [a - length * d for a, d in zip(r, product, strict=True)]
+        new = _dot(r, r)
+        turn = tf.math.divide_no_nan(new, square)
+        return k + 1, x, r, [a + turn * d for a, d in zip(r, p, strict=True)], new
+
+    square = _dot(b, b)
+    start = (tf.constant(0), [tf.zeros_like(x) for x in b], b, b, square)
+    _, x, _, _, left = tf.while_loop(lambda k, *_: k < steps, body, start)
+    return x, tf.sqrt(tf.math.divide_no_nan(left, square))
+
+
+def _dot(first: Params, second: Params) -> Any:
+    return tf.add_n([tf.reduce_sum(a * b) for a, b in zip(first, second, strict=True)])
