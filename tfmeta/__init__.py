@@ -1,15 +1,28 @@
 """Few-shot learning for Keras: wrap a model, fit it on episodes, adapt it to a new task."""
 
-from tfmeta import calibration, data, export, inner_optimizers, layers, losses, models, ops
+from tfmeta import (
+    calibration,
+    data,
+    export,
+    inner_optimizers,
+    labels,
+    layers,
+    losses,
+    models,
+    ops,
+    packed,
+)
 from tfmeta.algorithms import (
     ANIL,
     BOIL,
+    CAVIA,
     FOMAML,
     MAML,
     AmortizedBayesianMAML,
     BayesianMAML,
     ImplicitMAML,
     MAMLPlusPlus,
+    MetaCurvature,
     MetaSGD,
     ProtoMAML,
     PrototypicalNetwork,
@@ -23,6 +36,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ANIL",
     "BOIL",
+    "CAVIA",
     "FOMAML",
     "MAML",
     "AmortizedBayesianMAML",
@@ -30,6 +44,7 @@ __all__ = [
     "Evaluation",
     "ImplicitMAML",
     "MAMLPlusPlus",
+    "MetaCurvature",
     "MetaLearner",
     "MetaSGD",
     "ProtoMAML",
@@ -41,9 +56,11 @@ __all__ = [
     "evaluate",
     "export",
     "inner_optimizers",
+    "labels",
     "layers",
     "losses",
     "models",
     "ops",
+    "packed",
     "uncertainty",
 ]

@@ -239,3 +239,44 @@ def ordinary_batch_norm(layer: keras.layers.Layer, cls: Any) -> keras.layers.Lay
         del config["steps"]
     kind = cls if layer.trainable else keras.layers.BatchNormalization
     return kind.from_config(config)
+
+
+@keras.saving.register_keras_serializable(package="tfmeta")
+class Context(keras.layers.Layer):
+    """Append context parameters to the features of each example: `y = [x, φ]`.
+
+    φ is a weight of `units` numbers, 0 at first, the same for all examples: what `tfmeta.CAVIA`
+    adapts to a task. Before a convolution it is appended to the channels of each place.
+
+    Args:
+        units: How many there are.
+        **kwargs: `name` and `dtype`, for `keras.layers.Layer`.
+
+    Example:
+        >>> tfmeta.layers.Context(5)(np.ones((2, 3))).shape
+        (2, 8)
+    """
+
+    def __init__(self, units: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        check_count("units", units)
+        self.units = units
+
+    def build(self, input_shape: Any) -> None:
+        """Make the parameters."""
+        self.context = self.add_weight(shape=(self.units,), initializer="zeros", name="context")
+
+    def call(self, inputs: Any) -> Any:
+        """Return `[n, ..., d + units]` of `[n, ..., d]`."""
+        sizes = keras.ops.shape(inputs)[:-1]
+        context = keras.ops.cast(self.context, inputs.dtype)
+        context = keras.ops.broadcast_to(context, (*sizes, self.units))
+        return keras.ops.concatenate([inputs, context], axis=-1)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
+        """Return the shape `[n, ..., d + units]`."""
+        return (*input_shape[:-1], input_shape[-1] + self.units)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments, for Keras's saving."""
+        return {**super().get_config(), "units": self.units}

@@ -184,7 +184,7 @@ class MetaLearner(Replicated, abc.ABC):
             training: Whether this happens inside `fit`.
         """
 
-    def embed(self, x: Any, *, training: bool) -> Any:
+    def embed(self, x: Any, *, training: bool, model: keras.Model | None = None) -> Any:
         """Return what the wrapped model makes of examples, in the precision of the weights.
 
         Of several tasks at once it computes all examples in one call. In training batch
@@ -193,14 +193,16 @@ class MetaLearner(Replicated, abc.ABC):
         Args:
             x: `[n, ...]`, of several tasks at once `[tasks, n, ...]`; or a nest of such.
             training: The Keras flag.
+            model: Another model of the learner in the place of the wrapped one.
 
         Returns:
             `[n, d]`, or `[tasks, n, d]`.
         """
+        model = self.model if model is None else model
         if not side_by_side():
-            return tf.cast(self.model(x, training=training), self.variable_dtype)
+            return tf.cast(model(x, training=training), self.variable_dtype)
         flat = tf.nest.map_structure(in_one_axis, x)
-        embedded = tf.cast(self.model(flat, training=training), self.variable_dtype)
+        embedded = tf.cast(model(flat, training=training), self.variable_dtype)
         first = tf.nest.flatten(x)[0]
         tasks, n = (
             tf.shape(first)[i] if size is None else size for i, size in enumerate(first.shape[:2])
@@ -260,7 +262,7 @@ class MetaLearner(Replicated, abc.ABC):
 
     def outputs_are(self) -> list[str | None]:
         """Return whether each output is `"logits"` or `"probabilities"`, or `None` if unknown."""
-        return [None]
+        return ["logits" if self.gives_logits else None]
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as when saved; Keras asks for this method where `compile` is overridden."""
@@ -666,8 +668,8 @@ class MetaLearner(Replicated, abc.ABC):
         Args:
             inputs: A meta-batch.
         """
-        tasks: int | None = tf.nest.flatten(inputs)[0].shape[0]
-        return tasks or _IN_FLIGHT if self.batched else _IN_FLIGHT
+        del inputs  # for learners that look at its size
+        return _IN_FLIGHT
 
     def chunks_at_once(self) -> int:
         """Return how many chunks of tasks are worth computing at once.
@@ -1088,7 +1090,9 @@ class MetaLearner(Replicated, abc.ABC):
     def _execution(self, inputs: Inputs) -> dict[str, Any]:
         """Return whether tasks are computed side by side, and how many may be at once."""
         if self.packs and not self._padded(inputs):
-            in_flight = self.task_chunk or self.tasks_in_flight(inputs)
+            in_flight = self.task_chunk
+            if in_flight is None and not self.batched:
+                in_flight = self.tasks_in_flight(inputs)
             return {"in_flight": in_flight, "packed": True, "at_once": self.chunks_at_once()}
         at_once = min(_IN_FLIGHT, max(2, chunks_at_once()))
         return {"in_flight": self.task_chunk or at_once, "packed": False}

@@ -130,7 +130,7 @@ def map_tasks(
     function: Callable[[Any], Any],
     inputs: Any,
     *,
-    in_flight: int = 1,
+    in_flight: int | None = 1,
     packed: bool = False,
     at_once: int = 1,
 ) -> Any:
@@ -139,7 +139,7 @@ def map_tasks(
     Args:
         function: One task's tensors (no task axis) to predictions; a chunk's if `packed`.
         inputs: A nest of tensors `[tasks, ...]`.
-        in_flight: How many tasks may be computed at once; for `packed` ones.
+        in_flight: How many tasks may be computed at once; for `packed` ones `None` means all.
         packed: Compute tasks side by side, in chunks.
         at_once: As for `sum_over_tasks`.
 
@@ -179,7 +179,7 @@ def sum_over_tasks(
     function: Callable[[Any], tuple[Any, Any]],
     inputs: Any,
     *,
-    in_flight: int = 1,
+    in_flight: int | None = 1,
     packed: bool = False,
     at_once: int = 1,
 ) -> tuple[Any, Any]:
@@ -193,7 +193,7 @@ def sum_over_tasks(
             `summed` is already the sum over its tasks, by their weights, and `stacked` has the
             task axis.
         inputs: A nest of tensors `[tasks, ...]`.
-        in_flight: How many tasks may be computed at once.
+        in_flight: How many tasks may be computed at once; for `packed` ones `None` means all.
         packed: Compute tasks side by side, in chunks.
         at_once: How many chunks may be computed at once, each on a core of its own.
 
@@ -227,7 +227,7 @@ def sum_over_tasks(
 def _summed(
     function: Callable[[Any], tuple[Any, Any]],
     inputs: Any,
-    in_flight: int,
+    in_flight: int | None,
     packed: bool,
     at_once: int,
 ) -> tuple[Any, Any]:
@@ -239,8 +239,13 @@ def _summed(
         specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape[1:], x.dtype), inputs)
         traced = _traced(function, Tasks(tf.TensorSpec((), tf.int32)), specs)
         number = tf.shape(tf.nest.flatten(inputs)[0])[0]
-        return _looped(lambda i: traced(Tasks(i), _task(inputs, i)), traced, number, in_flight)
+        at_once = in_flight or 1
+        return _looped(lambda i: traced(Tasks(i), _task(inputs, i)), traced, number, at_once)
 
+    if in_flight is None:
+        every = tf.shape(tf.nest.flatten(inputs)[0])[0] if tasks is None else tasks
+        summed, stacked = _told(function)(Tasks(tf.range(every), tf.ones([every])), inputs)
+        return summed, stacked
     cores = at_once
     at_once = min(cores, in_flight, tasks or in_flight)
     chunk = in_flight // at_once

@@ -461,6 +461,8 @@ class GradientBased(MetaLearner):
 
     def outputs_are(self) -> list[str | None]:
         """Return whether the outputs of the model are logits, by its last activations."""
+        if self.gives_logits:
+            return super().outputs_are()
         return [kind_of_output(layer) for layer in makers(self.model)]
 
     def output_spec(self) -> Any:

@@ -107,10 +107,6 @@ class ProtoMAML(MAML):
         bias = bias[:, None] if side_by_side() else bias
         return called._replace(outputs=tf.cast(called.outputs, kernel.dtype) @ kernel + bias)
 
-    def outputs_are(self) -> list[str | None]:
-        """Return that they are logits."""
-        return ["logits"]
-
     def output_spec(self) -> Any:
         """Return symbolic predictions `[n, ways]` for any number of ways."""
         return keras.KerasTensor((None, None), self.compute_dtype)

@@ -185,10 +185,6 @@ class PrototypicalNetwork(MetaLearner):
         means, present = state
         return self._logits(self._embed(query_x, training)[None], means[None], present[None])[0]
 
-    def outputs_are(self) -> list[str | None]:
-        """Return that they are logits."""
-        return ["logits"]
-
     def output_spec(self) -> Any:
         """Return symbolic predictions `[n, ways]` for any number of ways."""
         return keras.KerasTensor((None, None), self.compute_dtype)

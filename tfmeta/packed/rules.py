@@ -20,7 +20,12 @@ from keras import layers
 
 from tfmeta import kernels
 from tfmeta.functional import Statistics
-from tfmeta.layers import BatchAtHandNormalization, PerStepBatchNormalization, mean_along
+from tfmeta.layers import (
+    BatchAtHandNormalization,
+    Context,
+    PerStepBatchNormalization,
+    mean_along,
+)
 from tfmeta.packed.convolution import convolution, depthwise_convolution, product
 from tfmeta.packed.layout import merge, pack, part, reshaped, sizes, unpack
 from tfmeta.packed.normalization import batch_normalization, moments
@@ -401,6 +406,13 @@ def _concatenate(layer: Any, xs: Any, trace: Trace) -> Any:
     return keras.ops.concatenate(xs, -1 if last else axis + (len(xs[0].shape) == 3))
 
 
+def _context(layer: Any, x: Any, trace: Trace) -> Any:
+    context = trace.weight(layer.context, x.dtype)
+    context = context[:, None] if len(x.shape) < 4 else context
+    shape = [*sizes(x)[:-1], layer.units]
+    return tf.concat([x, tf.broadcast_to(context, shape)], axis=-1)
+
+
 def _same(layer: Any, x: Any, trace: Trace) -> Any:
     del layer, trace
     return x
@@ -468,4 +480,5 @@ RULES: dict[type, Rule] = {
     layers.Minimum: _MERGE,
     layers.Concatenate: Rule(_concatenate, "axis"),
     layers.Identity: Rule(_same),
+    Context: Rule(_context, "units"),
 }
