@@ -13,11 +13,8 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
-
-from tfmeta.notes import with_notes
 
 # What TensorFlow reports, on the other workers, of one that has ended.
 LOST = (
@@ -241,98 +238,3 @@ def same_everywhere(optimizer: Any) -> Iterator[None]:
         # Another replica of this process may have done it.
         for each in optimizers:
             each.__dict__.pop("_all_reduce_sum_gradients", None)
-
-
-class Replicated(keras.Model):
-    """A Keras model that can be trained by replicas in several processes.
-
-    Keras 3.15 reduces batches and logs across replicas in a way that
-    `tf.distribute.MultiWorkerMirroredStrategy` refuses (Keras's issue 20585). Here a model is built
-    from the part of a batch that the first replica of the process has, and logs are that replica's;
-    at the end of an epoch, metrics are read for all replicas as ever. With one replica, everything
-    is Keras's own.
-    """
-
-    train_function: Any
-    test_function: Any
-    _predict_here: Any = None
-
-    @property
-    def _alone(self) -> bool:
-        return bool(self.distribute_strategy.num_replicas_in_sync == 1)
-
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Choose optimizer, loss and metrics: `keras.Model.compile`, which see."""
-        super().compile(*args, **kwargs)
-        self._predict_here = None
-        if self.jit_compile and not self._alone:
-            raise ValueError(
-                "`jit_compile` must be False with several replicas, for XLA cannot compile their "
-                "exchange. Received: jit_compile=True"
-            )
-
-    def make_train_function(self, force: bool = False) -> None:
-        """Make the function that Keras calls for each step of training."""
-        if self._alone:
-            super().make_train_function(force)
-        elif force or self.train_function is None:
-            self.train_function = self._on_replicas(self.train_step)
-
-    def make_test_function(self, force: bool = False) -> None:
-        """Make the function that Keras calls for each step of evaluation."""
-        if self._alone:
-            super().make_test_function(force)
-        elif force or self.test_function is None:
-            self.test_function = self._on_replicas(self.test_step)
-
-    def predict_with_notes(self, x: Any) -> tuple[Any, Any]:
-        """Return predictions for a single batch and what Keras notes on them, all as arrays.
-
-        With several replicas, those of this process alone: Keras would let every replica predict
-        all of it, and put their results together.
-
-        Args:
-            x: As for `keras.Model.predict_on_batch`.
-
-        Returns:
-            What `tfmeta.notes.with_notes` returns.
-        """
-        if self._predict_here is None:
-
-            def step(x: Any) -> Any:
-                return with_notes(self.predict_step((x,)))
-
-            compiled = tf.function(
-                step, autograph=False, reduce_retracing=True, jit_compile=self.jit_compile
-            )
-            chosen = step if self.run_eagerly else compiled
-            # Within a function, for Keras would have it as a part of the model.
-            self._predict_here = lambda x: chosen(x)
-        x = tf.nest.map_structure(tf.convert_to_tensor, x)
-        return tf.nest.map_structure(np.asarray, self._predict_here(x))  # type: ignore[no-any-return]
-
-    def _on_replicas(self, step: Any) -> Any:
-        strategy = self.distribute_strategy
-
-        def steps(batches: Any) -> Any:
-            for _ in range(self.steps_per_execution):
-                logs = strategy.run(step, args=(next(batches),))
-            return local(strategy, logs)
-
-        compiled = steps if self.run_eagerly else tf.function(steps, autograph=False)
-
-        def checked(batches: Any) -> Any:
-            if not isinstance(batches, (tf.data.Iterator, tf.distribute.DistributedIterator)):
-                raise ValueError(
-                    "`train_on_batch` and `test_on_batch` are for one replica; use `fit` and "
-                    f"`evaluate` with several. Received: {strategy.num_replicas_in_sync} replicas"
-                )
-            return compiled(batches)
-
-        return checked
-
-    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        if iterator is not None and not self._alone:
-            _, _, batches = next(iter(iterator))
-            iterator, data_batch = None, local(self.distribute_strategy, next(batches))
-        super()._maybe_symbolic_build(iterator, data_batch)

@@ -13,8 +13,9 @@ import tensorflow as tf
 from tfmeta import calibration
 from tfmeta.agreement import ignored_class
 from tfmeta.checks import check_count, check_positive
-from tfmeta.meta_learner import MetaLearner, readable
+from tfmeta.meta_learner import MetaLearner
 from tfmeta.padding import is_padded
+from tfmeta.readable import readable
 from tfmeta.types import Array, Sampler
 
 # How many episodes are predicted in one call at most, and how many bytes they may have.

@@ -6,7 +6,6 @@ import abc
 import contextlib
 import logging
 import os
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,16 +21,10 @@ from tfmeta.copies import unbuilt_copy_of
 from tfmeta.derivatives import gradients_or_zeros
 from tfmeta.distribution import (
     LOST,
-    Replicated,
-    check_alike,
-    digest,
     lost,
     replica_here,
     replicas_here,
-    same_everywhere,
     shared_out,
-    summed,
-    workers_of,
 )
 from tfmeta.export.preprocessing import Preprocessing
 from tfmeta.export.saved_model import saved_learner
@@ -54,6 +47,8 @@ from tfmeta.labels import Labels, Numbers, labels_of_loss
 from tfmeta.losses import task_losses
 from tfmeta.notes import keeping_notes, noted, with_notes
 from tfmeta.padding import is_padded, most_ways, put_back, real_task, without_padding
+from tfmeta.readable import readable
+from tfmeta.replicated import Replicated
 from tfmeta.states import saving
 from tfmeta.task_map import (
     TASK_AXES,
@@ -357,7 +352,7 @@ class MetaLearner(Replicated, abc.ABC):
                 )
             shared = shared_out(x, strategy)
             if first is not None:
-                self._check_alike(first)
+                self.check_alike(first)
             with saving(kwargs.get("callbacks"), x) as callbacks:
                 if callbacks is not None:
                     kwargs["callbacks"] = callbacks
@@ -449,18 +444,6 @@ class MetaLearner(Replicated, abc.ABC):
         with not_differentiated():
             return super().predict_step(data)
 
-    def log_loss(self, loss: Any, tasks: Any) -> None:
-        """Log the loss of this replica's tasks, where no step of the optimizer does it.
-
-        Args:
-            loss: The mean over tasks, or the sum, as the compiled loss is over examples.
-            tasks: How many tasks it is of.
-        """
-        replicas = replicas_here()
-        if replicas > 1 and self._sums_over_tasks():
-            loss *= replicas  # the metric averages over replicas
-        self._loss_tracker.update_state(loss, sample_weight=tasks)
-
     def _over_tasks(self, function: Any, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any]:
         """Compute totals and predictions of a meta-batch.
 
@@ -491,71 +474,9 @@ class MetaLearner(Replicated, abc.ABC):
         data = keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
         with not_differentiated():
             totals, predictions = sum_over_tasks(one_task, data, **self._execution(x))
-        if not self._sums_over_tasks():
+        if not self.sums_over_tasks():
             totals = [total / tf.cast(tasks, total.dtype) for total in totals]
         return totals, noted(predictions)
-
-    def outer_update(self, loss: Any, *gradients: Any, tasks: Any) -> None:
-        """Take an outer step from what this replica has of loss and gradients, and log the loss.
-
-        They are summed over replicas, or averaged, as the compiled loss is over tasks.
-
-        Args:
-            loss: The outer loss of this replica's tasks.
-            *gradients: One for each trainable variable.
-            tasks: How many tasks they are of.
-        """
-        replicas = replicas_here()
-        totals = [loss, *gradients]
-        if replicas > 1:
-            statistics = self.own_statistics()
-            sums = summed([tf.convert_to_tensor(v) for v in (*totals, *statistics)])
-            means = [x / replicas for x in sums]
-            for variable, mean in zip(statistics, means[len(totals) :], strict=True):
-                variable.assign(mean)
-            totals = (sums if self._sums_over_tasks() else means)[: len(totals)]
-        loss, *of_weights = totals
-        self._loss_tracker.update_state(loss, sample_weight=tasks)
-        with same_everywhere(self.optimizer):
-            self.optimizer.apply_gradients(zip(of_weights, self.trainable_variables, strict=True))
-
-    def own_statistics(self) -> list[Any]:
-        """Return the weights that each replica changes by itself in a step, to be averaged then.
-
-        The default is all that its models have of statistics.
-        """
-        stored = [v for model in self.models() for v in model.non_trainable_variables]
-        return [v for v in stored if keras.backend.is_float_dtype(v.dtype)]
-
-    def models(self) -> list[keras.Model]:
-        """Return the wrapped model, and whatever other models are attributes of the learner."""
-        return [layer for layer in self.layers if isinstance(layer, keras.Model)]
-
-    def compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        training: bool = True,
-    ) -> Any:
-        """Return the compiled loss of one task's examples, `keras.Model.compute_loss`.
-
-        This is the loss everywhere: of support sets in the inner loop, of queries in the outer one,
-        in logs and in evaluation. That of a meta-batch is the mean over its tasks, or their sum
-        where the loss sums over examples. It is the loss of these examples, however many replicas
-        have others: Keras would divide a mean by their number, and an inner step would be shorter.
-
-        Args:
-            x: The task's inputs, or `None`.
-            y: Labels, a nest of `[n, ...]`.
-            y_pred: Predictions, a nest of `[n, ...]`.
-            sample_weight: A nest of `[n]`, or `None`.
-            training: The Keras flag.
-        """
-        loss = super().compute_loss(x, y, y_pred, sample_weight, training=training)
-        replicas = replicas_here()
-        return loss if replicas == 1 or self._sums_over_tasks() else loss * replicas
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Update the metrics with the queries of all tasks, one after another as one batch.
@@ -957,12 +878,6 @@ class MetaLearner(Replicated, abc.ABC):
         # Keras would trace a learner inside an adapted model, with inputs that it does not take.
         return None
 
-    def _aggregate_additional_loss(self, loss: Any) -> Any:
-        # A regularizer's loss; Keras divides it where it does not divide a sum over examples.
-        replicas = replicas_here()
-        loss = super()._aggregate_additional_loss(loss)
-        return loss * replicas if replicas > 1 and self._sums_over_tasks() else loss
-
     def _episodes(
         self, given: dict[str, Any], steps: str, labelled: bool = False, training: bool = False
     ) -> tuple[Any, Any]:
@@ -1035,24 +950,6 @@ class MetaLearner(Replicated, abc.ABC):
                 raise lost(self.distribute_strategy, error) from error
             raise
 
-    def _check_alike(self, first: Any) -> None:
-        """Raise on all workers unless they have the same learner and the same first meta-batch."""
-        if workers_of(self.distribute_strategy)[1] == 1:
-            return
-        weights = [(v.shape, v.dtype) for v in self.variables]
-        settings = {
-            name: value
-            for name, value in self.get_config().items()
-            if isinstance(value, str | int | float | bool | None) and name != "name"
-        }
-        optimizer = {**self.optimizer.get_config(), "name": None}
-        episodes = [np.asarray(part) for part in tf.nest.flatten(first)]
-        digests = {
-            "learner": digest(type(self).__name__, settings, weights, optimizer),
-            "episodes": digest(*episodes),
-        }
-        check_alike(self.distribute_strategy, digests)
-
     def get_build_config(self) -> dict[str, Any] | None:
         """Return what `build` needs, for Keras's saving."""
         config = super().get_build_config()
@@ -1113,40 +1010,6 @@ class MetaLearner(Replicated, abc.ABC):
                 "`model` must have trainable weights, there is nothing to learn otherwise. "
                 f"Received: a model {self.model.name!r} without any"
             )
-
-    def _sums_over_tasks(self) -> bool:
-        """Whether the loss of a meta-batch is the sum over its tasks, and not the mean."""
-        losses = keras.tree.flatten(self.loss)
-        reductions = {getattr(loss, "reduction", "mean") for loss in losses if loss is not None}
-        if reductions == {"sum"}:
-            return True
-        if reductions & {"sum", "none", None}:
-            raise ValueError(
-                "`loss` must average over examples or sum over them, all outputs alike. "
-                f"Received: reduction {sorted(map(str, reductions))}"
-            )
-        return False
-
-
-def readable(error: Any, where: str = "") -> Any:
-    """Return a failed check of a graph as a `ValueError` with its words, if it is known."""
-    for line in error.message.splitlines():
-        # An assertion's data stand between brackets.
-        words = line.strip().replace("[", "").replace("]", "")
-        for beginning in ("The support loss must be finite", "`ways` must be at most"):
-            if beginning in words:
-                return ValueError(beginning + words.split(beginning, 1)[1] + where)
-    if found := re.search(r"= (-?\d+) is not in \[0, (\d+)\)", error.message):
-        return ValueError(
-            f"Ids must be from 0 to {int(found[2]) - 1}, where what they are looked up in (the "
-            f"table of an Embedding, class weights) has {found[2]} rows. Received: {found[1]}"
-            f"{where}"
-        )
-    if found := re.search(r"label value of (-?\d+) .* valid range of \[0, (\d+)\)", error.message):
-        return ValueError(
-            f"Labels must be the class numbers 0..{int(found[2]) - 1}. Received: {found[1]}{where}"
-        )
-    return error
 
 
 def _number_of_tasks(inputs: Inputs) -> Any:

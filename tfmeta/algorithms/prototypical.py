@@ -295,7 +295,7 @@ class PrototypicalNetwork(MetaLearner):
         losses = task_losses(
             self, None, y, predictions, sample_weight, training=training, mask=mask
         )
-        return tf.reduce_sum(losses) if self._sums_over_tasks() else tf.reduce_mean(losses)
+        return tf.reduce_sum(losses) if self.sums_over_tasks() else tf.reduce_mean(losses)
 
     def _prototypes(self, embedded: Any, labels: Any) -> tuple[Any, Any]:
         ways, present = present_classes(labels, static=bool(self.compiled and self.jit_compile))

@@ -171,8 +171,8 @@ class Reptile(GradientBased):
         done = tf.cast(self.optimizer.iterations, self.variable_dtype) / self.annealing_steps
         return self.outer_learning_rate * tf.maximum(1 - done, 0)
 
-    def _sums_over_tasks(self) -> bool:
-        super()._sums_over_tasks()  # checks the loss
+    def sums_over_tasks(self) -> bool:
+        super().sums_over_tasks()  # checks the loss
         return False
 
     def _rows(self, examples: Any, training: bool) -> Any:
