@@ -39,7 +39,9 @@ def _names(cls: type, above: type) -> list[str]:
         constructor = vars(base).get("__init__")
         if constructor is None:
             continue
-        parameters = list(inspect.signature(constructor).parameters.values())[1:]
+        # Without `self`; and the first argument of a base is what the first one here is.
+        first = 2 if found else 1
+        parameters = list(inspect.signature(constructor).parameters.values())[first:]
         found |= {
             p.name: None for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
         }

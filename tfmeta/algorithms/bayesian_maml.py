@@ -87,7 +87,7 @@ class BayesianMAML(PosteriorMAML):
         jitter: float | None = None,
         **kwargs: Any,
     ) -> None:
-        if "inner_clip_norm" in kwargs:
+        if kwargs.get("inner_clip_norm") is not None:
             raise TypeError(
                 "BayesianMAML has no argument `inner_clip_norm`: particles are not clipped alone. "
                 f"Received: inner_clip_norm={kwargs['inner_clip_norm']!r}"
