@@ -36,7 +36,7 @@ class InnerStep(NamedTuple):
         task_axes: Which axis of each tensor is that of the tasks, where there are several.
         direction: `(gradients, params) -> gradients`: which way the rule goes down, if not along
             the gradients themselves.
-        constraints: What Keras's constraint of each tensor makes of it behind the step; `None` for
+        constraints: What Keras's constraint of each tensor makes of it after the step; `None` for
             none of them.
     """
 
@@ -82,7 +82,7 @@ class Path(NamedTuple):
 
     Attributes:
         params: φ_1 … φ_K, or φ_K alone.
-        states: The model's non-trainable state behind each of these steps.
+        states: The model's non-trainable state after each of these steps.
         steps_used: How many steps changed the weights, a scalar of the weights' dtype, or one for
             each task.
         slots: The inner optimizer's, where they are kept.
@@ -127,7 +127,7 @@ def inner_path(
         steps: How many, K.
         every: Return all of them, and not the last alone.
         tolerance: Stop when the support loss has not fallen by this much since the step before.
-            The weights then stay; the steps behind are computed all the same, so that shapes are
+            The weights then stay; later steps are computed all the same, so that shapes are
             static.
         recompute: Keep of each step its weights only, and compute its activations once more for
             the outer gradient.

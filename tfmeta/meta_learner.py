@@ -233,7 +233,7 @@ class MetaLearner(Replicated, abc.ABC):
         auto_scale_loss: bool = True,
         **kwargs: Any,
     ) -> None:
-        """Choose optimizer, loss and metrics: `keras.Model.compile`, which see.
+        """Choose optimizer, loss and metrics as `keras.Model.compile` does.
 
         The loss is that of the inner loop as well. Where the wrapped model computes in float16, the
         optimizer scales the loss, as Keras's own training does. Where it takes logits and the
@@ -300,7 +300,7 @@ class MetaLearner(Replicated, abc.ABC):
         return noted(map_tasks(one_task, inputs, **self._execution(inputs)))
 
     def fit(self, x: Any = None, *args: Any, shuffle: bool = False, **kwargs: Any) -> Any:
-        """Train on episodes: `keras.Model.fit`, which see.
+        """Train on episodes as `keras.Model.fit` does.
 
         The first meta-batch, and that of `validation_data`, are checked beforehand, for in the
         graph an error would be hard to read, and under XLA there would be none. The default of
@@ -488,7 +488,7 @@ class MetaLearner(Replicated, abc.ABC):
             sample_weight: A nest of `[tasks, queries]`, or `None`.
 
         Returns:
-            `keras.Model.compute_metrics`, which see.
+            What `keras.Model.compute_metrics` returns.
         """
         given = [y, y_pred, sample_weight]
         if is_padded(x):

@@ -43,7 +43,7 @@ class Replicated(keras.Model):
         return [layer for layer in self.layers if isinstance(layer, keras.Model)]
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Choose optimizer, loss and metrics: `keras.Model.compile`, which see."""
+        """Choose optimizer, loss and metrics as `keras.Model.compile` does."""
         super().compile(*args, **kwargs)
         self._predict_here = None
         if self.jit_compile and not self._alone:

@@ -35,7 +35,7 @@ _TASKS: contextvars.ContextVar[Tasks | None] = contextvars.ContextVar("tasks", d
 
 
 class _Checks(NamedTuple):
-    """Checks of the tasks that `graph` computes, to be made behind the loop over tasks."""
+    """Checks of the tasks that `graph` computes, to be made after the loop over tasks."""
 
     graph: Any
     calls: list[tuple[Callable[[Any], Any], Any]]
@@ -46,7 +46,7 @@ _NOT_DIFFERENTIATED = contextvars.ContextVar("not differentiated", default=False
 
 
 def check_later(check: Callable[[Any], Any], values: Any) -> bool:
-    """Have `check` called behind the loop over chunks, if there is one; return whether there is.
+    """Have `check` called after the loop over chunks, if there is one; return whether there is.
 
     An assertion within it would have each chunk wait for the one before. Tasks that are computed in
     turn may store statistics, which a failed check must come before.

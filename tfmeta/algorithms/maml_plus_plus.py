@@ -140,7 +140,7 @@ class MAMLPlusPlus(MAML):
         )
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Choose optimizer, loss and metrics: `keras.Model.compile`, which see."""
+        """Choose optimizer, loss and metrics as `keras.Model.compile` does."""
         super().compile(*args, **kwargs)
         self.initial_rate.assign(0.0)
         optimizer: Any = getattr(self.optimizer, "inner_optimizer", self.optimizer)
@@ -159,7 +159,7 @@ class MAMLPlusPlus(MAML):
             optimizer.global_clipnorm = self.outer_clip_norm
 
     def fit(self, x: Any = None, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
-        """Train on episodes, counting epochs: `keras.Model.fit`, which see."""
+        """Train on episodes, counting epochs."""
         others = [] if callbacks is None else keras.tree.flatten(callbacks)
         # First, so that what is saved at the end of an epoch has it counted.
         return super().fit(x, *args, callbacks=[_CountEpochs(), *others], **kwargs)

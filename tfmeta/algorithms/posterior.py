@@ -55,7 +55,7 @@ class PosteriorMAML(GradientBased):
         return Unrolled(self.first_order, self.recompute)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Choose optimizer, loss and metrics: `keras.Model.compile`, which see."""
+        """Choose optimizer, loss and metrics as `keras.Model.compile` does."""
         super().compile(*args, **kwargs)
         self._moments_function = None  # the loss may say that outputs are logits
 

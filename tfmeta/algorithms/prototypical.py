@@ -124,7 +124,7 @@ class PrototypicalNetwork(MetaLearner):
                 layer.synchronized = True
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """Train on episodes as `MetaLearner.fit`, which see.
+        """Train on episodes as `MetaLearner.fit` does.
 
         Where more than 1 % of what batch normalisation's running statistics were before the first
         step is left in them, momentum^steps, that is said in the log, with the layer's name.
@@ -205,7 +205,7 @@ class PrototypicalNetwork(MetaLearner):
         An encoder that cannot be copied is called as the learner calls it, with weights of its own.
 
         Squared Euclidean: `−‖z − c‖² = 2c·z − ‖c‖² − ‖z‖²`, a dense layer less the squared norm;
-        cosine: a dense layer without bias behind a normalisation to length 1.
+        cosine: a dense layer without bias after a normalisation to length 1.
         """
         # Under XLA the prototypes of absent classes are there too.
         means, present = (tf.boolean_mask(x, state[1]) for x in state)

@@ -68,7 +68,7 @@ def packed_call(
             trace.values[id(v)] if _is_packed(v) else scope.get_current_value(v)
             for v in model.non_trainable_variables
         ]
-    # Losses look for the logits behind probabilities.
+    # Losses look for the logits that probabilities were made of.
     return Called(keeping_notes(unpack, outputs), new_state, [], params)
 
 

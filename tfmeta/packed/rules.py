@@ -302,7 +302,7 @@ def _batch_norm(layer: Any, x: Any, trace: Trace) -> Any:
     at_hand = isinstance(layer, BatchAtHandNormalization)
     moves = trace.statistics == "training" and trace.training
     if at_hand or (layer.trainable and (moves or trace.statistics == "batch")):
-        # A vector's channels are made to lie behind each other, as those of an image do.
+        # A vector's channels are made to lie one after another, as those of an image do.
         vector = len(x.shape) == 3
         wide = tf.transpose(x, [1, 0, 2]) if vector else x
         merged = merge(wide)
@@ -384,7 +384,7 @@ def _embedding(layer: Any, x: Any, trace: Trace) -> Any:
         raise NoRule("mask_zero=True")
     table = trace.weight(layer.embeddings, layer.compute_dtype)
     rows = tf.cast(unpack(x), tf.int32)
-    # In Keras, too, they may be counted from behind.
+    # In Keras, too, they may be counted from the end.
     rows = tf.where(rows < 0, rows + layer.input_dim, rows)
     return pack(tf.gather(table, rows, batch_dims=1))
 
