@@ -9,6 +9,7 @@ import tfmeta
 from tests.algorithms.test_maml_plus_plus import EXAMPLES, FEATURES, INPUTS, START, TARGETS, slope
 from tests.algorithms.test_maml_plus_plus import Q as QUERIES
 from tests.algorithms.test_maml_plus_plus import X as EXAMPLES_X
+from tfmeta.inner_batches import order
 from tfmeta.inner_optimizers import SGD, Adam
 from tfmeta.layers import per_step_batch_norm
 
@@ -87,22 +88,25 @@ def test_outer_rate_falls_to_nothing():
 def test_minibatches(training):
     """Each example once before any comes again; an order for each step and task of training."""
     learner = linear(inner_batch_size=4, inner_steps=6)
-    examples = tf.zeros((EXAMPLES, FEATURES))
-    rows = learner._rows(examples, training).numpy()
+
+    def rows_of(learner):
+        return order(EXAMPLES, 4, 6, learner.order(training)).numpy()
+
+    rows = rows_of(learner)
     assert len(rows) >= 6 * 4
     for one_pass in rows.reshape(-1, EXAMPLES):
         assert sorted(one_pass) == list(range(EXAMPLES))
-    again = learner._rows(examples, training).numpy()
+    again = rows_of(learner)
     np.testing.assert_array_equal(rows, again)
     learner.optimizer.iterations.assign(1)
-    assert np.array_equal(rows, learner._rows(examples, training)) == (not training)
+    assert np.array_equal(rows, rows_of(learner)) == (not training)
     other = linear(inner_batch_size=4, inner_steps=6, seed=1)
-    assert np.array_equal(rows, other._rows(examples, training)) == (not training)
+    assert np.array_equal(rows, rows_of(other)) == (not training)
 
 
 def test_inner_steps_on_minibatches(float64):
     learner = linear(inner_optimizer=SGD(RATE), inner_batch_size=4)
-    rows = learner._rows(tf.constant(X[0]), training=False).numpy()
+    rows = order(EXAMPLES, 4, STEPS, learner.order(False)).numpy()
     w = START
     for k in range(STEPS):
         drawn = rows[4 * k : 4 * (k + 1)]

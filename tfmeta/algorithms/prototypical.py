@@ -5,13 +5,12 @@ Snell, Swersky and Zemel, *Prototypical Networks for Few-shot Learning*, NeurIPS
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
+from tfmeta.algorithms.prototype_head import model_of_prototypes
 from tfmeta.checks import check_positive
 from tfmeta.copies import copy_of
 from tfmeta.derivatives import gradients_or_zeros
@@ -20,14 +19,13 @@ from tfmeta.inputs import episode_inputs, known_ways
 from tfmeta.labels import ClassNumbers
 from tfmeta.losses import task_losses
 from tfmeta.meta_learner import MetaLearner
+from tfmeta.moving_statistics import warn_of_lagging
 from tfmeta.ops import cosine_similarity, prototypes, squared_euclidean
-from tfmeta.packed import packed_call, spread_weights, tried
+from tfmeta.packed import trained_by_rules, tried
 from tfmeta.padding import MASKS, put_back, without_padding
 from tfmeta.types import Inputs
 
 DISTANCES = ("squared_euclidean", "cosine")
-# How much of the statistics from before a training may be left in the running ones.
-_LEFT_OVER = 0.01
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
@@ -130,20 +128,7 @@ class PrototypicalNetwork(MetaLearner):
         step is left in them, momentum^steps, that is said in the log, with the layer's name.
         """
         history = super().fit(*args, **kwargs)
-        steps = int(self.optimizer.iterations.numpy())
-        lagging = {layer.momentum: layer.name for layer in batch_norm_layers(self.model)}
-        momentum = max(lagging, default=0.0)
-        if momentum**steps > _LEFT_OVER:
-            logging.getLogger("tfmeta").warning(
-                "After %d steps of training, the running statistics of batch normalisation, which "
-                "evaluation uses, still hold %.0f %% of what they were before it: the momentum of "
-                "layer %r is %g. Train for more steps, or with a smaller momentum, as in "
-                "BatchNormalization(momentum=0.9).",
-                steps,
-                100 * momentum**steps,
-                lagging[momentum],
-                momentum,
-            )
+        warn_of_lagging(self.model, int(self.optimizer.iterations.numpy()))
         return history
 
     def train_step(self, data: Any) -> Any:
@@ -203,42 +188,13 @@ class PrototypicalNetwork(MetaLearner):
         """Return encoder and head as one model of Keras's own layers, with the same logits.
 
         An encoder that cannot be copied is called as the learner calls it, with weights of its own.
-
-        Squared Euclidean: `−‖z − c‖² = 2c·z − ‖c‖² − ‖z‖²`, a dense layer less the squared norm;
-        cosine: a dense layer without bias after a normalisation to length 1.
         """
         # Under XLA the prototypes of absent classes are there too.
         means, present = (tf.boolean_mask(x, state[1]) for x in state)
         encoder = copy_of(self.model)
         if encoder is None:
             return super().adapted_model((means, present))
-        t = tf.convert_to_tensor(self.temperature)
-        # The head has the precision of the weights, whatever the encoder computes in.
-        means = tf.cast(means, t.dtype)
-        ways, dtype = means.shape[0], t.dtype.name
-        inputs = keras.tree.map_structure(
-            lambda x: keras.Input(x.shape[1:], dtype=x.dtype), self.example
-        )
-        z = encoder(inputs)
-        if self.distance == "cosine":
-            head = keras.layers.Dense(ways, use_bias=False, dtype=dtype, name="prototypes")
-            outputs = head(keras.layers.UnitNormalization(dtype=dtype)(z))
-            head.kernel.assign(t * tf.transpose(tf.math.l2_normalize(means, axis=-1)))
-        else:
-            # Far from the origin the squares would cancel all that matters: first to the middle.
-            middle = tf.reduce_mean(means, axis=0)
-            means = means - middle
-            shift = keras.layers.Normalization(
-                mean=middle.numpy(), variance=np.ones(len(middle)), dtype=dtype
-            )
-            z = shift(z)
-            head = keras.layers.Dense(ways, dtype=dtype, name="prototypes")
-            norm = keras.layers.Dot(axes=-1, dtype=dtype)([z, z])
-            norm = keras.layers.Rescaling(float(t), dtype=dtype)(norm)
-            outputs = keras.layers.Subtract(dtype=dtype)([head(z), norm])
-            head.kernel.assign(2 * t * tf.transpose(means))
-            head.bias.assign(-t * tf.reduce_sum(means**2, axis=-1))
-        return keras.Model(inputs, outputs, name="adapted")
+        return model_of_prototypes(encoder, self.example, means, self.distance, self.temperature)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, for Keras's saving."""
@@ -264,7 +220,7 @@ class PrototypicalNetwork(MetaLearner):
 
     def _embed(self, examples: Any, training: bool | None) -> Any:
         if training and self.packs:
-            embedded = self._embed_by_rules(examples)
+            embedded = trained_by_rules(self.model, examples)
         else:
             embedded = self.model(examples, training=training)
         if len(embedded.shape) != 2:
@@ -273,21 +229,6 @@ class PrototypicalNetwork(MetaLearner):
                 f"Received: shape={tuple(embedded.shape)}"
             )
         return embedded
-
-    def _embed_by_rules(self, examples: Any) -> Any:
-        """Return what the encoder makes of examples in training, and keep its new state."""
-        variables = self.model.non_trainable_variables
-        params, state = spread_weights(
-            self.model,
-            [tf.convert_to_tensor(v) for v in self.model.trainable_variables],
-            [tf.convert_to_tensor(v) for v in variables],
-            1,
-        )
-        inputs = tf.nest.map_structure(lambda x: x[None], examples)
-        called = packed_call(self.model, params, state, inputs, training=True)
-        for variable, value in zip(variables, called.state, strict=True):
-            variable.assign(tf.reshape(value, variable.shape))
-        return tf.nest.map_structure(lambda x: x[0], called.outputs)
 
     def _loss(self, x: Any, y: Any, predictions: Any, sample_weight: Any, *, training: bool) -> Any:
         """Return the loss of a meta-batch, over its tasks as the compiled one is over examples."""

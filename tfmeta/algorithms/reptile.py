@@ -5,21 +5,22 @@ Nichol, Achiam and Schulman, *On First-Order Meta-Learning Algorithms*, 2018.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfmeta.algorithms.gradient_based import GradientBased
-from tfmeta.algorithms.rates import Filled
+from tfmeta.algorithms.slots import slots_of
 from tfmeta.checks import check_count, check_positive
 from tfmeta.differentiation import Detached
 from tfmeta.fast_weights import FastWeights
+from tfmeta.inner_batches import in_batches
 from tfmeta.inner_loop import InnerStep, Path
 from tfmeta.task_map import current_tasks
-from tfmeta.types import Inputs, Params
+from tfmeta.types import Inputs
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
@@ -82,12 +83,10 @@ class Reptile(GradientBased):
         super().__init__(model, inner_learning_rate, inner_steps, **kwargs)
         check_positive("outer_learning_rate", outer_learning_rate)
         check_count("seed", seed, least=0)
-        for name, value in (
-            ("annealing_steps", annealing_steps),
-            ("inner_batch_size", inner_batch_size),
-        ):
-            if value is not None:
-                check_count(name, value)
+        if annealing_steps is not None:
+            check_count("annealing_steps", annealing_steps)
+        if inner_batch_size is not None:
+            check_count("inner_batch_size", inner_batch_size)
         self.outer_learning_rate = outer_learning_rate
         self.annealing_steps = annealing_steps
         self.inner_batch_size = inner_batch_size
@@ -96,58 +95,41 @@ class Reptile(GradientBased):
     def build(self, input_shape: Any) -> None:
         """Build the wrapped model, and the slots of the inner optimizer."""
         super().build(input_shape)
-        with tf.init_scope():
-            shapes = [shape for _, shape in self.adapted_weights()]
-            empty = self.rule.init([tf.zeros(shape, self.variable_dtype) for shape in shapes])
-            start = [np.asarray(slot) for slot in empty]
-        self.slots = [
-            self.add_weight(
-                shape=slot.shape,
-                dtype=slot.dtype.name,
-                initializer=Filled(slot),
-                trainable=False,
-                name=f"slot_{i}",
-            )
-            for i, slot in enumerate(start)
-        ]
+        self.slots = slots_of(self)
 
     def own_statistics(self) -> list[Any]:
         """Return the moving statistics, where they are kept, and the inner optimizer's slots."""
         slots = [slot for slot in self.slots if keras.backend.is_float_dtype(slot.dtype)]
         return [*super().own_statistics(), *slots]
 
-    def path(self, support_x: Any, support_y: Any, *, training: bool, **how: Any) -> Path:
-        """Run the inner loop, without an outer gradient, and keep the slots it ends with."""
-        detached = Detached([tf.convert_to_tensor(slot) for slot in self.slots])
-        path = super().path(
-            support_x, support_y, training=training, **{"differentiation": detached, **how}
-        )
-        if training:
-            for variable, value in zip(self.slots, path.slots or [], strict=True):
-                variable.assign(value)
+    @property
+    def differentiation(self) -> Detached:
+        """No outer gradient goes through the inner steps, which begin with the learner's slots."""
+        return Detached([tf.convert_to_tensor(slot) for slot in self.slots])
+
+    def path(self, *args: Any, training: bool, **kwargs: Any) -> Path:
+        """Run the inner loop, and keep the slots that training ends with."""
+        path = super().path(*args, training=training, **kwargs)
+        for variable, value in zip(self.slots, path.slots or [], strict=True) if training else []:
+            variable.assign(value)
         return path
 
     def inner_step(
         self, support_x: Any, support_y: Any, weights: FastWeights, *, training: bool
     ) -> InnerStep:
         """Return how the inner loop takes a step, on some of the support set or all of it."""
-        whole = super().inner_step(support_x, support_y, weights, training=training)
-        examples, size = tf.nest.flatten(support_x)[0].shape[0], self.inner_batch_size
-        if size is None or (examples is not None and examples <= size):
-            return whole
-        rows = self._rows(tf.nest.flatten(support_x)[0], training)
-        if examples is None:
-            size = tf.minimum(size, tf.shape(tf.nest.flatten(support_x)[0])[0])
+        step = functools.partial(super().inner_step, weights=weights, training=training)
+        size, steps = self.inner_batch_size, self.steps(training)
+        return in_batches(step, support_x, support_y, size, steps, self.order(training))
 
-        def support_loss(adapted: Params, state: Params, k: Any) -> Any:
-            drawn = rows[k * size : (k + 1) * size]
-            x, y = tf.nest.map_structure(
-                lambda part: tf.gather(part, drawn), (support_x, support_y)
-            )
-            step = super(Reptile, self).inner_step(x, y, weights, training=training)
-            return step.support_loss(adapted, state, k)
-
-        return whole._replace(support_loss=support_loss)
+    def order(self, training: bool) -> Any:
+        """Return the seed `[2]` of the order of the examples: of step and task in training."""
+        if not training:
+            return tf.constant([-1, 0], tf.int64)
+        tasks = current_tasks()
+        task = tf.cast(0 if tasks is None else tasks.numbers, tf.int64)
+        step = tf.cast(self.optimizer.iterations, tf.int64)
+        return tf.stack([step, self.seed * 2**20 + task])
 
     def task_gradients(self, x: Inputs, y: Any, sample_weight: Any = None, **options: Any) -> Any:
         """Return the query loss of one task, `ε (θ − φ)`, and the query predictions."""
@@ -158,10 +140,8 @@ class Reptile(GradientBased):
         called = self.query(state, x["query_x"], training=True)
         self.keep(called.state)
         rate = tf.cast(self.outer_rate(), self.variable_dtype)
-        gradients = [
-            self.optimizer.scale_loss(rate * (before - after))
-            for before, after in zip(start.model, path.params[-1].model, strict=True)
-        ]
+        ends = zip(start.model, path.params[-1].model, strict=True)
+        gradients = [self.optimizer.scale_loss(rate * (before - end)) for before, end in ends]
         return self.query_loss(x, y, called, sample_weight), gradients, called.outputs
 
     def outer_rate(self) -> Any:
@@ -174,16 +154,3 @@ class Reptile(GradientBased):
     def sums_over_tasks(self) -> bool:
         super().sums_over_tasks()  # checks the loss
         return False
-
-    def _rows(self, examples: Any, training: bool) -> Any:
-        """Return the numbers of the examples of all inner steps, one pass after another."""
-        assert self.inner_batch_size is not None
-        n = tf.shape(examples)[0]
-        passes = -(-self.steps(training) * self.inner_batch_size // n)
-        seed = tf.constant([-1, 0], tf.int64)
-        if training:
-            tasks = current_tasks()
-            task = 0 if tasks is None else tasks.numbers
-            number = self.seed * 2**20 + tf.cast(task, tf.int64)
-            seed = tf.stack([tf.cast(self.optimizer.iterations, tf.int64), number])
-        return tf.reshape(tf.argsort(tf.random.stateless_uniform([passes, n], seed), axis=1), [-1])

@@ -87,6 +87,25 @@ def spread_weights(
     )
 
 
+def trained_by_rules(model: keras.Model, examples: Any) -> Any:
+    """Return what a model makes of a batch in training, by its layers' rules; keep its new state.
+
+    That is a packed call for one task: rules of batch normalisation are faster than Keras's.
+    """
+    variables = model.non_trainable_variables
+    params, state = spread_weights(
+        model,
+        [tf.convert_to_tensor(v) for v in model.trainable_variables],
+        [tf.convert_to_tensor(v) for v in variables],
+        1,
+    )
+    inputs = tf.nest.map_structure(lambda x: x[None], examples)
+    called = packed_call(model, params, state, inputs, training=True)
+    for variable, value in zip(variables, called.state, strict=True):
+        variable.assign(tf.reshape(value, variable.shape))
+    return tf.nest.map_structure(lambda x: x[0], called.outputs)
+
+
 class Trial(NamedTuple):
     """What came of computing a model for several tasks at once.
 
