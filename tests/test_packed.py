@@ -19,7 +19,7 @@ from keras import layers
 
 import tfmeta
 from tfmeta import devices, meta_learner
-from tfmeta.algorithms import maml
+from tfmeta.algorithms import gradient_based
 from tfmeta.functional import functional_call
 from tfmeta.layers import BatchAtHandNormalization, PerStepBatchNormalization
 from tfmeta.packed import packed_call, spread_weights, task_axes, tried
@@ -762,14 +762,14 @@ def test_no_more_tasks_are_in_flight_than_keep_each_core_busy(
 
 
 def test_a_gpu_has_as_many_tasks_in_flight_as_its_memory_holds(monkeypatch):
-    monkeypatch.setattr(maml, "gpus", lambda: ["GPU"])
+    monkeypatch.setattr(gradient_based, "gpus", lambda: ["GPU"])
     learner = tfmeta.MAML(tfmeta.models.conv4((28, 28, 1), 5, 8, "stride"))
     images = np.zeros((4, 5, 28, 28, 1), "float32")
     inputs = {"support_x": images, "support_y": np.zeros((4, 5), "int32"), "query_x": images}
     learner.build({name: x.shape for name, x in inputs.items()})
     each = 4 * learner.activations * (2 * 5 + 5)
     for held in (1, 40):
-        monkeypatch.setattr(maml, "room", lambda held=held: held * each)
+        monkeypatch.setattr(gradient_based, "room", lambda held=held: held * each)
         assert learner.tasks_in_flight(inputs) == held
 
 

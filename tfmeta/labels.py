@@ -128,7 +128,6 @@ class Numbers:
     """
 
     spec: Any
-    ignored: None = None
 
     def check(self, labels: Array) -> None:
         """Accept any labels."""

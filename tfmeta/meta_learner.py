@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfmeta.agreement import check_agreement, not_warned_again
+from tfmeta.agreement import check_agreement, ignored_class, not_warned_again
 from tfmeta.arguments import arguments_of, loaded, missing
 from tfmeta.checks import check_count
 from tfmeta.class_weights import weighed
@@ -581,7 +581,8 @@ class MetaLearner(Replicated, abc.ABC):
         """
         if self.batched:
             return None
-        return self.one_task or f"{type(self).__name__} computes one task at a time"
+        reason = f": {self.one_task}" if self.one_task else ""
+        return f"{type(self).__name__} computes one task at a time{reason}"
 
     def tasks_in_flight(self, inputs: Inputs) -> int:
         """Return how many tasks are in flight where `task_chunk` does not say.
@@ -813,7 +814,8 @@ class MetaLearner(Replicated, abc.ABC):
                 labels = labels[np.asarray(tensors["support_mask"])]
             described = self.labels
             described.check(labels)
-            classes, ignored = described.count(labels), described.ignored
+            classes = described.count(labels)
+            ignored = None if classes is None else ignored_class(self.loss)
         if targets is not None:
             check_targets(tensors, arrays("targets", targets), classes, ignored)
 

@@ -47,7 +47,7 @@ CASES = {
         {"recompute": True, "tolerance": 1e-3, "multi_step_loss": None},
     ),
     "implicit": (tfmeta.ImplicitMAML, {}),
-    "implicit, head": (tfmeta.ImplicitMAML, {"adapt": "head"}),
+    "implicit, head": (tfmeta.ImplicitMAML, {"adapt_layers": "head"}),
     "Reptile": (tfmeta.Reptile, {"inner_optimizer": tfmeta.inner_optimizers.Adam(0.1)}),
     "ProtoMAML": (tfmeta.ProtoMAML, {"recompute": True}),
     "prototypes": (lambda model, *_, **kwargs: tfmeta.PrototypicalNetwork(model, **kwargs), {}),

@@ -418,7 +418,7 @@ class GradientBased(MetaLearner):
     def why_not_packed(self) -> str | None:
         """Return the layer or the option that needs one task after another, if there is one."""
         if self.one_task is not None:
-            return self.one_task
+            return super().why_not_packed()
         norms = batch_norm_layers(self.model)
         if norms and not self.mode.packs:
             return f"layer {norms[0].name!r} with batch_norm={self.batch_norm!r}"
