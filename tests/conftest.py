@@ -31,3 +31,8 @@ def float64() -> Iterator[None]:
     yield
     keras.config.set_floatx(before)
     keras.config.set_dtype_policy(policy)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what one worker has to do alone, or the others would wait for it in the end."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)

@@ -33,6 +33,9 @@ from tfmeta.distribution import (
 from tfmeta.training import _samples, episodes, evaluation_sampler
 from tfmeta.workers import free_ports
 
+# What its fixtures make takes long: once, by one worker.
+pytestmark = pytest.mark.xdist_group("distribution")
+
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-c", "from tfmeta.cli import main; main()"]
 # In seconds; the promise of docs/distributed.md.
@@ -161,11 +164,6 @@ def test_two_workers(tmp_path: Path) -> None:
             assert_same(done[name], name)
         # When this fails, Keras can do without `Replicated`'s functions (its issue 20585).
         assert done["keras"], "Keras's own fit works with several workers"
-
-
-def test_four_workers(tmp_path: Path) -> None:
-    for done in learn("workers", 4, "prototypical", tmp_path):
-        assert_same(done["prototypical"], "prototypical")
 
 
 @pytest.mark.slow

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfmeta.foreign.derivatives import exact_moments
 from tfmeta.functional import (
     batch_norm_layers,
     batch_norm_uses,
-    exact_moments,
     exact_pooling,
     functional_call,
 )

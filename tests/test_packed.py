@@ -20,6 +20,7 @@ from keras import layers
 import tfmeta
 from tfmeta import devices, meta_learner
 from tfmeta.algorithms import gradient_based
+from tfmeta.foreign import of_tensorflow
 from tfmeta.functional import functional_call
 from tfmeta.layers import BatchAtHandNormalization, PerStepBatchNormalization
 from tfmeta.packed import packed_call, spread_weights, task_axes, tried
@@ -779,7 +780,7 @@ def test_the_room_of_a_gpu_is_half_of_what_tensorflow_may_take(monkeypatch):
         memory_limit: int
 
     found = [Device("CPU", 1), Device("GPU", 80), Device("GPU", 60)]
-    monkeypatch.setattr(devices.device_lib, "list_local_devices", lambda: found)
+    monkeypatch.setattr(of_tensorflow.device_lib, "list_local_devices", lambda: found)
     monkeypatch.setattr(devices, "gpus", lambda: ["GPU"] * 2)
     assert devices.room.__wrapped__() == 30
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import layers
 
 import tfmeta
-from tfmeta.functional import NoDerivative, exact_derivatives
+from tfmeta.foreign.derivatives import NoDerivative, exact_derivatives
 
 # What TensorFlow has no second derivative of, and the operation that a refusal names.
 WITHOUT = {"softsign": "SoftsignGrad", "CTC": "tf.nn.ctc_loss"}

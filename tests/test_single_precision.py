@@ -13,7 +13,8 @@ import tensorflow as tf
 
 import tfmeta
 from tfmeta import kernels
-from tfmeta.functional import exact_moments, mean_along
+from tfmeta.foreign.derivatives import exact_moments
+from tfmeta.means import mean_along
 from tfmeta.packed import normalization
 
 EPSILON = 1e-3

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfmeta.functional import TRACING, replaced
+from tfmeta.foreign.derivatives import TRACING, replaced
 from tfmeta.inner_optimizers import root
 from tfmeta.types import Params
 

@@ -15,6 +15,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfmeta.foreign.of_keras import layers_of, of_tracking
+
 M = TypeVar("M", bound=keras.Model)
 Exchange = Callable[[keras.layers.Layer], keras.layers.Layer | None]
 
@@ -44,7 +46,7 @@ def copy_of(model: M, exchange: Exchange | None = None) -> M | None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that Keras cannot build it
                 new.build_from_config(model.get_build_config())
-        pairs = list(zip(new._flatten_layers(), model._flatten_layers(), strict=True))
+        pairs = list(zip(layers_of(new), layers_of(model), strict=True))
         for layer, old in pairs:
             whole = isinstance(old, keras.Model) and _is_keras(old)
             if whole and _names(layer) != _names(old):
@@ -108,7 +110,7 @@ def remade(model: M) -> M:
     Raises:
         ValueError: If its configuration cannot make it again; it names the layer.
     """
-    layers = model._flatten_layers()
+    layers = layers_of(model)
     scope = {keras.saving.get_registered_name(type(x)): type(x) for x in layers}
     try:
         with keras.saving.custom_object_scope(scope):
@@ -132,7 +134,7 @@ def remade(model: M) -> M:
 def resources_of(model: keras.Model) -> list[Any]:
     """Return the lookup tables and the like in a model, which an export has to name."""
     kind = tf.saved_model.experimental.TrackableResource
-    parts = (x for y in model._flatten_layers() for x in tf.train.TrackableView(y).descendants())
+    parts = (x for y in layers_of(model) for x in tf.train.TrackableView(y).descendants())
     return list({id(x): x for x in parts if isinstance(x, kind)}.values())
 
 
@@ -159,7 +161,7 @@ def _same_attributes(new: keras.layers.Layer, old: keras.layers.Layer) -> bool:
         [
             told(x)
             for name, value in sorted(vars(layer).items())
-            if name not in usual and not name.startswith("_self_")
+            if name not in usual and not of_tracking(name)
             for x in (name, *keras.tree.flatten(value))
         ]
         for layer in (new, old)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from tensorflow.python.client import device_lib
-
+from tfmeta.foreign.of_tensorflow import memory_of_gpus
 from tfmeta.kernels import gpus
 
 # Bytes that are worth having in flight on a CPU: more of them would only fall out of its caches.
@@ -23,5 +22,4 @@ def room() -> int:
     """
     if not gpus():
         return _ON_A_CPU
-    limits = [d.memory_limit for d in device_lib.list_local_devices() if d.device_type == "GPU"]
-    return int(_SHARE_OF_A_GPU * min(limits))
+    return int(_SHARE_OF_A_GPU * min(memory_of_gpus()))

@@ -10,11 +10,13 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from tfmeta.foreign.of_tensorflow import give_cardinality, worker_of
 
 # What TensorFlow reports, on the other workers, of one that has ended.
 LOST = (
@@ -64,10 +66,7 @@ def _of_slurm() -> Any:
 
 def workers_of(strategy: Any) -> tuple[int, int]:
     """Return which worker this process is, and how many there are."""
-    extended = strategy.extended
-    if getattr(extended, "_num_workers", 1) == 1:
-        return 0, 1
-    return extended._id_in_cluster, extended._num_workers
+    return worker_of(strategy)
 
 
 def local(strategy: Any, values: Any) -> Any:
@@ -86,7 +85,7 @@ def of_workers(strategy: Any, values: Any) -> Any:
     if workers == 1:
         return np.asarray(values)[None]
     # Made once, for TensorFlow counts its exchanges.
-    if "_tfmeta_gather" not in vars(strategy):
+    if "tfmeta_gather" not in vars(strategy):
         replicas = strategy.num_replicas_in_sync // workers
 
         @tf.function(autograph=False, reduce_retracing=True)  # type: ignore[untyped-decorator]
@@ -98,9 +97,9 @@ def of_workers(strategy: Any, values: Any) -> Any:
 
             return local(strategy, strategy.run(gather, args=(mine,)))[::replicas]
 
-        strategy._tfmeta_gather = gathered
+        strategy.tfmeta_gather = gathered
     try:
-        return strategy._tfmeta_gather(tf.constant(values, tf.int32)[None]).numpy()
+        return strategy.tfmeta_gather(tf.constant(values, tf.int32)[None]).numpy()
     except LOST as error:
         raise lost(strategy, error) from error
 
@@ -203,7 +202,7 @@ def shared_out(data: Any, strategy: Any) -> Any:
 
     shared = strategy.distribute_datasets_from_function(parts_of)
     # In meta-batches, as Keras counts, and not in the parts of one.
-    shared._cardinality = data.cardinality().numpy()
+    give_cardinality(shared, data.cardinality().numpy())
     return shared
 
 
@@ -221,20 +220,3 @@ def replicas_here() -> int:
 def replica_here() -> Any:
     """Return which of the replicas computes what is computed here."""
     return tf.distribute.get_replica_context().replica_id_in_sync_group
-
-
-@contextlib.contextmanager
-def same_everywhere(optimizer: Any) -> Iterator[None]:
-    """Let an optimizer apply gradients that are the sum over all replicas already.
-
-    Keras's sums them behind the clipping of norms, which is then one of each replica's gradients.
-    """
-    optimizers = [optimizer, getattr(optimizer, "inner_optimizer", optimizer)]
-    for each in optimizers:
-        each.__dict__["_all_reduce_sum_gradients"] = lambda pairs: pairs
-    try:
-        yield
-    finally:
-        # Another replica of this process may have done it.
-        for each in optimizers:
-            each.__dict__.pop("_all_reduce_sum_gradients", None)

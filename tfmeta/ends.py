@@ -10,6 +10,8 @@ from typing import Any
 
 import keras
 
+from tfmeta.foreign.of_keras import graph_of, maker_of, nodes_of
+
 _MOVING = (
     keras.layers.Flatten,
     keras.layers.Identity,
@@ -65,10 +67,9 @@ _ACTIVATED = tuple(
 
 def _graph(model: Any) -> Any:
     """Return the graph of a functional or sequential model, if it has one that is all it does."""
-    if isinstance(model, keras.Sequential):
-        model = getattr(model, "_functional", None)
-    plain = hasattr(model, "_inputs_struct") and type(model).call.__module__.startswith("keras.")
-    return model if plain else None
+    graph = graph_of(model)
+    plain = graph is not None and type(graph).call.__module__.startswith("keras.")
+    return graph if plain else None
 
 
 def _changes_nothing(layer: Any) -> bool:
@@ -80,7 +81,7 @@ def _changes_nothing(layer: Any) -> bool:
 
 def _readers_of(graph: Any, tensor: Any) -> list[Any]:
     found = []
-    for node in (node for nodes in graph._nodes_by_depth.values() for node in nodes):
+    for node in nodes_of(graph):
         for place, given in enumerate(node.input_tensors):
             if given is not tensor:
                 continue
@@ -96,8 +97,8 @@ def _readers_of(graph: Any, tensor: Any) -> list[Any]:
 
 
 def _maker_of(tensor: Any) -> Any:
-    maker, call, place = tensor._keras_history
+    maker, given, place = maker_of(tensor)
     if _changes_nothing(maker):
-        return _maker_of(maker._inbound_nodes[call].input_tensors[0])
+        return _maker_of(given[0])
     inner = makers(maker) if isinstance(maker, keras.Model) else [maker]
     return inner[place] if place < len(inner) else None

@@ -13,6 +13,7 @@ import tensorflow as tf
 from tfmeta import calibration
 from tfmeta.agreement import ignored_class
 from tfmeta.checks import check_count, check_positive
+from tfmeta.foreign.of_keras import MASK
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.padding import is_padded
 from tfmeta.readable import readable
@@ -434,7 +435,7 @@ def _masked(predictions: Any, notes: list[dict[str, Array]]) -> tuple[Array, Arr
             "`learner` must have one output to be scored here; its own `evaluate` scores several. "
             f"Received: {len(notes)} outputs"
         )
-    mask = notes[0].get("_keras_mask")
+    mask = notes[0].get(MASK)
     return predictions, np.ones(predictions.shape[:2], bool) if mask is None else mask
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.ends import readers
+from tfmeta.foreign.of_keras import graph_of, layers_of
 from tfmeta.padding import MASKS
 
 _ways: contextvars.ContextVar[int | None] = contextvars.ContextVar("ways", default=None)
@@ -96,10 +97,10 @@ def example_of(model: keras.Model, support_shape: Any, dtypes: Any = None) -> An
 def known_example(model: keras.Model) -> Any:
     """Return what a model takes that has its shape already, or `None`."""
     # It knows which of its sizes may vary.
-    if isinstance(model, keras.Sequential):
-        known = model.inputs[0] if model.built and model._functional else None
-    else:
-        known = getattr(model, "input", None) if hasattr(model, "_inputs_struct") else None
+    known = None
+    if graph_of(model) is not None:
+        sequential = isinstance(model, keras.Sequential)
+        known = model.inputs[0] if sequential and model.built else getattr(model, "input", None)
     return keras.tree.map_structure(
         lambda x: x if x is None else keras.KerasTensor((None, *x.shape[1:]), dtype=x.dtype), known
     )
@@ -367,7 +368,7 @@ def _takes_integers(model: keras.Model, read: list[Any] | None, expected: Any) -
     layers = [model] if read is None else read
     return all(
         not isinstance(layer, keras.Layer)  # an operation, `x / 255` for instance
-        or any(isinstance(inner, _FOR_INTEGERS) for inner in layer._flatten_layers())
+        or any(isinstance(inner, _FOR_INTEGERS) for inner in layers_of(layer))
         for layer in layers
     )
 

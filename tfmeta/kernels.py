@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-from tensorflow.python.eager.context import ensure_initialized
 
-from tfmeta.xla import in_xla
+from tfmeta.foreign.of_tensorflow import in_xla
 
 
 class _Window(NamedTuple):
@@ -251,7 +250,9 @@ def threads() -> int:
 
 @functools.cache
 def _threads_of_process() -> int:
-    ensure_initialized()  # from then on it stays as it is, and to ask takes longer than a kernel
+    # TensorFlow begins with this: from then on the number stays as it is, and to ask takes longer
+    # than a kernel.
+    tf.config.list_logical_devices()
     return int(tf.config.threading.get_intra_op_parallelism_threads())
 
 

@@ -9,10 +9,12 @@ import keras
 
 from tfmeta.checks import check_count
 from tfmeta.copies import copy_of
+from tfmeta.foreign.of_keras import OpenBatchNormalization, layers_of
+from tfmeta.means import mean_along
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
-class BatchAtHandNormalization(keras.layers.BatchNormalization):
+class BatchAtHandNormalization(OpenBatchNormalization):
     """Batch normalisation by the statistics of the batch at hand, in training and inference.
 
     `y = γ (x − mean(x)) / sqrt(var(x) + ε) + β`. It stands in an adapted model whose learner was
@@ -34,13 +36,12 @@ class BatchAtHandNormalization(keras.layers.BatchNormalization):
             squares = mean_along((x - wide) ** 2, axes)
             mean, variance = (keras.ops.squeeze(y, axes) for y in (wide, squares))
         else:
-            mean, variance = self._moments(x, mask)
+            mean, variance = self.masked_moments(x, mask)
         beta = keras.ops.cast(self.beta, x.dtype) if self.center else None
         gamma = keras.ops.cast(self.gamma, x.dtype) if self.scale else None
         # Keras before 3.13 has no renormalisation.
         if getattr(self, "renorm", False):
-            r, d, mean, variance = self._renorm_correction_and_moments(mean, variance)
-            gamma, beta = self._compose_transforms(r, d, gamma, beta, x.dtype)
+            mean, variance, gamma, beta = self.renormalized(mean, variance, gamma, beta, x.dtype)
         outputs = keras.ops.batch_normalization(
             x,
             mean,
@@ -51,17 +52,6 @@ class BatchAtHandNormalization(keras.layers.BatchNormalization):
             epsilon=self.epsilon,
         )
         return keras.ops.cast(outputs, self.compute_dtype)
-
-
-def mean_along(x: Any, axes: Any) -> Any:
-    """Return the mean over some axes, one after another, which stay as axes of size 1.
-
-    Where thousands of numbers are the same, as of a flat background, a single sum of them all would
-    be off by much: it is rounded the same way each time.
-    """
-    for axis in keras.tree.flatten(axes):
-        x = keras.ops.mean(x, axis, keepdims=True)
-    return x
 
 
 def particle_mean(predictions: Any, from_logits: bool) -> Any:
@@ -105,7 +95,7 @@ class ParticleMean(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
-class PerStepBatchNormalization(keras.layers.BatchNormalization):
+class PerStepBatchNormalization(OpenBatchNormalization):
     """Batch normalisation with weights and running statistics of its own for each inner step.
 
     `y = γ_k (x − mean) / sqrt(var + ε) + β_k` in inner step k; γ, β and the running statistics
@@ -144,7 +134,7 @@ class PerStepBatchNormalization(keras.layers.BatchNormalization):
         # As in Keras, half precision would overflow.
         x = keras.ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         if training and self.trainable:
-            mean, variance = self._moments(x, mask)
+            mean, variance = self.masked_moments(x, mask)
             self._move(self.moving_mean, mean)
             self._move(self.moving_variance, variance)
         else:
@@ -199,7 +189,7 @@ def per_step_batch_norm(model: keras.Model, steps: int) -> keras.Model:
 
     def ordinary(model: keras.Model) -> bool:
         norms = (keras.layers.BatchNormalization, PerStepBatchNormalization)
-        kinds = [type(x) for x in model._flatten_layers() if isinstance(x, norms[0])]
+        kinds = [type(x) for x in layers_of(model) if isinstance(x, norms[0])]
         return any(kind is not norms[1] for kind in kinds)
 
     def swap(layer: keras.layers.Layer) -> keras.layers.Layer | None:

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from tfmeta.checks import check_at_least_zero, check_positive
+from tfmeta.foreign.of_keras import MASK, additional_loss, arguments_of_loss, loss_metrics_of
 from tfmeta.notes import keeping_notes
 from tfmeta.padding import without_padding
 from tfmeta.task_map import current_tasks, in_one_axis
@@ -149,7 +150,7 @@ def task_losses(
     by_example = None if sample_weight is not None else _by_example(learner, y_pred)
     if by_example is not None:
         return _means(by_example, y, y_pred, mask, summed=_reduction(learner.loss) == "sum") + sum(
-            learner._aggregate_additional_loss(loss) for loss in learner.losses
+            additional_loss(learner, loss) for loss in learner.losses
         )
 
     # Any loss at all, at the price of as many operations as there are tasks.
@@ -182,7 +183,7 @@ def _counted(learner: Any, task: Any) -> Iterator[None]:
         return
     with keras.StatelessScope() as scope:
         yield
-    for variable in [v for metric in learner._compile_loss.metrics for v in metric.variables]:
+    for variable in [v for metric in loss_metrics_of(learner) for v in metric.variables]:
         old, new = tf.convert_to_tensor(variable), scope.get_current_value(variable)
         if new is not None:
             variable.assign(old + tf.cast(tasks.weights[task], old.dtype) * (new - old))
@@ -210,7 +211,7 @@ def _reduction(loss: Any) -> Any:
 
 def _by_example(learner: Any, y_pred: Any) -> Any:
     """Return the compiled loss without its reduction, if it treats examples by themselves."""
-    masked = keras.tree.is_nested(y_pred) or getattr(y_pred, "_keras_mask", None) is not None
+    masked = keras.tree.is_nested(y_pred) or getattr(y_pred, MASK, None) is not None
     if masked or learner.loss_weights is not None:
         return None
     given = keras.losses.get(learner.loss) if isinstance(learner.loss, str) else learner.loss
@@ -224,7 +225,7 @@ def _by_example(learner: Any, y_pred: Any) -> Any:
 
 def _treats_examples_alone(loss: Any) -> bool:
     # The configuration of some losses, as of CosineSimilarity, lacks arguments.
-    made_with = {**loss.get_config(), **getattr(loss, "_fn_kwargs", {})}
+    made_with = {**loss.get_config(), **arguments_of_loss(loss)}
     return all(made_with.get(name, usual) == usual for name, usual in _ACROSS_EXAMPLES.items())
 
 

@@ -28,7 +28,15 @@ from tfmeta.distribution import (
 )
 from tfmeta.export.preprocessing import Preprocessing
 from tfmeta.export.saved_model import saved_learner
-from tfmeta.functional import NoDerivative, batch_norm_layers, check_layers
+from tfmeta.foreign.derivatives import NoDerivative
+from tfmeta.foreign.of_keras import (
+    FROM_WITHIN_FIT,
+    build_metrics,
+    forget_validation_data,
+    layers_of,
+    metrics_are_built,
+)
+from tfmeta.functional import batch_norm_layers, check_layers
 from tfmeta.given import batches, first_of, named
 from tfmeta.inputs import (
     arrays,
@@ -213,7 +221,7 @@ class MetaLearner(Replicated, abc.ABC):
         for model in (first, self.model):
             for training in (True, False):
                 # A layer may be called in one of them only. Nothing but weights comes of it.
-                if model and not all(layer.built for layer in model._flatten_layers()):
+                if model and not all(layer.built for layer in layers_of(model)):
                     model(self.example, training=training)
         self._check_weights()
         check_layers(self.model)
@@ -364,7 +372,7 @@ class MetaLearner(Replicated, abc.ABC):
         `x` is what `fit` takes, and its first meta-batch is checked as there; a sampler needs
         `steps`.
         """
-        if kwargs.get("_use_cached_eval_dataset"):
+        if kwargs.get(FROM_WITHIN_FIT):
             return super().evaluate(x, *args, **kwargs)  # from within `fit`
         kwargs = named(keras.Model.evaluate, self, x, *args, **kwargs)
         with self._unspoilt():
@@ -802,8 +810,7 @@ class MetaLearner(Replicated, abc.ABC):
         check_masks(tensors)
         self.check_examples(tensors)
         if not self.built:
-            strategy = self._distribute_strategy
-            with strategy.scope() if strategy else contextlib.nullcontext():
+            with self.distribute_strategy.scope():
                 self._build_for(tensors)
         for name in ("support_x", "query_x"):
             check_ids(inputs[name], self.model, self.example, name)
@@ -875,11 +882,6 @@ class MetaLearner(Replicated, abc.ABC):
         """Make a learner from what `get_config` returned."""
         return cls(**loaded(config))
 
-    @property
-    def _default_save_signature(self) -> None:
-        # Keras would trace a learner inside an adapted model, with inputs that it does not take.
-        return None
-
     def _episodes(
         self, given: dict[str, Any], steps: str, labelled: bool = False, training: bool = False
     ) -> tuple[Any, Any]:
@@ -912,7 +914,7 @@ class MetaLearner(Replicated, abc.ABC):
         variable once more: with several inner steps, that takes many seconds. With replicas Keras
         does it itself.
         """
-        if not self.compiled or self._distribute_strategy is not None:
+        if not self.compiled or not self._alone:
             return
         for model in self.models():
             if not model.built:
@@ -921,17 +923,17 @@ class MetaLearner(Replicated, abc.ABC):
                     f"their weights: build yours in `build`. Received: model {model.name!r}, which "
                     "is not"
                 )
-        if training and not self.optimizer.built:
-            self.optimizer.build(self.trainable_variables)
-        metrics = self._compile_metrics
-        if metrics is None or metrics.built or targets is None:
-            return
-        labels = keras.tree.map_structure(
-            lambda y: keras.KerasTensor((None, *np.shape(y)[2:]), dtype=y.dtype),
-            arrays("targets", targets),
-        )
-        if (predictions := self.output_spec()) is not None:
-            metrics.build(labels, predictions)
+        with self.distribute_strategy.scope():
+            if training and not self.optimizer.built:
+                self.optimizer.build(self.trainable_variables)
+            if targets is None or metrics_are_built(self):
+                return
+            labels = keras.tree.map_structure(
+                lambda y: keras.KerasTensor((None, *np.shape(y)[2:]), dtype=y.dtype),
+                arrays("targets", targets),
+            )
+            if (predictions := self.output_spec()) is not None:
+                build_metrics(self, labels, predictions)
 
     @contextlib.contextmanager
     def _unspoilt(self) -> Iterator[None]:
@@ -945,7 +947,8 @@ class MetaLearner(Replicated, abc.ABC):
                 yield
         except Exception as error:
             self.train_function = self.test_function = self.predict_function = None
-            self._predict_here = self._eval_epoch_iterator = None
+            self._predict_here = None
+            forget_validation_data(self)
             if isinstance(error, tf.errors.InvalidArgumentError):
                 raise readable(error) from error
             if isinstance(error, LOST):

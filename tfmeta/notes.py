@@ -12,7 +12,9 @@ from typing import Any
 
 import tensorflow as tf
 
-_NOTES = ("_keras_mask", "_keras_logits")
+from tfmeta.foreign.of_keras import LOGITS, MASK
+
+_NOTES = (MASK, LOGITS)
 
 
 def keeping_notes(function: Callable[[Any], Any], values: Any) -> Any:

@@ -16,6 +16,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfmeta.foreign.derivatives import changed
+from tfmeta.foreign.of_keras import kernel_of, layers_of, own_weights
 from tfmeta.types import Params
 
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
@@ -89,24 +91,19 @@ def random_weights(model: keras.Model, log_stds: Params, noise: Noise) -> Iterat
     """
     by_id = {id(v): x for v, x in zip(model.trainable_variables, log_stds, strict=True)}
     layers = [x for x in _layers(model) if isinstance(x, (keras.layers.Dense, *_CONVOLUTIONS))]
-    activations = [layer.activation for layer in layers]
-    for layer, activation in zip(layers, activations, strict=True):
+    changes: list[tuple[Any, str, Any]] = []
+    for layer in layers:
         deviate = _dense if isinstance(layer, keras.layers.Dense) else _convolution
         deviation = functools.partial(deviate, layer, by_id, noise)
-        call = functools.partial(_call, layer.call, deviation, activation)
-        object.__setattr__(layer, "call", call)
-        object.__setattr__(layer, "activation", keras.activations.linear)
-    try:
+        call = functools.partial(_call, layer.call, deviation, layer.activation)
+        changes += [(layer, "call", call), (layer, "activation", keras.activations.linear)]
+    with changed(changes):
         yield
-    finally:
-        for layer, activation in zip(layers, activations, strict=True):
-            object.__delattr__(layer, "call")
-            object.__setattr__(layer, "activation", activation)
 
 
 def _layers(model: keras.Model) -> list[Any]:
-    layers = model._flatten_layers(include_self=False, recursive=True)
-    return [x for x in layers if not isinstance(x, keras.Model) and x._trainable_variables]
+    layers = layers_of(model, include_self=False, recursive=True)
+    return [x for x in layers if not isinstance(x, keras.Model) and own_weights(x)]
 
 
 def _call(
@@ -117,7 +114,7 @@ def _call(
 
 def _dense(layer: Any, log_stds: dict[int, Any], noise: Noise, x: Any) -> Any:
     """Return how far the outputs are from their means: a sum of normal numbers is one."""
-    variance = tf.matmul(x**2, tf.exp(2 * log_stds[id(layer._kernel)]))
+    variance = tf.matmul(x**2, tf.exp(2 * log_stds[id(kernel_of(layer))]))
     if layer.use_bias:
         variance += tf.exp(2 * log_stds[id(layer.bias)])
     return tf.sqrt(variance) * noise(tf.shape(variance))
@@ -129,7 +126,7 @@ def _convolution(layer: Any, log_stds: dict[int, Any], noise: Noise, x: Any) -> 
             "`model` must have its channels last. Received: layer "
             f"{layer.name!r} with data_format={layer.data_format!r}"
         )
-    log_std = log_stds[id(layer._kernel)]
+    log_std = log_stds[id(kernel_of(layer))]
     kernel = tf.exp(log_std) * noise(tf.shape(log_std))
     n, space = tf.shape(x)[:1], [1] * layer.rank
     before = noise.signs(tf.concat([n, space, [x.shape[-1]]], 0))

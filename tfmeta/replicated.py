@@ -13,14 +13,14 @@ from tfmeta.distribution import (
     digest,
     local,
     replicas_here,
-    same_everywhere,
     summed,
     workers_of,
 )
+from tfmeta.foreign.of_keras import OpenModel, gradients_are_summed, loss_tracker_of
 from tfmeta.notes import with_notes
 
 
-class Replicated(keras.Model):
+class Replicated(OpenModel):
     """A Keras model that can be trained by replicas in several processes.
 
     Keras 3.15 reduces batches and logs across replicas in a way that
@@ -112,11 +112,12 @@ class Replicated(keras.Model):
 
         return checked
 
-    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        if iterator is not None and not self._alone:
-            _, _, batches = next(iter(iterator))
-            iterator, data_batch = None, local(self.distribute_strategy, next(batches))
-        super()._maybe_symbolic_build(iterator, data_batch)
+    def first_batch(self, iterator: Any, data_batch: Any) -> tuple[Any, Any]:
+        """Return the part of the first meta-batch that the first replica of this process has."""
+        if iterator is None or self._alone:
+            return iterator, data_batch
+        _, _, batches = next(iter(iterator))
+        return None, local(self.distribute_strategy, next(batches))
 
     def sums_over_tasks(self) -> bool:
         """Whether the loss of a meta-batch is the sum over its tasks, and not the mean."""
@@ -167,7 +168,7 @@ class Replicated(keras.Model):
         replicas = replicas_here()
         if replicas > 1 and self.sums_over_tasks():
             loss *= replicas  # the metric averages over replicas
-        self._loss_tracker.update_state(loss, sample_weight=tasks)
+        loss_tracker_of(self).update_state(loss, sample_weight=tasks)
 
     def outer_update(self, loss: Any, *gradients: Any, tasks: Any) -> None:
         """Take an outer step from what this replica has of loss and gradients, and log the loss.
@@ -189,8 +190,8 @@ class Replicated(keras.Model):
                 variable.assign(mean)
             totals = (sums if self.sums_over_tasks() else means)[: len(totals)]
         loss, *of_weights = totals
-        self._loss_tracker.update_state(loss, sample_weight=tasks)
-        with same_everywhere(self.optimizer):
+        loss_tracker_of(self).update_state(loss, sample_weight=tasks)
+        with gradients_are_summed(self.optimizer):
             self.optimizer.apply_gradients(zip(of_weights, self.trainable_variables, strict=True))
 
     def own_statistics(self) -> list[Any]:
@@ -219,8 +220,7 @@ class Replicated(keras.Model):
         }
         alike(self.distribute_strategy, digests)
 
-    def _aggregate_additional_loss(self, loss: Any) -> Any:
-        # A regularizer's loss; Keras divides it where it does not divide a sum over examples.
+    def regularization(self, loss: Any) -> Any:
+        """Return the loss of a regularizer; Keras divides it where it divides no sum of losses."""
         replicas = replicas_here()
-        loss = super()._aggregate_additional_loss(loss)
         return loss * replicas if replicas > 1 and self.sums_over_tasks() else loss

@@ -37,6 +37,7 @@ import tensorflow as tf
 from tfmeta.checks import check_count
 from tfmeta.distribution import most_of_workers
 from tfmeta.files import replacing
+from tfmeta.foreign.of_keras import OF_CALLBACKS, begin_at
 from tfmeta.types import Array
 
 FORMAT = 1
@@ -237,11 +238,11 @@ class SaveState(keras.callbacks.Callback):
             self._have_metrics(state)
         # As Keras's BackupAndRestore does. A training that stopped by itself has no more epochs.
         stopped = state.facts["stopped"]
-        self.model._initial_epoch = max(state.epoch, self.params["epochs"] if stopped else 0)
+        begin_at(self.model, max(state.epoch, self.params["epochs"] if stopped else 0))
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Put back what the beginning of an epoch has reset, where one is continued."""
-        self.model._initial_epoch = None
+        begin_at(self.model, None)
         state, self._state = self._state, None
         self._offset = 0
         if state is not None:
@@ -302,7 +303,7 @@ class SaveState(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Leave the model as Keras would, where a training that is finished was continued."""
-        self.model._initial_epoch = None
+        begin_at(self.model, None)
 
     def _taken(self, epoch: int, step_of_epoch: int) -> Callable[[], None]:
         """Copy the state, and return the function that writes it."""
@@ -583,7 +584,7 @@ def _changeable(callback: keras.callbacks.Callback) -> dict[str, Any]:
     """Return the attributes of a callback that can be kept, as they are now."""
     found = {}
     for name, value in vars(callback).items():
-        if name in ("_model", "params"):
+        if name in OF_CALLBACKS:
             continue
         arrays: list[Array] = []
         with contextlib.suppress(TypeError):

@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import tensorflow as tf
-from tensorflow.python.framework import op_def_registry
 
+from tfmeta.foreign.of_tensorflow import has_a_state, in_xla
 from tfmeta.kernels import gpus, limited_threads
-from tfmeta.xla import in_xla
 
 TaskAxis = Literal["auto", "loop", "packed"]
 TASK_AXES = ("auto", "loop", "packed")
@@ -365,8 +364,7 @@ def _has_effects(graph: Any) -> bool:
     used = {
         node.op for nodes in (definition.node, *(f.node_def for f in functions)) for node in nodes
     }
-    known = (op_def_registry.get(name) for name in used - _WITHOUT_EFFECTS)
-    return any(kind.is_stateful for kind in known if kind is not None)
+    return any(map(has_a_state, used - _WITHOUT_EFFECTS))
 
 
 def _added(results: list[tuple[Any, Any]], join: Callable[[Any], Any]) -> tuple[Any, Any]:

@@ -11,18 +11,20 @@ WAYS, SHOTS, QUERIES, TASKS = 3, 2, 4, 4
 
 
 def network(outputs=WAYS):
-    """Two blocks of what conv4 has four of, which is traced in half the time."""
-    blocks = [
-        layer
-        for _ in range(2)
-        for layer in (
-            keras.layers.Conv2D(4, 3, 2, padding="same"),
-            keras.layers.BatchNormalization(),
-            keras.layers.ReLU(),
-        )
+    """One block of what conv4 has four of, which is traced in a quarter of the time."""
+    block = [
+        keras.layers.Conv2D(4, 3, 2, padding="same"),
+        keras.layers.BatchNormalization(),
+        keras.layers.ReLU(),
     ]
     head = [] if outputs is None else [keras.layers.Dense(outputs)]
-    return keras.Sequential([keras.Input((12, 12, 1)), *blocks, keras.layers.Flatten(), *head])
+    return keras.Sequential([keras.Input((12, 12, 1)), *block, keras.layers.Flatten(), *head])
+
+
+def with_context(model):
+    """The same network with context parameters in front of its head."""
+    *body, head = model.layers
+    return keras.Sequential([keras.Input((12, 12, 1)), *body, tfmeta.layers.Context(3), head])
 
 
 LEARNERS = {
@@ -43,8 +45,9 @@ LEARNERS = {
         network(),
         0.1,
         2,
-        multi_step_epochs=2,
-        first_order_epochs=1,
+        # A training of one phase: of several each is traced. test_maml_plus_plus.py goes through
+        # all of them, test_tracing.py from one to the next.
+        multi_step_loss="discounted",
         cosine_epochs=3,
         outer_clip_norm=10.0,
         tolerance=0.0,
@@ -67,6 +70,8 @@ LEARNERS = {
     ),
     "ProtoMAML": lambda: tfmeta.ProtoMAML(network(None), 0.01, 2),
     "ANIL": lambda: tfmeta.ANIL(network(), 0.1, 2),
+    "CAVIA": lambda: tfmeta.CAVIA(with_context(network()), 0.5, 2),
+    "MetaCurvature": lambda: tfmeta.MetaCurvature(network(), 0.1, 2),
     "PrototypicalNetwork": lambda: tfmeta.PrototypicalNetwork(network(None)),
     "PrototypicalNetwork-cosine": lambda: tfmeta.PrototypicalNetwork(
         network(None), "cosine", 10.0, learn_temperature=True
@@ -94,8 +99,10 @@ def episodes(seed=0, tasks=TASKS):
     return inputs, targets
 
 
-# Options that have tests of their own, for a run that may take longer.
+# Learners and options that have tests of their own, for a run that may take longer.
 SLOW = {
+    "CAVIA",
+    "MetaCurvature",
     "MAML-support",
     "MAML-running",
     "MAML-with-support",

@@ -20,15 +20,14 @@ from tfmeta.differentiation import Unrolled
 from tfmeta.distribution import replicas_here
 from tfmeta.ends import kind_of_output, makers
 from tfmeta.fast_weights import FastWeights, Parts
+from tfmeta.foreign.derivatives import TRACING, exact_derivatives
 from tfmeta.functional import (
     BATCH_NORM_MODES,
-    TRACING,
     BatchNormMode,
     Called,
     Statistics,
     batch_norm_layers,
     chosen_variables,
-    exact_derivatives,
     functional_call,
     per_step_layers,
     written_weights,

@@ -15,6 +15,7 @@ from tfmeta.data.augmentation import Augmentation
 from tfmeta.data.class_dataset import ClassDataset
 from tfmeta.data.normalization import Numbers, scale_and_offset
 from tfmeta.data.shards import Shards
+from tfmeta.foreign.of_numpy import mapping_of
 from tfmeta.types import Array, Episodes
 
 _SMALL_FILE = 64 << 20  # a memory-mapped file below this size may stay in memory as a whole
@@ -206,7 +207,7 @@ def _large_mapped_files(arrays: Sequence[Array]) -> list[Any]:
 
 def _mapped_file(array: Any) -> Any:
     while isinstance(array, np.ndarray):
-        mapping = getattr(array, "_mmap", None)
+        mapping = mapping_of(array)
         if mapping is not None:
             # What was written to a copy-on-write mapping is in no file.
             return mapping if getattr(array, "mode", "c") != "c" else None

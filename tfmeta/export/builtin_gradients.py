@@ -13,28 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-from tensorflow.python.framework import ops
 
-from tfmeta.functional import TRACING
+from tfmeta.foreign.derivatives import TRACING
+from tfmeta.foreign.of_tensorflow import gradient_of, looking_up_gradients
 
 
 @contextlib.contextmanager
 def builtin_gradients() -> Iterator[None]:
     """Have tapes take these gradients instead of TensorFlow's while the context is open."""
-    with TRACING:
-        original = ops._gradient_registry
-        ops._gradient_registry = _Overlaid()
-        try:
-            yield
-        finally:
-            ops._gradient_registry = original
-
-
-class _Overlaid:
-    """TensorFlow's registry of gradients, with those of this module in front."""
-
-    def lookup(self, name: str) -> Any:
-        return RULES.get(name) or ops.gradient_registry.lookup(name)
+    with TRACING, looking_up_gradients(lambda name: RULES.get(name) or gradient_of(name)):
+        yield
 
 
 class _Windows(NamedTuple):
@@ -111,7 +99,7 @@ def _convolution(op: Any, dy: Any) -> Any:
     x, kernel = op.inputs
     *size, depth, filters = kernel.shape
     windows = _windows(op, dy, size)
-    to_x, to_kernel = ops.gradient_registry.lookup("Conv2D")(op, dy)
+    to_x, to_kernel = gradient_of("Conv2D")(op, dy)
     # The gradient to `x` is a transposed convolution, which is built in.
     if windows is None or x.shape[-1] != depth:
         return to_x, to_kernel
@@ -126,7 +114,7 @@ def _depthwise_convolution(op: Any, dy: Any) -> Any:
     *size, depth, multiplier = kernel.shape
     windows = _windows(op, dy, size)
     if windows is None or max(windows.dilations) > 1:
-        return ops.gradient_registry.lookup("DepthwiseConv2dNative")(op, dy)
+        return gradient_of("DepthwiseConv2dNative")(op, dy)
     dy = tf.reshape(dy, [-1, *windows.out, depth, multiplier])
     taps = windows.taps(x)
     to_x = windows.scattered({place: tf.reduce_sum(dy * kernel[place], -1) for place in taps})
@@ -138,7 +126,7 @@ def _max_pool(op: Any, dy: Any) -> Any:
     (x,), (y,) = op.inputs, op.outputs
     windows = _windows(op, dy, op.get_attr("ksize")[1:3])
     if windows is None:
-        return ops.gradient_registry.lookup("MaxPool")(op, dy)
+        return gradient_of("MaxPool")(op, dy)
     put = {}
     for place, tap in windows.taps(x, x.dtype.min).items():
         # Of equal numbers the first has it all.
@@ -151,7 +139,7 @@ def _average_pool(op: Any, dy: Any) -> Any:
     (x,) = op.inputs
     windows = _windows(op, dy, op.get_attr("ksize")[1:3])
     if windows is None:
-        return ops.gradient_registry.lookup("AvgPool")(op, dy)
+        return gradient_of("AvgPool")(op, dy)
     # Padding does not count.
     taps = windows.taps(tf.ones_like(x))
     share = dy / tf.add_n(list(taps.values()))

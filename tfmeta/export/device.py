@@ -13,7 +13,7 @@ from tfmeta.checks import check_count
 from tfmeta.export.builtin_gradients import builtin_gradients
 from tfmeta.export.serving import example_of_built, labels_of, refuse_several
 from tfmeta.export.sums import sums_by_axis
-from tfmeta.functional import exact_moments
+from tfmeta.foreign.derivatives import exact_moments
 from tfmeta.inputs import fixed_ways
 from tfmeta.kernels import avoided
 

@@ -15,6 +15,7 @@ from tfmeta.copies import resources_of
 from tfmeta.export.preprocessing import Preprocessing
 from tfmeta.export.serving import example_of_built, learner_signatures, model_signatures
 from tfmeta.files import replacing_folder
+from tfmeta.foreign.of_keras import layers_of
 from tfmeta.layers import BatchAtHandNormalization
 
 # What TensorFlow writes into the folder of a SavedModel.
@@ -73,7 +74,7 @@ def saved_model(
     signatures = model_signatures(adapted, example, class_names, preprocessing)
     if any(
         isinstance(x, BatchAtHandNormalization) or getattr(x, "transductive", False)
-        for x in adapted._flatten_layers()
+        for x in layers_of(adapted)
     ):
         _say_transductive(path)
     _write(adapted, path, signatures, {"predict": signatures["serving_default"]})

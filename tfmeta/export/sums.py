@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfmeta.functional import TRACING
+from tfmeta.foreign.derivatives import TRACING
 
 
 @contextlib.contextmanager

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from tfmeta.functional import TRACING, Called, Statistics, exact_pooling, exact_resizing
+from tfmeta.foreign.derivatives import TRACING, exact_pooling, exact_resizing
+from tfmeta.foreign.of_keras import run_through_graph
+from tfmeta.functional import Called, Statistics
 from tfmeta.notes import keeping_notes
 from tfmeta.packed.layout import pack, spread, task_axes, unpack
 from tfmeta.packed.rules import EVERYWHERE, RULES, NoRule, Rule, Trace
@@ -171,8 +173,8 @@ def _run(model: Any, inputs: Any, trace: Trace) -> Any:
         for layer in model.layers:
             inputs = _apply(layer, trace, inputs)
         return inputs
-    return model._run_through_graph(
-        inputs, operation_fn=lambda operation: functools.partial(_apply, operation, trace)
+    return run_through_graph(
+        model, inputs, lambda operation: functools.partial(_apply, operation, trace)
     )
 
 

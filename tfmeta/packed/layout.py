@@ -13,6 +13,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfmeta.foreign.of_keras import layers_of
+
 _BY_CHANNEL = (
     keras.layers.DepthwiseConv1D,
     keras.layers.DepthwiseConv2D,
@@ -69,7 +71,7 @@ def reshaped(x: Any, shape: list[Any]) -> Any:
 def task_axes(model: keras.Model) -> dict[int, int]:
     """Return for each variable of `model`, by its id, where its packed tensor has the tasks."""
     axes = {id(v): 0 if len(v.shape) < 3 else len(v.shape) - 1 for v in model.variables}
-    for layer in model._flatten_layers(include_self=False):
+    for layer in layers_of(model, include_self=False):
         if isinstance(layer, _BY_CHANNEL):
             # A kernel for each channel: [*size, channels, multiplier].
             kernel = layer.weights[0]

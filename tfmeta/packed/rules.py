@@ -19,13 +19,14 @@ import tensorflow as tf
 from keras import layers
 
 from tfmeta import kernels
+from tfmeta.foreign.of_keras import merge_function_of
 from tfmeta.functional import Statistics
 from tfmeta.layers import (
     BatchAtHandNormalization,
     Context,
     PerStepBatchNormalization,
-    mean_along,
 )
+from tfmeta.means import mean_along
 from tfmeta.packed.convolution import convolution, depthwise_convolution, product
 from tfmeta.packed.layout import merge, pack, part, reshaped, sizes, unpack
 from tfmeta.packed.normalization import batch_normalization, moments
@@ -393,7 +394,7 @@ def _merge_layers(layer: Any, xs: Any, trace: Trace) -> Any:
     del trace
     if len({len(x.shape) for x in xs}) > 1:
         raise NoRule("inputs with different numbers of axes")
-    return layer._merge_function(xs)
+    return merge_function_of(layer)(xs)
 
 
 def _concatenate(layer: Any, xs: Any, trace: Trace) -> Any:
