@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmeta.foreign.derivatives import exact_moments
+from tfmeta.foreign.derivatives import exact_moments, exact_pooling
 from tfmeta.functional import (
     batch_norm_layers,
     batch_norm_uses,
-    exact_pooling,
     functional_call,
 )
 
