@@ -17,7 +17,8 @@ from PIL import Image
 
 from tfmeta import training
 from tfmeta.classifier import Classifier
-from tfmeta.cli import image_files, main
+from tfmeta.cli import main
+from tfmeta.cli.adapt import image_files
 from tfmeta.data import ClassDataset
 from tfmeta.distribution import digest
 from tfmeta.runs import SPLITS, Run, Settings

@@ -23,7 +23,7 @@ import tfmeta
 from tests.distributed import sampler, trained
 from tests.test_cli import write_images
 from tfmeta import workers
-from tfmeta.cli import settings_from
+from tfmeta.cli.settings import settings_from
 from tfmeta.distribution import (
     digest,
     shared_out,

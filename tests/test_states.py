@@ -214,8 +214,8 @@ def test_values_of_callbacks_come_back() -> None:
         "array": {"nothing": []},
     }
     arrays: list[Any] = []
-    packed = tfmeta.states._pack(value, arrays)
-    back = tfmeta.states._unpack(packed, arrays)
+    packed = tfmeta.states.callbacks.packed(value, arrays)
+    back = tfmeta.states.callbacks.unpacked(packed, arrays)
     assert back["numbers"] == value["numbers"]
     assert type(back["numbers"][4]) is np.float32
     np.testing.assert_array_equal(back[3][0], value[3][0])
@@ -224,7 +224,7 @@ def test_values_of_callbacks_come_back() -> None:
     assert back[3][1:] == ("text", keras.ops.less)
     assert back["array"] == {"nothing": []}
     with pytest.raises(TypeError, match="cannot be kept"):
-        tfmeta.states._pack([print], arrays)
+        tfmeta.states.callbacks.packed([print], arrays)
 
 
 # --- Files --------------------------------------------------------------------------------------
@@ -387,7 +387,7 @@ def test_weights_of_another_shape_are_refused(
     """Also where a model cannot tell its settings."""
     state = newest(put(tmp_path, two_states))
     assert state is not None
-    monkeypatch.setattr(tfmeta.states, "_settings", lambda model: {})
+    monkeypatch.setattr(tfmeta.states.save_state, "settings_of", lambda model: {})
     wider = new_learner(units=9)
     wider.optimizer.build(wider.trainable_variables)
     with pytest.raises(
@@ -403,7 +403,7 @@ def test_weights_of_another_shape_are_refused(
 def test_a_state_of_another_version_is_refused(
     two_states: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tfmeta.states, "FORMAT", 2)
+    monkeypatch.setattr(tfmeta.states.files, "FORMAT", 2)
     with pytest.raises(ValueError, match=r"must be a state of format 2.*Received: format 1"):
         newest(put(tmp_path, two_states))
 

@@ -1,8 +1,16 @@
 """Few-shot learning for Keras: wrap a model, fit it on episodes, adapt it to a new task."""
 
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
 from tfmeta import (
     calibration,
+    callbacks,
     data,
+    differentiation,
+    distribution,
     export,
     inner_optimizers,
     labels,
@@ -11,6 +19,8 @@ from tfmeta import (
     models,
     ops,
     packed,
+    states,
+    svgd,
 )
 from tfmeta.algorithms import (
     ANIL,
@@ -33,6 +43,9 @@ from tfmeta.meta_learner import MetaLearner
 
 __version__ = "0.1.0"
 
+# What takes long to import, and few need: imported when asked for.
+_LATER = ("plots", "tuning")
+
 __all__ = [
     "ANIL",
     "BOIL",
@@ -52,7 +65,10 @@ __all__ = [
     "Reptile",
     "Uncertainty",
     "calibration",
+    "callbacks",
     "data",
+    "differentiation",
+    "distribution",
     "evaluate",
     "export",
     "inner_optimizers",
@@ -62,5 +78,19 @@ __all__ = [
     "models",
     "ops",
     "packed",
+    "plots",
+    "states",
+    "svgd",
+    "tuning",
     "uncertainty",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return importlib.import_module(f"tfmeta.{name}")
+    raise AttributeError(f"module 'tfmeta' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,8 +53,8 @@ def check_at_least_zero(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be at least 0 and finite. Received: {name}={value!r}")
 
 
-def check_count(name: str, value: Any, least: int = 1) -> None:
-    """Raise unless `value` is an integer of at least `least`.
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """Return an integer of at least `least`, or raise an error that names it.
 
     Raises:
         TypeError: If it is no integer.
@@ -63,3 +64,10 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
         raise TypeError(f"`{name}` must be an integer. Received: {name}={value!r}")
     if value < least:
         raise ValueError(f"`{name}` must be at least {least}. Received: {name}={value!r}")
+    return int(value)
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return the end of an error about an unknown name: the known one that is near, if one is."""
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

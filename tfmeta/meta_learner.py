@@ -57,7 +57,7 @@ from tfmeta.notes import keeping_notes, noted, with_notes
 from tfmeta.padding import is_padded, most_ways, put_back, real_task, without_padding
 from tfmeta.readable import readable
 from tfmeta.replicated import Replicated
-from tfmeta.states import saving
+from tfmeta.states.save_state import saving
 from tfmeta.task_map import (
     TASK_AXES,
     TaskAxis,
@@ -313,7 +313,7 @@ class MetaLearner(Replicated, abc.ABC):
         The first meta-batch, and that of `validation_data`, are checked beforehand, for in the
         graph an error would be hard to read, and under XLA there would be none. The default of
         `shuffle` differs: samplers draw at random already, and Keras would warn that it cannot
-        shuffle a `tf.data.Dataset`. With `tfmeta.states.SaveState` among `callbacks`, a training
+        shuffle a `tf.data.Dataset`. With `tfmeta.callbacks.SaveState` among `callbacks`, a training
         that was interrupted goes on.
 
         A learner that was made in the scope of a `tf.distribute` strategy shares the tasks of each

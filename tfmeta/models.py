@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
+from tfmeta.checks import check_count
+
 # Of the running statistics, which lag 1/(1 - momentum) steps behind the weights.
 MOMENTUM = 0.9
 
@@ -59,7 +61,9 @@ def conv4(
             "`input_shape` must be at least 16×16 for four 2×2 pools; use downsample='stride' "
             f"for smaller images. Received: input_shape={input_shape}"
         )
-    _check_positive(filters=filters, outputs=1 if outputs is None else outputs)
+    check_count("filters", filters)
+    if outputs is not None:
+        check_count("outputs", outputs)
     inputs = x = keras.Input(input_shape)
     for _ in range(4):
         x = layers.Conv2D(filters, 3, 2 if downsample == "stride" else 1, padding="same")(x)
@@ -98,17 +102,11 @@ def mlp(
     """
     shape = (input_shape,) if isinstance(input_shape, int) else tuple(input_shape)
     for width in units:
-        _check_positive(units=width)
-    _check_positive(outputs=outputs)
+        check_count("units", width)
+    check_count("outputs", outputs)
     inputs = x = keras.Input(shape)
     if len(shape) > 1:
         x = layers.Flatten()(x)
     for width in units:
         x = layers.Dense(width, activation="relu")(x)
     return keras.Model(inputs, layers.Dense(outputs)(x), name="mlp")
-
-
-def _check_positive(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"`{name}` must be at least 1. Received: {name}={value}")

@@ -26,9 +26,8 @@ import numpy as np
 
 from tfmeta import training
 from tfmeta.algorithms.prototypical import DISTANCES
-from tfmeta.checks import check_count
+from tfmeta.checks import check_count, did_you_mean
 from tfmeta.data import ClassDataset
-from tfmeta.data.class_dataset import did_you_mean
 from tfmeta.files import replacing
 from tfmeta.functional import BATCH_NORM_MODES
 from tfmeta.runs import Run, Settings, check_same

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfmeta import _core
+from tfmeta.checks import check_count
 from tfmeta.types import Array
 
 
@@ -65,7 +66,7 @@ class Augmentation:
             if value is not True and value is not False:
                 raise TypeError(f"`{name}` must be True or False. Received: {name}={value!r}")
         for name in ("crop", "cutout"):
-            _check_pixels(name, getattr(self, name))
+            check_count(name, getattr(self, name), least=0)
         for name in ("brightness", "contrast"):
             _check_half_width(name, getattr(self, name))
 
@@ -118,13 +119,6 @@ class Augmentation:
             cutout=self.cutout,
         )
         return drawn.reshape(shape)
-
-
-def _check_pixels(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"`{name}` must be an integer. Received: {name}={value!r}")
-    if value < 0:
-        raise ValueError(f"`{name}` must be at least 0. Received: {name}={value!r}")
 
 
 def _check_half_width(name: str, value: Any) -> None:

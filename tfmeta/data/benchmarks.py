@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from tfmeta.checks import check_count, did_you_mean
 from tfmeta.data import splits
-from tfmeta.data.class_dataset import ClassDataset, did_you_mean
+from tfmeta.data.class_dataset import ClassDataset
 from tfmeta.data.glyphs import glyphs as read_glyphs
 
 Parts = tuple[ClassDataset, ClassDataset, ClassDataset]
@@ -221,8 +222,7 @@ def _omniglot_options(preset: str, options: dict[str, Any]) -> dict[str, Any]:
                 f"`{option}` must be one of {', '.join(map(repr, choices))}. "
                 f"Received: {option}={chosen[option]!r}"
             )
-    if not isinstance(chosen["size"], int):
-        raise TypeError(f"`size` must be an integer. Received: size={chosen['size']!r}")
+    check_count("size", chosen["size"])
     return chosen
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tfmeta.checks import did_you_mean
 from tfmeta.data.readers import read_directory, read_tfds
 from tfmeta.data.shards import Shards
 from tfmeta.data.splits import shuffled
@@ -376,12 +376,6 @@ class ClassDataset:
             else:
                 raise TypeError(f"`classes` must be numbers or names. Received: {c!r}")
         return chosen
-
-
-def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """The end of an error about an unknown name: the known one that is nearest, if any is near."""
-    near = difflib.get_close_matches(str(name), list(known), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _offsets(sizes: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from tfmeta.checks import check_count
 from tfmeta.data.stream import stream
 from tfmeta.types import Array, Episodes
 
@@ -60,9 +60,9 @@ class FunctionSampler:
         if not callable(draw):
             raise TypeError(f"`draw` must be a function. Received: draw={draw!r}")
         self.draw = draw
-        self.shots = _at_least("shots", shots, 1)
-        self.queries = _at_least("queries", queries, 1)
-        self.seed = _at_least("seed", seed, 0)
+        self.shots = check_count("shots", shots)
+        self.queries = check_count("queries", queries)
+        self.seed = check_count("seed", seed, least=0)
         self.input_range = _interval("input_range", input_range)
         if self.input_range[0] == self.input_range[1]:
             raise ValueError(f"`input_range` must not be empty. Received: {input_range}")
@@ -82,8 +82,8 @@ class FunctionSampler:
             ValueError: `step` or `meta_batch_size` is out of range, or a function gave values of
                 another shape or ones that are not finite.
         """
-        step = _at_least("step", step, 0)
-        tasks = _at_least("meta_batch_size", meta_batch_size, 1)
+        step = check_count("step", step, least=0)
+        tasks = check_count("meta_batch_size", meta_batch_size)
         x = np.empty((tasks, self.shots + self.queries, 1), np.float32)
         y = np.empty_like(x)
         for task in range(tasks):
@@ -201,16 +201,6 @@ def _values(function: Callable[[Floats], Floats], points: Floats) -> Floats:
             f"The functions that `draw` gives must be finite. Received: NaN or infinity at {where}"
         )
     return values
-
-
-def _at_least(name: str, value: Any, least: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"`{name}` must be an integer. Received: {name}={value!r}") from None
-    if number < least:
-        raise ValueError(f"`{name}` must be at least {least}. Received: {name}={number}")
-    return number
 
 
 def _interval(name: str, interval: tuple[float, float]) -> tuple[float, float]:

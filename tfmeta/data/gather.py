@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import operator
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfmeta import _core
+from tfmeta.checks import check_count
 from tfmeta.data.augmentation import Augmentation
 from tfmeta.data.class_dataset import ClassDataset
 from tfmeta.data.normalization import Numbers, scale_and_offset
@@ -159,13 +159,9 @@ def check_squares(dataset: ClassDataset, cause: str) -> None:
 
 def integer(name: str, value: Any, least: int, end: int = 2**31) -> int:
     """Return an integer in `[least, end)`, or raise an error that names it."""
-    try:
-        value = operator.index(value)
-    except TypeError:
-        raise TypeError(f"`{name}` must be an integer. Received: {name}={value!r}") from None
-    if not least <= value < end:
-        expected = f"at least {least}" if value < least else f"less than {end}"
-        raise ValueError(f"`{name}` must be {expected}. Received: {name}={value}")
+    check_count(name, value, least)
+    if value >= end:
+        raise ValueError(f"`{name}` must be less than {end}. Received: {name}={value}")
     return int(value)
 
 

@@ -1,51 +1,31 @@
-"""The whole state of a training, in files that are whole or not there.
-
-A state is all that decides how a training goes on: the weights of the learner (learned rates,
-counted epochs, statistics of each inner step, the seeds of random layers), those of its optimizer,
-what the callbacks have counted, in the middle of an epoch the sums of the metrics, and the number
-of the meta-batch that comes next, which is all that a sampler needs. A training that goes on from a
-state ends with the weights and the history of one that was never interrupted.
-
-A file is a line with the number of its format and the SHA-256 of what follows, a line of JSON, and
-the numbers. It is written beside its place, flushed to the disk and then renamed, so that a process
-that is killed, or a disk that is full, leaves the older files as they are. A file is used only if
-its sum is right.
-"""
+"""`SaveState`: the callback that writes states, and goes on from the newest."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import hashlib
-import importlib
-import json
 import logging
 import math
 import os
-import re
 import signal
 import threading
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfmeta.checks import check_count
 from tfmeta.distribution import most_of_workers
-from tfmeta.files import replacing
-from tfmeta.foreign.of_keras import OF_CALLBACKS, begin_at
-from tfmeta.types import Array
+from tfmeta.foreign.of_keras import begin_at
+from tfmeta.states.callbacks import changeable, packed, unpacked
+from tfmeta.states.files import files_in
+from tfmeta.states.files import write as write_file
+from tfmeta.states.settings import check_settings, described, settings_of, variables_of
+from tfmeta.states.state import State, newest
 
-FORMAT = 1
-_HEADER = re.compile(rb"tfmeta-state (\d{1,9}) ([0-9a-f]{64})\n")
 # Truthy, so that Keras ends the epoch, and none that another callback would set.
 _EPOCH_IS_DONE = "the epoch that was continued has all of its steps"
-_NO_SETTINGS = {"module", "registered_name", "build_config", "shared_object_id"}
-_NAMES = {"name", "inbound_nodes", "input_layers", "output_layers", "keras_history"}
 
 
 class Stopped(KeyboardInterrupt):
@@ -61,86 +41,6 @@ class Stopped(KeyboardInterrupt):
         self.signal = signal.Signals(number)
 
 
-@dataclasses.dataclass(frozen=True)
-class State:
-    """A state of a training, as a file held it.
-
-    Attributes:
-        path: The file.
-        step: How many meta-batches were trained on, which is the number of the next one.
-        epoch: How many epochs were finished.
-        step_of_epoch: How many steps of the next epoch were done.
-        facts: What the file says besides numbers.
-        arrays: The numbers.
-    """
-
-    path: Path
-    step: int
-    epoch: int
-    step_of_epoch: int
-    facts: dict[str, Any]
-    arrays: list[Array]
-
-    def restore(self, model: keras.Model) -> None:
-        """Give a learner the weights of this state, and its optimizer the slots.
-
-        Args:
-            model: Built and compiled as the one that was trained.
-
-        Raises:
-            ValueError: If it has other weights or other settings; nothing is changed then.
-        """
-        _check_settings(self, _settings(model))
-        self._restore(model, ("weights", "optimizer"))
-
-    def _restore(self, model: keras.Model, parts: tuple[str, ...]) -> None:
-        variables = _variables(model)
-        pairs: list[tuple[Any, Array]] = []
-        start = 0
-        for part, described in self.facts["variables"].items():
-            values = self.arrays[start : (start := start + len(described))]
-            if part in parts:
-                _check_variables(self.path, part, described, variables[part])
-                pairs += zip(variables[part], values, strict=True)
-        for variable, value in pairs:
-            variable.assign(value)
-
-
-def newest(folder: str | os.PathLike[str]) -> State | None:
-    """Return the newest state in a folder that is whole, or `None` if there is none.
-
-    Files that are truncated or damaged are passed over, and the log says so.
-
-    Args:
-        folder: Where `SaveState` wrote.
-
-    Raises:
-        ValueError: If a whole file is of another version of this package.
-
-    Example:
-        ```python
-        state = tfmeta.states.newest("states")
-        if state is not None:
-            state.restore(learner)
-        ```
-    """
-    damaged = []
-    found = None
-    for file in reversed(_files(Path(folder))):
-        try:
-            found = _read(file)
-            break
-        except (_DamagedError, OSError) as error:
-            damaged.append(f"'{file}' ({error})")
-    if damaged:
-        logging.getLogger("tfmeta").warning(
-            "Not used, because it is damaged: %s. %s.",
-            ", ".join(damaged),
-            f"The state before is used, '{found.path}'" if found else "No state before is whole",
-        )
-    return found
-
-
 class SaveState(keras.callbacks.Callback):
     """Saves the state of a training while `fit` runs, and goes on from the newest one.
 
@@ -148,7 +48,7 @@ class SaveState(keras.callbacks.Callback):
     empty folder it begins. The meta-batches are to begin with `step`:
 
     ```python
-    save = tfmeta.states.SaveState("states", every=100)
+    save = tfmeta.callbacks.SaveState("states", every=100)
     learner.fit(
         sampler.dataset(meta_batch_size=32, start=save.step),
         steps_per_epoch=500,
@@ -214,8 +114,8 @@ class SaveState(keras.callbacks.Callback):
             )
         for left in self.folder.glob(".state-*"):  # by a process that was killed while it wrote
             left.unlink(missing_ok=True)
-        self._settings = _settings(self.model)
-        self._at_first = [_changeable(callback) for callback in self._others]
+        self._settings = settings_of(self.model)
+        self._at_first = [changeable(callback) for callback in self._others]
         # The number of the epoch's first meta-batch, and the steps done before it was continued.
         self._epoch_began: int | None = None
         self._offset = 0
@@ -225,7 +125,7 @@ class SaveState(keras.callbacks.Callback):
         self._found = None
         if state is None:
             return
-        _check_settings(state, self._settings)
+        check_settings(state.path, state.facts["settings"], self._settings)
         if state.step_of_epoch and state.facts["steps"] != self._steps:
             raise ValueError(
                 f"`steps_per_epoch` must be {state.facts['steps']} as in '{state.path}', which is "
@@ -309,18 +209,18 @@ class SaveState(keras.callbacks.Callback):
         """Copy the state, and return the function that writes it."""
         assert self._epoch_began is not None
         assert self._others is not None
-        variables = _variables(self.model)
+        variables = variables_of(self.model)
         if not step_of_epoch:
             del variables["metrics"]  # which the next epoch begins by setting to zero
         arrays = [variable.numpy() for part in variables.values() for variable in part]
         callbacks = []
         for callback, at_first in zip(self._others, self._at_first, strict=True):
-            now = _changeable(callback)
+            now = changeable(callback)
             changed = {name: value for name, value in now.items() if at_first.get(name) != value}
             callbacks.append(
                 {
                     "class": type(callback).__name__,
-                    "changed": {name: _pack(getattr(callback, name), arrays) for name in changed},
+                    "changed": {name: packed(getattr(callback, name), arrays) for name in changed},
                 }
             )
         step = self._epoch_began + step_of_epoch
@@ -331,9 +231,7 @@ class SaveState(keras.callbacks.Callback):
             "steps": self._steps,
             "stopped": bool(self.model.stop_training),
             "settings": self._settings,
-            "variables": {
-                part: [_described(v) for v in list_] for part, list_ in variables.items()
-            },
+            "variables": {part: [described(v) for v in list_] for part, list_ in variables.items()},
             "callbacks": callbacks,
             "arrays": [[list(array.shape), array.dtype.name] for array in arrays],
         }
@@ -341,15 +239,15 @@ class SaveState(keras.callbacks.Callback):
         def write() -> None:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / f"state-{step:012d}"
-            _write(path, facts, arrays)
-            older = [file for file in _files(self.folder) if file.name < path.name]
+            write_file(path, facts, arrays)
+            older = [file for file in files_in(self.folder) if file.name < path.name]
             for file in older[: max(0, len(older) - self.keep + 1)]:
                 file.unlink(missing_ok=True)
 
         return write
 
     def _restore(self, state: State, parts: tuple[str, ...]) -> None:
-        state._restore(self.model, parts)
+        state.give(self.model, parts)
         assert self._others is not None
         others = list(self._others)
         for saved in state.facts["callbacks"]:
@@ -357,7 +255,7 @@ class SaveState(keras.callbacks.Callback):
             if same:
                 others.remove(same[0])
                 for name, value in saved["changed"].items():
-                    setattr(same[0], name, _unpack(value, state.arrays))
+                    setattr(same[0], name, unpacked(value, state.arrays))
             elif saved["changed"]:
                 logging.getLogger("tfmeta").warning(
                     "'%s' has the state of a callback %s, which is not among `callbacks`.",
@@ -446,183 +344,3 @@ def saving(callbacks: Any, data: Any) -> Iterator[Any]:
     savers[0]._others, savers[0]._data = others, data
     with savers[0]._heeding_signals():
         yield [*others, savers[0]]
-
-
-# --- Files --------------------------------------------------------------------------------------
-
-
-class _DamagedError(Exception):
-    pass
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("state-*"))
-
-
-def _write(path: Path, facts: dict[str, Any], arrays: list[Array]) -> None:
-    parts = [json.dumps(facts).encode() + b"\n", *(array.tobytes() for array in arrays)]
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    try:
-        with replacing(path) as beside, beside.open("wb") as file:
-            file.write(f"tfmeta-state {FORMAT} {digest.hexdigest()}\n".encode())
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # or the new name might be lost with the power
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"The state '{path}' cannot be written ({error.strerror}); those before are whole",
-        ) from error
-
-
-def _read(path: Path) -> State:
-    data = path.read_bytes()
-    header = _HEADER.match(data)
-    if header is None:
-        raise _DamagedError("it does not begin as a state does")
-    body = memoryview(data)[header.end() :]
-    if hashlib.sha256(body).hexdigest().encode() != header[2]:
-        raise _DamagedError("its SHA-256 is wrong")
-    if int(header[1]) != FORMAT:
-        raise ValueError(
-            f"'{path}' must be a state of format {FORMAT}, which this version of tfmeta reads. "
-            f"Received: format {int(header[1])}, of another version"
-        )
-    end = data.index(b"\n", header.end()) + 1
-    facts = json.loads(data[header.end() : end])
-    arrays = []
-    for shape, name in facts["arrays"]:
-        dtype = np.dtype(name)
-        count = math.prod(shape)
-        arrays.append(np.frombuffer(data, dtype, count, end).reshape(shape))
-        end += count * dtype.itemsize
-    return State(path, facts["step"], facts["epoch"], facts["step_of_epoch"], facts, arrays)
-
-
-# --- Variables and settings ---------------------------------------------------------------------
-
-
-def _variables(model: keras.Model) -> dict[str, list[Any]]:
-    return {
-        "weights": list(model.variables),
-        "optimizer": list(model.optimizer.variables),
-        "metrics": list(model.metrics_variables),
-    }
-
-
-def _described(variable: Any) -> list[Any]:
-    return [variable.path, list(variable.shape), keras.backend.standardize_dtype(variable.dtype)]
-
-
-def _check_variables(path: Path, part: str, then: list[Any], now: list[Any]) -> None:
-    here = [_described(variable) for variable in now]
-    for i in range(max(len(then), len(here))):
-        was, is_ = (entries[i] if i < len(entries) else None for entries in (then, here))
-        # Names are counted through in a process, and so may differ.
-        if was is None or is_ is None or was[1:] != is_[1:]:
-            was, is_ = (x and "'{}' {} {}".format(*x) for x in (was, is_))
-            raise ValueError(
-                f"'{path}' must be a state of this model. Received: one that differs in `{part}`, "
-                f"number {i}: {was} in the state, {is_} in the model"
-            )
-
-
-def _settings(model: keras.Model) -> dict[str, Any]:
-    """Return what a model and its training were made with, flat; nothing where it cannot tell."""
-    try:
-        # What JSON cannot hold is known by its type, for an address would differ each time.
-        text = json.dumps(
-            keras.saving.serialize_keras_object(model), default=lambda x: type(x).__name__
-        )
-        config = json.loads(text)
-    except (NotImplementedError, TypeError, ValueError):
-        return {}
-    flat: dict[str, Any] = {}
-
-    def add(path: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                named = key in _NAMES and len(value) > 1
-                # A rate that is a number is one of the optimizer's variables.
-                rate = key == "learning_rate" and isinstance(inner, float)
-                if not (named or rate or key in _NO_SETTINGS):
-                    add(f"{path}.{key}" if key != "config" else path, inner)
-        elif isinstance(value, list) and any(isinstance(inner, dict | list) for inner in value):
-            for i, inner in enumerate(value):
-                add(f"{path}[{i}]", inner)
-        else:
-            flat[path.removeprefix(".")] = value
-
-    add("", config)
-    return flat
-
-
-def _check_settings(state: State, now: dict[str, Any]) -> None:
-    then = state.facts["settings"]
-    if not then or not now:
-        return
-    for name in [*then, *(name for name in now if name not in then)]:
-        if name not in then or name not in now or then[name] != now[name]:
-            was, is_ = (repr(x[name]) if name in x else "nothing" for x in (then, now))
-            raise ValueError(
-                f"`{name}` must be {was} as in '{state.path}', a state of a training with other "
-                f"settings. Received: {name}={is_}"
-            )
-
-
-# --- Callbacks ----------------------------------------------------------------------------------
-
-
-def _changeable(callback: keras.callbacks.Callback) -> dict[str, Any]:
-    """Return the attributes of a callback that can be kept, as they are now."""
-    found = {}
-    for name, value in vars(callback).items():
-        if name in OF_CALLBACKS:
-            continue
-        arrays: list[Array] = []
-        with contextlib.suppress(TypeError):
-            packed = _pack(value, arrays)
-            found[name] = (packed, [(array.dtype.name, array.tobytes()) for array in arrays])
-    return found
-
-
-def _pack(value: Any, arrays: list[Array]) -> Any:
-    """Return what JSON can hold; arrays go to `arrays` and are numbered."""
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind not in "OUSVmM":
-        arrays.append(np.array(value))
-        return {"array": len(arrays) - 1, "scalar": isinstance(value, np.generic)}
-    if isinstance(value, types.FunctionType) and value.__module__.startswith("keras."):
-        return {"function": [value.__module__, value.__qualname__]}
-    if type(value) in (list, tuple):
-        return {type(value).__name__: [_pack(inner, arrays) for inner in value]}
-    if type(value) is dict:
-        pairs = [[_pack(key, arrays), _pack(inner, arrays)] for key, inner in value.items()]
-        return {"dict": pairs}
-    raise TypeError(f"cannot be kept: {type(value)}")
-
-
-def _unpack(value: Any, arrays: list[Array]) -> Any:
-    if not isinstance(value, dict):
-        return value
-    if "array" in value:
-        array = arrays[value["array"]]
-        return array[()] if value["scalar"] else array.copy()
-    if "dict" in value:
-        return {_unpack(key, arrays): _unpack(inner, arrays) for key, inner in value["dict"]}
-    ((kind, values),) = value.items()
-    if kind == "function":  # by which EarlyStopping and its kin compare
-        module, name = values
-        if not module.startswith("keras."):
-            raise ValueError(f"functions must be of Keras. Received: {name} of {module}")
-        return getattr(importlib.import_module(module), name)
-    made = [_unpack(inner, arrays) for inner in values]
-    return tuple(made) if kind == "tuple" else made

@@ -1,0 +1,38 @@
+"""`tfmeta evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tfmeta import training
+from tfmeta.cli.group import main
+from tfmeta.cli.settings import have_tasks_at_once
+from tfmeta.cli.types import FOLDER, POSITIVE, Name
+from tfmeta.evaluation import evaluate as evaluate_learner
+from tfmeta.runs import SPLITS, Run
+
+
+@main.command()
+@click.argument("run_path", metavar="RUN", type=FOLDER)
+@click.option("--ways", type=POSITIVE, help="[default: 5 for prototypical, else as in training]")
+@click.option("--shots", type=POSITIVE, help="[default: as in training]")
+@click.option("--queries", type=POSITIVE, help="[default: as in training]")
+@click.option("--episodes", type=POSITIVE, default=600, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
+@click.option("--split", type=Name(SPLITS), default="test", show_default=True)
+def evaluate(run_path: Path, split: str, episodes: int, **episode: Any) -> None:
+    """Score the model of RUN on episodes of classes that it was not trained on."""
+    run = Run(run_path)
+    settings = run.settings()
+    have_tasks_at_once(settings)
+    learner = run.learner()
+    part = training.load_data(settings)[SPLITS.index(split)]
+    sampler = training.evaluation_sampler(settings, part, **episode)
+    norm = settings.batch_norm if settings.fixed_ways else "running statistics"
+    click.echo(f"{part.description}, {part.num_classes} classes")
+    click.echo(f"{settings.algorithm}, batch norm: {norm}")
+    result = evaluate_learner(learner, sampler, episodes)
+    click.echo(f"{sampler.ways}-way {sampler.shots}-shot, seed {sampler.seed}: {result}")

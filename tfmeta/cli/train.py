@@ -1,0 +1,192 @@
+"""`tfmeta train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tfmeta import training
+from tfmeta.algorithms.prototypical import DISTANCES
+from tfmeta.cli.group import main
+from tfmeta.cli.settings import have_tasks_at_once, loaded, run_outside_images, settings_from
+from tfmeta.cli.types import FOLDER, POSITIVE, Data, Name, Rate
+from tfmeta.data.benchmarks import OMNIGLOT_PRESETS
+from tfmeta.distribution import strategy_of_environment
+from tfmeta.functional import BATCH_NORM_MODES
+from tfmeta.runs import DEFAULTS
+from tfmeta.states import newest
+from tfmeta.workers import start_workers
+
+
+def by_algorithm(option: str) -> str:
+    """Say an option's default for each algorithm, from the one table that holds them."""
+    values = [(value[option], name) for name, value in DEFAULTS.items()]
+    return "; ".join(f"{value} for {name}" for value, name in values)
+
+
+@main.command()
+@click.argument("data", type=Data())
+@click.option(
+    "-a", "--algorithm", type=Name(list(DEFAULTS)), default="prototypical", show_default=True
+)
+@click.option(
+    "-o",
+    "--output",
+    "run_path",
+    type=FOLDER,
+    metavar="RUN",
+    help="Folder of the run.  [default: runs/DATA-ALGORITHM]",
+)
+@click.option("--resume", is_flag=True, help="Continue the run from where it was.")
+@click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds.")
+# Keras takes no larger one.
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+# Episodes
+@click.option(
+    "--ways",
+    type=POSITIVE,
+    help=f"Classes of a task.  [default: {by_algorithm('ways')}, or all there are]",
+)
+@click.option(
+    "--shots", type=POSITIVE, default=1, show_default=True, help="Examples of a class to adapt to."
+)
+@click.option(
+    "--queries",
+    type=POSITIVE,
+    default=5,
+    show_default=True,
+    help="Examples of a class to classify.",
+)
+# Data
+@click.option("--data-dir", type=FOLDER, help="Folder of TensorFlow Datasets.")
+@click.option("--preset", type=Name(list(OMNIGLOT_PRESETS)), help="How Omniglot is prepared.")
+@click.option(
+    "--image-size",
+    type=POSITIVE,
+    metavar="PIXELS",
+    help="Resize the images of a folder to a square.",
+)
+@click.option("--grayscale", is_flag=True, help="Read the images of a folder without colour.")
+@click.option("--invert", is_flag=True, help="Make dark ink on paper bright; for folders.")
+@click.option("--skip-unreadable", is_flag=True, help="Leave out damaged files of a folder.")
+# Training
+@click.option(
+    "--meta-batch-size",
+    type=POSITIVE,
+    help=f"Tasks of a step.  [default: {by_algorithm('meta_batch_size')}]",
+)
+@click.option(
+    "--steps", type=POSITIVE, help=f"Steps of an epoch.  [default: {by_algorithm('steps')}]"
+)
+@click.option("--epochs", type=POSITIVE, default=20, show_default=True)
+@click.option("--learning-rate", type=Rate(), default=1e-3, show_default=True, help="Adam's.")
+@click.option(
+    "--learning-rate-halving",
+    type=POSITIVE,
+    metavar="STEPS",
+    help="Halve the learning rate each time that many steps are done.",
+)
+@click.option(
+    "--validation-episodes",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    help="Episodes after each epoch; 0 for none.",
+)
+@click.option(
+    "--save-every",
+    type=POSITIVE,
+    default=100,
+    show_default=True,
+    metavar="STEPS",
+    help="Save a state to resume from each time that many steps are done.",
+)
+@click.option(
+    "--workers",
+    type=POSITIVE,
+    default=1,
+    show_default=True,
+    help="Processes that train together on this machine, for trying it out.",
+)
+# Network and learner
+@click.option("--network", type=Name(["conv4"]), default="conv4", show_default=True)
+@click.option("--downsample", type=Name(["pool", "stride"]), default="pool", show_default=True)
+@click.option("--filters", type=POSITIVE, default=64, show_default=True)
+@click.option(
+    "--distance",
+    type=Name(DISTANCES),
+    default=DISTANCES[0],
+    show_default=True,
+    help="Of prototypical; cosine has a learnt temperature.",
+)
+@click.option("--inner-learning-rate", type=Rate(), default=0.4, show_default=True, help="Of MAML.")
+@click.option("--inner-steps", type=POSITIVE, default=1, show_default=True, help="Of MAML.")
+@click.option(
+    "--evaluation-steps",
+    type=POSITIVE,
+    help="Of MAML: inner steps in evaluation.  [default: as --inner-steps]",
+)
+@click.option(
+    "--batch-norm",
+    type=Name(BATCH_NORM_MODES),
+    default=BATCH_NORM_MODES[0],
+    show_default=True,
+    help="Of MAML: whose statistics normalise the queries.",
+)
+def train(
+    run_path: Path | None,
+    resume: bool,
+    overwrite: bool,
+    save_every: int,
+    workers: int,
+    **values: Any,
+) -> None:
+    """Train on DATA, a data set's name or a folder of images with one sub-folder a class.
+
+    RUN gets the model after each epoch, the settings, the history and a learning curve; and states,
+    from which the same command with --resume goes on as if it had never been interrupted. Ctrl-C
+    and SIGTERM end training after the step, with everything saved; a second one ends it at once.
+
+    Where TF_CONFIG or Slurm's srun says that there are several workers, they share the tasks of
+    each step out; RUN must be a folder that all of them see. --workers starts some on this machine,
+    which write what they have to say to RUN/worker_0.log and so on.
+    """
+    if resume and overwrite:
+        raise click.UsageError("--resume continues a run and --overwrite replaces it: choose one.")
+    settings = settings_from(**values)
+    run = run_outside_images(run_path, settings)
+    # The default for a learner that takes any number depends on the data.
+    any_ways = values["ways"] is None and not settings.fixed_ways
+    if resume:
+        if any_ways:
+            settings = dataclasses.replace(settings, ways=run.settings().ways)
+        settings = run.resumed(settings)
+    else:
+        run.check_free(overwrite)
+    if workers > 1 and "TF_CONFIG" not in os.environ:  # which those that are started have
+        raise SystemExit(start_workers(workers, run.path))
+    have_tasks_at_once(settings)
+    strategy = strategy_of_environment()
+    settings, parts = loaded(settings, any_ways)
+    if not settings.images:  # which a run that is resumed has
+        settings = training.settled(settings, parts)
+    try:
+        with training.together(strategy, settings, run, parts) as own:
+            training.train(
+                settings, own, parts, resume=resume, save_every=save_every, strategy=strategy
+            )
+    except KeyboardInterrupt as stop:
+        done = f"the model after {len(run.history())} of {settings.epochs} epochs"
+        held = done if run.model_file.exists() else "no model yet: no epoch was finished"
+        state = newest(run.states)
+        step = f"the state after step {state.step}" if state else "no state: no step was finished"
+        click.echo(f"\nStopped; {run.path} holds {step}, and {held}.")
+        instead = " in place of --overwrite" if overwrite else ""
+        click.echo(f"The same command with --resume{instead} goes on from there.")
+        raise SystemExit(128 + getattr(stop, "signal", signal.SIGINT)) from None
+    click.echo(f"Saved in {run.path}. Next: tfmeta evaluate {run.path}")

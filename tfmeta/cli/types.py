@@ -1,0 +1,76 @@
+"""Types of options, which refuse in words what they do not take."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tfmeta.checks import did_you_mean
+from tfmeta.data.benchmarks import BENCHMARKS
+
+POSITIVE = click.IntRange(min=1)
+FOLDER = click.Path(path_type=Path)
+
+
+class Name(click.Choice[str]):
+    """A choice that suggests the nearest one for a misspelt value."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the value."""
+        if value not in self.choices:
+            known = ", ".join(self.choices)
+            self.fail(f"{value!r} is none of {known}.{did_you_mean(value, self.choices)}")
+        return str(value)
+
+
+class Rate(click.ParamType[float]):
+    """A learning rate; click's own range lets NaN through."""
+
+    name = "float"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Check the value."""
+        rate = click.FLOAT.convert(value, param, ctx)
+        if not 0 < rate < math.inf:
+            self.fail(f"{value!r} is not a positive, finite number.")
+        return rate
+
+
+class Data(click.ParamType[str]):
+    """The name of a data set, or a folder of images."""
+
+    name = "data"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the value; a folder comes back as an absolute path."""
+        if not value:  # Path("") would be the current folder
+            self.fail("it must not be empty.")
+        if value not in BENCHMARKS and not Path(value).is_dir():
+            if Path(value).exists():
+                self.fail(f"{value!r} is a file, not a folder of images.")
+            known = ", ".join(BENCHMARKS)
+            self.fail(
+                f"{value!r} is neither a folder nor one of the data sets {known}."
+                f"{did_you_mean(value, BENCHMARKS)}"
+            )
+        return str(value) if value in BENCHMARKS else str(Path(value).resolve())
+
+
+class Searched(click.ParamType[tuple[str, str]]):
+    """An argument to search, and its values."""
+
+    name = "name=values"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Split at the sign of equality; the name may be written as the option is."""
+        name, sign, text = str(value).partition("=")
+        if not sign:
+            self.fail(f"{value!r} is not of the form NAME=VALUES, as in filters=16,32,64.")
+        return name.strip().lstrip("-").replace("-", "_"), text
