@@ -442,7 +442,7 @@ def test_evaluation_takes_the_tasks_of_a_data_set_in_turn():
     assert tfmeta.uncertainty(learner, data, 5, verbose=False).labels.shape == (30,)
     outer = tfmeta.uncertainty(learner, data, 5, support_ways=2, verbose=False)
     assert outer.out_of_task.shape == (10, 2)
-    with pytest.raises(ValueError, match=r"`episodes` must be at most.*ends behind 5"):
+    with pytest.raises(ValueError, match=r"`episodes` must be at most.*ends after 5"):
         tfmeta.evaluate(learner, data, episodes=6, verbose=False)
     with pytest.raises(ValueError, match=r"pairs \(inputs, targets\). Received: inputs alone"):
         tfmeta.evaluate(learner, data.map(lambda x, y: x), episodes=1, verbose=False)

@@ -1,4 +1,4 @@
-"""What Keras's constraints make of weights behind each step of the inner loop."""
+"""What Keras's constraints make of weights after each step of the inner loop."""
 
 from __future__ import annotations
 

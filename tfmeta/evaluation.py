@@ -290,7 +290,7 @@ class _InTurn:
         if task is None:
             raise ValueError(
                 "`episodes` must be at most as many as the data set has tasks. Received: a data "
-                f"set that ends behind {step}"
+                f"set that ends after {step}"
             )
         return task
 

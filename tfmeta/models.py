@@ -21,7 +21,7 @@ def conv4(
 ) -> keras.Model:
     """Return the four-block convolutional network of few-shot learning.
 
-    Four times: 3×3 convolution, batch normalisation, ReLU, with a 2×2 max-pool behind it
+    Four times: 3×3 convolution, batch normalisation, ReLU, with a 2×2 max-pool after it
     (`"pool"`, Matching and Prototypical Networks) or a stride of 2 in the convolution
     (`"stride"`, MAML on Omniglot); then flatten, then a dense layer of logits if asked for.
     Batch normalisation's momentum is 0.9, so that its running statistics serve after 50 steps

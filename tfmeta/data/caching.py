@@ -246,7 +246,7 @@ def _fill(files: _Files, source: _Source, verbose: bool) -> None:
     }
     with files.examples.open("ab") as examples, files.spelled.open("ab") as spelled:
         size = 0 if state["shape"] is None else _bytes(state)
-        # What was written behind the last note is written again.
+        # What was written after the last note is written again.
         examples.truncate(_HEADER + state["kept"] * size if size else 0)
         spelled.truncate(state["labels"])
         if not size:

@@ -25,7 +25,7 @@ _KEYS = ("support", "query", "turns")
 
 
 class EpisodeList:
-    """Reads a fixed list of episodes from a file, in its order, and begins again behind the last.
+    """Reads a fixed list of episodes from a file, in its order, and begins again after the last.
 
     The file has one episode a line, in JSON, as `write_episodes` writes it:
 

@@ -13,7 +13,7 @@ from tfmeta.types import Array
 
 
 class Shards:
-    """Arrays one behind the other along the first axis, each where it lies.
+    """Arrays one after another along the first axis, each where it lies.
 
     A `ClassDataset` takes it in the place of one array; examples are gathered from the shards
     themselves, which are never put together.

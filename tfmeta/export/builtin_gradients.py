@@ -81,7 +81,7 @@ def _windows(op: Any, dy: Any, size: Sequence[int]) -> _Windows | None:
     # Not of the operation's output, which the tape of a convolution has not kept.
     out = dy.shape[1:3]
     for n, k, stride, dilation, o in zip(space, size, strides, dilations, out, strict=True):
-        # What lies behind the last window is cut off by `taps`.
+        # What lies after the last window is cut off by `taps`.
         missing = max((o - 1) * stride + (k - 1) * dilation + 1 - n, 0)
         before.append(missing // 2)
         after.append(missing - missing // 2)

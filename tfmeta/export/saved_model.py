@@ -88,7 +88,7 @@ def saved_learner(
     preprocessing: Preprocessing | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a learner as a SavedModel that adapts: `MetaLearner.export`, which see."""
+    """Write a learner as a SavedModel that adapts; `MetaLearner.export` describes it."""
     if not learner.built:
         raise ValueError(
             "`export` is for a learner that is built: call `fit`, or `adapt` once, before. "

@@ -203,7 +203,7 @@ def _examples(name: str, x: Any, example: Any, preprocessing: Preprocessing | No
 def _has_shape(x: Any, shape: Any) -> Any:
     """Return whether `x` has this shape where it is called, where nobody else may have looked."""
     # The number of axes itself TensorFlow takes for granted, and would leave out a check of it:
-    # what comes behind the last size, which is none, is compared as well.
+    # what comes after the last size, which is none, is compared as well.
     none, free = -1, -2
     sizes = tf.constant([*(free if size is None else size for size in shape), none])
     given = tf.concat([tf.shape(x), tf.fill(sizes.shape, none)], 0)[: len(shape) + 1]

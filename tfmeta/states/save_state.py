@@ -320,7 +320,7 @@ class SaveState(keras.callbacks.Callback):
 
 @contextlib.contextmanager
 def saving(callbacks: Any, data: Any) -> Iterator[Any]:
-    """Give the callbacks of a `fit`, a `SaveState` behind the others, which it is told of.
+    """Give the callbacks of a `fit`, a `SaveState` after the others, of which it is told.
 
     Args:
         callbacks: As given to `fit`.
@@ -340,7 +340,7 @@ def saving(callbacks: Any, data: Any) -> Iterator[Any]:
         )
     others = [callback for callback in flat if callback is not savers[0] and callback is not None]
     if not any(isinstance(callback, keras.callbacks.History) for callback in others):
-        others.append(keras.callbacks.History())  # which Keras would put behind
+        others.append(keras.callbacks.History())  # which Keras would put last
     savers[0]._others, savers[0]._data = others, data
     with savers[0]._heeding_signals():
         yield [*others, savers[0]]
