@@ -13,10 +13,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.losses import of_class_numbers
+from tfmeta.types import Nest, Tensor
 
 
 def weighed(
-    x: Any, y: Any, sample_weight: Any, class_weight: dict[int, float], loss: Any
+    x: Any, y: Nest, sample_weight: Nest, class_weight: dict[int, float], loss: Tensor
 ) -> tuple[Any, Any]:
     """Return `x` and `sample_weight` with each query weighed by its class.
 
@@ -59,7 +60,7 @@ def _table(class_weight: Any) -> Any:
     return tf.constant([class_weight.get(i, 1.0) for i in every], keras.config.floatx())
 
 
-def _check(targets: Any, sample_weight: Any) -> None:
+def _check(targets: Nest, sample_weight: Nest) -> None:
     if sample_weight is not None:
         raise ValueError(
             "`class_weight` and `sample_weight` cannot both be given: multiply them and give "
@@ -73,7 +74,7 @@ def _check(targets: Any, sample_weight: Any) -> None:
         )
 
 
-def _weights_of(labels: Any, table: Any, numbers: bool) -> Any:
+def _weights_of(labels: Tensor, table: Any, numbers: bool) -> Any:
     """Return the weight of each label: of class numbers, or of one-hot rows."""
     if not numbers and len(labels.shape) > 2 and labels.shape[-1] != 1:
         labels = tf.argmax(labels, axis=-1)

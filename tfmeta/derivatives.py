@@ -7,14 +7,16 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfmeta.types import Tensor
 
-def dense(gradient: Any) -> Any:
+
+def dense(gradient: Tensor) -> Any:
     """Return a gradient as a tensor: that of a look-up, as in an embedding, is some rows of it."""
     return None if gradient is None else tf.convert_to_tensor(gradient)
 
 
 def gradients(
-    tape: tf.GradientTape, target: Any, sources: Sequence[Any], upstream: Any = None
+    tape: tf.GradientTape, target: Any, sources: Sequence[Any], upstream: Tensor = None
 ) -> list[Any]:
     """Return the gradients of `target` at `sources`, `None` where it does not reach one.
 
@@ -34,7 +36,7 @@ def gradients(
 
 
 def gradients_or_zeros(
-    tape: tf.GradientTape, target: Any, sources: Sequence[Any], upstream: Any = None
+    tape: tf.GradientTape, target: Any, sources: Sequence[Any], upstream: Tensor = None
 ) -> list[Any]:
     """Return what `gradients` does, and zeros where `target` does not reach a source."""
     # TensorFlow's own zeros are not for variables of Keras.

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tfmeta.derivatives import dense, gradients_or_zeros
 from tfmeta.inner_loop import InnerStep, Path, inner_path, inner_solution
-from tfmeta.types import Params
+from tfmeta.types import Params, Tensor
 
 StepAt = Callable[[Any], InnerStep]
 
@@ -156,7 +156,7 @@ class Implicit:
         def attached(*inputs: Any) -> Any:
             given = list(inputs[len(adapted) :])
 
-            def gradient(*upstream: Any) -> Any:
+            def gradient(*upstream: Tensor) -> Any:
                 step = step_at(tf.nest.pack_sequence_as(structure, given))
                 at_end = [dense(g) for g in upstream]
                 return self._at_inputs(step, at_end, solution, end, given)
@@ -221,7 +221,7 @@ def conjugate_gradients(
         Hestenes and Stiefel, *Methods of Conjugate Gradients for Solving Linear Systems*, 1952.
     """
 
-    def body(k: Any, x: Params, r: Params, p: Params, square: Any) -> Any:
+    def body(k: Any, x: Params, r: Params, p: Params, square: Tensor) -> Any:
         product = matrix(p)
         # After an exact solution there is nothing left to divide.
         length = tf.math.divide_no_nan(square, _dot(p, product))

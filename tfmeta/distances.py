@@ -10,11 +10,12 @@ from typing import Any
 import tensorflow as tf
 
 from tfmeta.kernels import library, threads, usable
+from tfmeta.types import Tensor
 
 _TYPES = (tf.float32, tf.float64)
 
 
-def prototypes(embeddings: Any, labels: Any, ways: Any) -> Any:
+def prototypes(embeddings: Tensor, labels: Tensor, ways: Any) -> Any:
     """Return the mean of each class, `[tasks, ways, d]`; zeros for one without examples."""
     labels = tf.cast(labels, tf.int64)
     if not usable(embeddings, types=_TYPES):

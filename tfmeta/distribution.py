@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.foreign.of_tensorflow import give_cardinality, worker_of
+from tfmeta.types import Tensor
 
 # What TensorFlow reports, on the other workers, of one that has ended.
 LOST = (
@@ -69,12 +70,12 @@ def workers_of(strategy: Any) -> tuple[int, int]:
     return worker_of(strategy)
 
 
-def local(strategy: Any, values: Any) -> Any:
+def local(strategy: Any, values: Tensor) -> Any:
     """Return what the first replica of this process has of each of a nest of values."""
     return tf.nest.map_structure(lambda x: strategy.experimental_local_results(x)[0], values)
 
 
-def of_workers(strategy: Any, values: Any) -> Any:
+def of_workers(strategy: Any, values: Tensor) -> Any:
     """Return what each of the workers has, `[workers, n]`; all must ask for it.
 
     Args:

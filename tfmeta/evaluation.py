@@ -17,7 +17,7 @@ from tfmeta.foreign.of_keras import MASK
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.padding import is_padded
 from tfmeta.readable import readable
-from tfmeta.types import Array, Sampler
+from tfmeta.types import Array, Sampler, Tensor
 
 # How many episodes are predicted in one call at most, and how many bytes they may have.
 _MOST_AT_ONCE = 32
@@ -428,7 +428,7 @@ def _predicted(
             raise
 
 
-def _masked(predictions: Any, notes: list[dict[str, Array]]) -> tuple[Array, Array]:
+def _masked(predictions: Tensor, notes: list[dict[str, Array]]) -> tuple[Array, Array]:
     """Return predictions, and true where they count, as far as Keras notes anything on them."""
     if tf.nest.is_nested(predictions):
         raise ValueError(

@@ -11,12 +11,13 @@ import keras
 import tensorflow as tf
 
 from tfmeta.inputs import arrays
+from tfmeta.types import Nest
 
 _STREAMS = (tf.data.Dataset, tf.distribute.DistributedDataset, keras.utils.PyDataset)
 
 
 def batches(
-    x: Any, y: Any = None, *, steps: int | None, named: str, meta_batch_size: int | None = None
+    x: Any, y: Nest = None, *, steps: int | None, named: str, meta_batch_size: int | None = None
 ) -> Any:
     """Return episodes as Keras takes them: a sampler's as its data set, others as they are.
 
@@ -68,7 +69,7 @@ def named(method: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
     return {**given, **given.pop("kwargs", {})}
 
 
-def first_of(x: Any, y: Any = None) -> tuple[Any, Any, Any]:
+def first_of(x: Any, y: Nest = None) -> tuple[Any, Any, Any]:
     """Return the inputs and targets of the first meta-batch, and `x` with it still to come.
 
     Both are `None` where nothing can be seen before it is drawn.

@@ -8,13 +8,13 @@ from typing import Any
 import tensorflow as tf
 
 from tfmeta.inner_loop import InnerStep
-from tfmeta.types import Params
+from tfmeta.types import Nest, Params
 
 
 def in_batches(
     step_on: Callable[[Any, Any], InnerStep],
-    support_x: Any,
-    support_y: Any,
+    support_x: Nest,
+    support_y: Nest,
     size: int | None,
     steps: int,
     seed: Any,

@@ -15,7 +15,7 @@ from tfmeta.inner_optimizers import UpdateRule
 from tfmeta.packed import along
 from tfmeta.recompute import recomputed
 from tfmeta.task_map import check_later, current_tasks
-from tfmeta.types import Params, Rates
+from tfmeta.types import Params, Rates, Tensor
 
 
 class InnerStep(NamedTuple):
@@ -102,7 +102,7 @@ class _Reached(NamedTuple):
     slots: Params
     # `[1 + steps]`, for tasks side by side `[1 + steps, tasks]`; the first one, and those of steps
     # that are to come, are infinite.
-    losses: Any
+    losses: Tensor
     used: Any
 
 
@@ -194,7 +194,7 @@ def inner_solution(
         ValueError: As `inner_path`.
     """
 
-    def body(k: Any, params: Params, state: Params, slots: Params, losses: Any) -> Any:
+    def body(k: Any, params: Params, state: Params, slots: Params, losses: Tensor) -> Any:
         loss, params, state, slots = step(k, params, state, slots)
         losses = tf.where(tf.range(steps) == k, tf.cast(loss, losses.dtype), losses)
         return k + 1, params, state, slots, losses
@@ -228,7 +228,7 @@ def _clipped(gradients: Params, norm: float, axes: Sequence[int] | None) -> Para
     return [along(scale, a, r) * g for g, a, r in zip(gradients, axes, ranks, strict=True)]
 
 
-def _must_be_finite(losses: Any) -> Any:
+def _must_be_finite(losses: Tensor) -> Any:
     """Return a context in which operations run only if the losses of each task are finite.
 
     Where the check can be made for all tasks at once, later, they run all the same.
@@ -245,7 +245,7 @@ def _must_be_finite(losses: Any) -> Any:
     return tf.control_dependencies([_check_finite(by_task)])
 
 
-def _check_finite(losses: Any) -> Any:
+def _check_finite(losses: Tensor) -> Any:
     """Return an assertion about `[steps]` or `[tasks, steps]` losses; raise where that can be."""
     finite = tf.math.is_finite(losses)
     # The first that is not, of the first task that has one.

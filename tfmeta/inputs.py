@@ -17,6 +17,7 @@ import tensorflow as tf
 from tfmeta.ends import readers
 from tfmeta.foreign.of_keras import graph_of, layers_of
 from tfmeta.padding import MASKS
+from tfmeta.types import Nest, Tensor
 
 _ways: contextvars.ContextVar[int | None] = contextvars.ContextVar("ways", default=None)
 
@@ -106,7 +107,7 @@ def known_example(model: keras.Model) -> Any:
     )
 
 
-def arrays(name: str, values: Any, example: Any = None) -> Any:
+def arrays(name: str, values: Tensor, example: Any = None) -> Any:
     """Return a nest of arrays, where a list of numbers, or of single examples, is one array.
 
     Args:
@@ -144,7 +145,7 @@ def dtype_of(x: Any) -> str | None:
     return None if dtype.is_floating or pixels else dtype.name
 
 
-def check_support(support_x: Any, support_y: Any) -> None:
+def check_support(support_x: Nest, support_y: Nest) -> None:
     """Raise a `ValueError` unless a support set has one label for each example, all finite."""
     parts = {
         "support_x": keras.tree.flatten(support_x),
@@ -238,7 +239,7 @@ def check_ids(x: Any, model: keras.Model, example: Any, name: str) -> None:
 
 
 def check_targets(
-    inputs: dict[str, Any], targets: Any, classes: int | None, ignored: int | None
+    inputs: dict[str, Any], targets: Nest, classes: int | None, ignored: int | None
 ) -> None:
     """Raise a `ValueError` unless there is a label for each query, of a class that there is.
 

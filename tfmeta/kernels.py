@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tfmeta.foreign.of_tensorflow import in_xla
+from tfmeta.types import Nest, Tensor
 
 
 class _Window(NamedTuple):
@@ -80,7 +81,7 @@ def batch_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any,
 
 
 def batch_norm_first(
-    dy: Any, x: Any, gamma: Any, mean: Any, variance: Any, epsilon: float
+    dy: Any, x: Any, gamma: Any, mean: Tensor, variance: Tensor, epsilon: float
 ) -> tuple[Any, Any, Any]:
     """Return the gradients to `x`, γ and β; see `tfmeta.packed.normalization`."""
     to_x, to_gamma, to_beta = library().tfmeta_batch_norm_first(
@@ -90,7 +91,15 @@ def batch_norm_first(
 
 
 def batch_norm_second(
-    dy: Any, x: Any, gamma: Any, mean: Any, variance: Any, a: Any, p: Any, q: Any, epsilon: float
+    dy: Any,
+    x: Any,
+    gamma: Any,
+    mean: Tensor,
+    variance: Tensor,
+    a: Any,
+    p: Any,
+    q: Any,
+    epsilon: float,
 ) -> tuple[Any, Any, Any]:
     """Return the adjoints of `dy`, `x` and `gamma`; see `tfmeta.packed.normalization`."""
     first = {"dy": dy, "x": x, "gamma": gamma, "mean": mean, "variance": variance}
@@ -114,14 +123,14 @@ def max_pool(x: Any, size: Any, strides: Any, padding: str) -> Any:
     how = {"x": fixed, "window": [*size, *strides, *before, *out], "threads": threads()}
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def put(values: Any) -> Any:
+    def put(values: Tensor) -> Any:
         """Return each of `values` where the largest of its window is: the adjoint of `take`."""
         placed = library().tfmeta_max_pool_put(values=values, **how)
         placed.set_shape(x.shape)
         return placed, take
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def take(values: Any) -> Any:
+    def take(values: Tensor) -> Any:
         """Return what of `values` is where the largest of each window is."""
         taken = library().tfmeta_max_pool_take(values=values, **how)
         taken.set_shape([x.shape[0], *out, x.shape[-1]])
@@ -145,7 +154,7 @@ class Products(NamedTuple):
     to_kernel: Callable[[Any, Any], Any]
 
 
-def convolution_products(x: Any, kernel: Any, strides: Any, padding: str) -> Products:
+def convolution_products(x: Any, kernel: Tensor, strides: Any, padding: str) -> Products:
     """Return the products that convolve groups of channels, as many as `channels / kernel[2]`.
 
     Args:
@@ -165,39 +174,39 @@ def convolution_products(x: Any, kernel: Any, strides: Any, padding: str) -> Pro
     )
 
 
-def _convolution(x: Any, kernel: Any, window: _Window) -> Any:
+def _convolution(x: Any, kernel: Tensor, window: _Window) -> Any:
     y = library().tfmeta_convolution(x=x, kernel=kernel, window=window, threads=threads())
     y.set_shape([x.shape[0], window.out_height, window.out_width, kernel.shape[-1]])
     return y
 
 
-def _convolution_to_input(y: Any, kernel: Any, window: _Window) -> Any:
+def _convolution_to_input(y: Nest, kernel: Tensor, window: _Window) -> Any:
     x = library().tfmeta_convolution_to_input(y=y, kernel=kernel, window=window, threads=threads())
     x.set_shape([y.shape[0], window.height, window.width, window.groups * kernel.shape[2]])
     return x
 
 
-def _convolution_to_kernel(x: Any, y: Any, window: _Window) -> Any:
+def _convolution_to_kernel(x: Any, y: Nest, window: _Window) -> Any:
     kernel = library().tfmeta_convolution_to_kernel(x=x, y=y, window=window, threads=threads())
     size = [window.kernel_height, window.kernel_width]
     kernel.set_shape([*size, x.shape[-1] // window.groups, y.shape[-1]])
     return kernel
 
 
-def product(x: Any, kernel: Any) -> Any:
+def product(x: Any, kernel: Tensor) -> Any:
     """Return `[tasks, n, outputs]`, the product of `[tasks, n, d]` and `[tasks, d, outputs]`."""
     y = library().tfmeta_product(x=x, kernel=kernel, threads=threads())
     y.set_shape([*x.shape[:2], kernel.shape[2]])
     return y
 
 
-def _product_to_input(y: Any, kernel: Any) -> Any:
+def _product_to_input(y: Nest, kernel: Tensor) -> Any:
     x = library().tfmeta_product_to_input(y=y, kernel=kernel, threads=threads())
     x.set_shape([*y.shape[:2], kernel.shape[1]])
     return x
 
 
-def _product_to_kernel(x: Any, y: Any) -> Any:
+def _product_to_kernel(x: Any, y: Nest) -> Any:
     kernel = library().tfmeta_product_to_kernel(x=x, y=y, threads=threads())
     kernel.set_shape([x.shape[0], x.shape[2], y.shape[2]])
     return kernel

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfmeta.agreement import ignored_class
 from tfmeta.losses import of_class_numbers
-from tfmeta.types import Array
+from tfmeta.types import Array, Tensor
 
 
 def _of_each_example() -> Any:
@@ -60,7 +60,7 @@ class ClassNumbers:
                 f"labels must be {must}. Received: labels from {labels.min()} to {labels.max()}"
             )
 
-    def fit(self, labels: Any) -> tuple[Any, str]:
+    def fit(self, labels: Tensor) -> tuple[Any, str]:
         """Return whether labels fit, a scalar within a graph, and in words which do.
 
         Args:
@@ -110,7 +110,7 @@ class ClassNumbers:
                 f"Received: {np.unique(labels).tolist()}"
             )
 
-    def _counted(self, labels: Any) -> Any:
+    def _counted(self, labels: Tensor) -> Any:
         """Return labels in a graph, 0 in the place of the one that the loss leaves out."""
         # Of a type that has no such number, no label is it.
         if self.ignored is None or not labels.dtype.min <= self.ignored <= labels.dtype.max:
@@ -132,7 +132,7 @@ class Numbers:
     def check(self, labels: Array) -> None:
         """Accept any labels."""
 
-    def fit(self, labels: Any) -> tuple[Any, str]:
+    def fit(self, labels: Tensor) -> tuple[Any, str]:
         """Return whether integers fit, as those of a sequence do, and in words which do."""
         return tf.reduce_min(labels) >= 0, "the class numbers 0..ways-1"
 
@@ -148,7 +148,7 @@ Labels = ClassNumbers | Numbers
 
 
 def labels_of_loss(
-    loss: Any, outputs: Any, *, dtype: str, given: Any = None, ways: int | None = None
+    loss: Tensor, outputs: Tensor, *, dtype: str, given: Any = None, ways: int | None = None
 ) -> Labels:
     """Return what labels a loss takes.
 

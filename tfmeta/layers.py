@@ -11,6 +11,7 @@ from tfmeta.checks import check_count
 from tfmeta.copies import copy_of
 from tfmeta.foreign.of_keras import OpenBatchNormalization, layers_of
 from tfmeta.means import mean_along
+from tfmeta.types import Tensor
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
@@ -26,7 +27,7 @@ class BatchAtHandNormalization(OpenBatchNormalization):
         >>> tfmeta.layers.BatchAtHandNormalization()(images)
     """
 
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+    def call(self, inputs: Any, training: bool | None = None, mask: Tensor = None) -> Any:
         """Normalise `inputs`; neither `training` nor `trainable` makes a difference."""
         # As in Keras, half precision would overflow.
         x = keras.ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
@@ -54,7 +55,7 @@ class BatchAtHandNormalization(OpenBatchNormalization):
         return keras.ops.cast(outputs, self.compute_dtype)
 
 
-def particle_mean(predictions: Any, from_logits: bool) -> Any:
+def particle_mean(predictions: Tensor, from_logits: bool) -> Any:
     """Return the mean over axis 1, of the class probabilities as their logarithm if `from_logits`.
 
     Of a single particle that is its own predictions.
@@ -129,7 +130,7 @@ class PerStepBatchNormalization(OpenBatchNormalization):
         """Make a weight with a row for each step."""
         return super().add_weight(shape=(self.steps, *shape), **kwargs)
 
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+    def call(self, inputs: Any, training: bool | None = None, mask: Tensor = None) -> Any:
         """Normalise with the row of the current step."""
         # As in Keras, half precision would overflow.
         x = keras.ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))

@@ -15,6 +15,7 @@ from tfmeta.foreign.of_keras import MASK, additional_loss, arguments_of_loss, lo
 from tfmeta.notes import keeping_notes
 from tfmeta.padding import without_padding
 from tfmeta.task_map import current_tasks, in_one_axis
+from tfmeta.types import Nest, Tensor
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
@@ -57,7 +58,7 @@ class GaussianNLL(keras.losses.Loss):
         self.squared_error = squared_error
         self.least_variance = least_variance
 
-    def mean_and_variance(self, outputs: Any) -> tuple[Any, Any]:
+    def mean_and_variance(self, outputs: Tensor) -> tuple[Any, Any]:
         """Return m and v, `[..., d]` each, of a network's outputs `[..., 2d]`.
 
         Raises:
@@ -71,7 +72,7 @@ class GaussianNLL(keras.losses.Loss):
         mean, spread = keras.ops.split(outputs, 2, axis=-1)
         return mean, keras.ops.softplus(spread) + self.least_variance
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true: Nest, y_pred: Nest) -> Any:
         """Return the loss of each example, `[...]` of `[..., d]` and `[..., 2d]`."""
         mean, variance = self.mean_and_variance(y_pred)
         if y_true.shape[-1] != mean.shape[-1]:
@@ -118,7 +119,7 @@ _BY_EXAMPLE = {
 _ACROSS_EXAMPLES = {"axis": -1, "ignore_class": None}
 
 
-def of_class_numbers(loss: Any) -> bool:
+def of_class_numbers(loss: Tensor) -> bool:
     """Return whether a loss, as given to `compile`, is one of integer class labels."""
     return isinstance(loss, keras.losses.SparseCategoricalCrossentropy) or loss in (
         "sparse_categorical_crossentropy",
@@ -129,12 +130,12 @@ def of_class_numbers(loss: Any) -> bool:
 def task_losses(
     learner: keras.Model,
     x: Any,
-    y: Any,
-    y_pred: Any,
-    sample_weight: Any,
+    y: Nest,
+    y_pred: Nest,
+    sample_weight: Nest,
     *,
     training: bool,
-    mask: Any = None,
+    mask: Tensor = None,
 ) -> Any:
     """Return what `learner.compute_loss` gives for each task by itself, `[tasks]`.
 
@@ -189,7 +190,7 @@ def _counted(learner: Any, task: Any) -> Iterator[None]:
             variable.assign(old + tf.cast(tasks.weights[task], old.dtype) * (new - old))
 
 
-def _means(by_example: Any, y: Any, y_pred: Any, mask: Any, *, summed: bool) -> Any:
+def _means(by_example: Any, y: Nest, y_pred: Nest, mask: Tensor, *, summed: bool) -> Any:
     """Return the mean, or sum, over the examples of each task of what each has by itself."""
     if mask is None:
         tasks = y_pred.shape[0]
@@ -205,11 +206,11 @@ def _means(by_example: Any, y: Any, y_pred: Any, mask: Any, *, summed: bool) -> 
     return join(reduce(values, list(axes)), tf.where(mask)[:, 0])
 
 
-def _reduction(loss: Any) -> Any:
+def _reduction(loss: Tensor) -> Any:
     return getattr(loss, "reduction", "mean")
 
 
-def _by_example(learner: Any, y_pred: Any) -> Any:
+def _by_example(learner: Any, y_pred: Nest) -> Any:
     """Return the compiled loss without its reduction, if it treats examples by themselves."""
     masked = keras.tree.is_nested(y_pred) or getattr(y_pred, MASK, None) is not None
     if masked or learner.loss_weights is not None:
@@ -223,13 +224,13 @@ def _by_example(learner: Any, y_pred: Any) -> Any:
     return None
 
 
-def _treats_examples_alone(loss: Any) -> bool:
+def _treats_examples_alone(loss: Tensor) -> bool:
     # The configuration of some losses, as of CosineSimilarity, lacks arguments.
     made_with = {**loss.get_config(), **arguments_of_loss(loss)}
     return all(made_with.get(name, usual) == usual for name, usual in _ACROSS_EXAMPLES.items())
 
 
-def _values(loss: Any, y_true: Any, y_pred: Any) -> Any:
+def _values(loss: Tensor, y_true: Nest, y_pred: Nest) -> Any:
     """Return what the examples have, as the loss itself would before it reduces that."""
     y_true, y_pred = (keras.ops.convert_to_tensor(z, dtype=loss.dtype) for z in (y_true, y_pred))
     return loss.call(y_true, y_pred)

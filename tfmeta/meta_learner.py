@@ -71,7 +71,7 @@ from tfmeta.task_map import (
     sum_over_tasks,
 )
 from tfmeta.task_model import TaskModel
-from tfmeta.types import Inputs
+from tfmeta.types import Inputs, Nest, Tensor
 
 _IN_FLIGHT = 8
 # What `keras.Model` takes.
@@ -165,7 +165,7 @@ class MetaLearner(Replicated, abc.ABC):
             self._check_weights()
 
     @abc.abstractmethod
-    def adapt_task(self, support_x: Any, support_y: Any, *, training: bool) -> Any:
+    def adapt_task(self, support_x: Nest, support_y: Nest, *, training: bool) -> Any:
         """Return what is learnt from one support set.
 
         Args:
@@ -178,7 +178,7 @@ class MetaLearner(Replicated, abc.ABC):
         """
 
     @abc.abstractmethod
-    def predict_task(self, state: Any, query_x: Any, *, training: bool) -> Any:
+    def predict_task(self, state: Any, query_x: Nest, *, training: bool) -> Any:
         """Return the predictions `[queries, outputs]` for one task's query set.
 
         Args:
@@ -235,7 +235,7 @@ class MetaLearner(Replicated, abc.ABC):
     def compile(
         self,
         optimizer: Any = "rmsprop",
-        loss: Any = None,
+        loss: Tensor = None,
         loss_weights: Any = None,
         *args: Any,
         auto_scale_loss: bool = True,
@@ -390,14 +390,14 @@ class MetaLearner(Replicated, abc.ABC):
             x, _ = self._episodes(kwargs, "steps")
             return super().predict(shared_out(x, self.distribute_strategy), **kwargs)
 
-    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def train_on_batch(self, x: Any, y: Nest = None, *args: Any, **kwargs: Any) -> Any:
         """Take one outer step on a meta-batch, once it is checked: `keras.Model.train_on_batch`."""
         with self._unspoilt():
             self.check_inputs(x, y)
             self._create_variables(y, training=True)
             return super().train_on_batch(x, y, *args, **kwargs)
 
-    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def test_on_batch(self, x: Any, y: Nest = None, *args: Any, **kwargs: Any) -> Any:
         """Score a meta-batch, once it is checked: `keras.Model.test_on_batch`."""
         with self._unspoilt():
             self.check_inputs(x, y)
@@ -452,7 +452,7 @@ class MetaLearner(Replicated, abc.ABC):
         with not_differentiated():
             return super().predict_step(data)
 
-    def _over_tasks(self, function: Any, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any]:
+    def _over_tasks(self, function: Any, x: Any, y: Nest, sample_weight: Nest) -> tuple[Any, Any]:
         """Compute totals and predictions of a meta-batch.
 
         Args:
@@ -486,7 +486,7 @@ class MetaLearner(Replicated, abc.ABC):
             totals = [total / tf.cast(tasks, total.dtype) for total in totals]
         return totals, noted(predictions)
 
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    def compute_metrics(self, x: Any, y: Nest, y_pred: Nest, sample_weight: Nest = None) -> Any:
         """Update the metrics with the queries of all tasks, one after another as one batch.
 
         Args:
@@ -505,7 +505,7 @@ class MetaLearner(Replicated, abc.ABC):
             given = [keeping_notes(in_one_axis, part) for part in given]
         return super().compute_metrics(x, *given)
 
-    def task_gradients(self, x: Inputs, y: Any, sample_weight: Any = None, **options: Any) -> Any:
+    def task_gradients(self, x: Inputs, y: Nest, sample_weight: Nest = None, **options: Any) -> Any:
         """Return the outer loss of one task, its gradients and the query predictions.
 
         Of tasks side by side, loss and gradients are the sums over them.
@@ -543,7 +543,7 @@ class MetaLearner(Replicated, abc.ABC):
             ) from error
         return loss, gradients, predictions
 
-    def task_loss(self, x: Inputs, y: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+    def task_loss(self, x: Inputs, y: Nest, sample_weight: Nest = None) -> tuple[Any, Any]:
         """Return the outer loss of one task in training, and the query predictions.
 
         Args:
@@ -555,7 +555,7 @@ class MetaLearner(Replicated, abc.ABC):
         predictions = self.predict_task(state, x["query_x"], training=True)
         return self.losses_of_tasks(y, predictions, sample_weight, x=x), predictions
 
-    def test_task(self, x: Inputs, y: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+    def test_task(self, x: Inputs, y: Nest, sample_weight: Nest = None) -> tuple[Any, Any]:
         """Return the loss of one task's query predictions in evaluation, and these.
 
         Args:
@@ -570,9 +570,9 @@ class MetaLearner(Replicated, abc.ABC):
 
     def losses_of_tasks(
         self,
-        y: Any,
-        y_pred: Any,
-        sample_weight: Any = None,
+        y: Nest,
+        y_pred: Nest,
+        sample_weight: Nest = None,
         *,
         x: Any = None,
         training: bool = True,
@@ -614,7 +614,7 @@ class MetaLearner(Replicated, abc.ABC):
             return 1
         return chunks_at_once()
 
-    def adapt(self, support_x: Any, support_y: Any) -> keras.Model:
+    def adapt(self, support_x: Nest, support_y: Nest) -> keras.Model:
         """Adapt to one task and return an ordinary model for it; the learner stays as it is.
 
         Args:
@@ -783,7 +783,7 @@ class MetaLearner(Replicated, abc.ABC):
             return dict(state)
         return {f"state_{i}": x for i, x in enumerate(tf.nest.flatten(state))}
 
-    def state_of(self, tensors: dict[str, Any], structure: Any) -> Any:
+    def state_of(self, tensors: dict[str, Any], structure: Nest) -> Any:
         """Return the state for `predict_task`: the reverse of `named_state`.
 
         Args:
@@ -795,7 +795,7 @@ class MetaLearner(Replicated, abc.ABC):
         number = len(tf.nest.flatten(structure))
         return tf.nest.pack_sequence_as(structure, [tensors[f"state_{i}"] for i in range(number)])
 
-    def check_inputs(self, inputs: Any, targets: Any = None) -> None:
+    def check_inputs(self, inputs: Any, targets: Nest = None) -> None:
         """Raise unless this learner can work on such a meta-batch; build it for it.
 
         Args:
@@ -907,7 +907,7 @@ class MetaLearner(Replicated, abc.ABC):
             self._create_variables(targets, training=training)
         return taken, inputs
 
-    def _create_variables(self, targets: Any, *, training: bool = False) -> None:
+    def _create_variables(self, targets: Nest, *, training: bool = False) -> None:
         """Create what optimizer and metrics have of variables, before a step is traced.
 
         Keras leaves it to the first step, and TensorFlow traces a function that has created a

@@ -14,13 +14,14 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta import _core, distances
+from tfmeta.types import Tensor
 
 _NATIVE = (np.dtype(np.float32).str, np.dtype(np.float64).str)
 _HALVES = (tf.float16, tf.bfloat16)
 _FLOATS = (tf.float32, tf.float64, *_HALVES)
 
 
-def prototypes(embeddings: Any, labels: Any, ways: Any) -> Any:
+def prototypes(embeddings: Tensor, labels: Tensor, ways: Any) -> Any:
     """Return the mean embedding of each class.
 
     `c_k = Σ_{i: y_i = k} z_i / |{i: y_i = k}|`; with tensors, a class without examples gets zeros,

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfmeta.functional import Called, Statistics
 from tfmeta.task_map import map_tasks
+from tfmeta.types import Nest
 
 
 class Transductive:
@@ -29,7 +30,7 @@ class Transductive:
     # Whether queries are seen together with the support set.
     sees_support = False
 
-    def outputs(self, call: Callable[[Any], Called], query_x: Any, support_x: Any) -> Called:
+    def outputs(self, call: Callable[[Any], Called], query_x: Nest, support_x: Nest) -> Called:
         """Return what a model makes of queries, given what calls it."""
         del support_x
         return call(query_x)
@@ -62,7 +63,7 @@ class WithSupport(Transductive):
     transductive = False
     sees_support = True
 
-    def outputs(self, call: Callable[[Any], Called], query_x: Any, support_x: Any) -> Called:
+    def outputs(self, call: Callable[[Any], Called], query_x: Nest, support_x: Nest) -> Called:
         """Call a model with each query after the whole support set; keep the query's part."""
 
         def one(query: Any) -> Any:

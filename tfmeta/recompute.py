@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfmeta.derivatives import dense, gradients_or_zeros
+from tfmeta.types import Tensor
 
 
 def recomputed(
@@ -92,6 +93,6 @@ def recomputed(
     return [tf.nest.pack_sequence_as(start, list(x)) for x in by_step]
 
 
-def _floats(values: Any, like: list[Any]) -> list[Any]:
+def _floats(values: Tensor, like: list[Any]) -> list[Any]:
     """Return those of `values` that stand where `like` has floating-point tensors."""
     return [v for v, x in zip(values, like, strict=True) if x.dtype.is_floating]

@@ -18,6 +18,7 @@ from tfmeta.distribution import (
 )
 from tfmeta.foreign.of_keras import OpenModel, gradients_are_summed, loss_tracker_of
 from tfmeta.notes import with_notes
+from tfmeta.types import Nest, Tensor
 
 
 class Replicated(OpenModel):
@@ -135,9 +136,9 @@ class Replicated(OpenModel):
     def compute_loss(
         self,
         x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
+        y: Nest = None,
+        y_pred: Nest = None,
+        sample_weight: Nest = None,
         training: bool = True,
     ) -> Any:
         """Return the compiled loss of one task's examples, `keras.Model.compute_loss`.
@@ -158,7 +159,7 @@ class Replicated(OpenModel):
         replicas = replicas_here()
         return loss if replicas == 1 or self.sums_over_tasks() else loss * replicas
 
-    def log_loss(self, loss: Any, tasks: Any) -> None:
+    def log_loss(self, loss: Tensor, tasks: Any) -> None:
         """Log the loss of this replica's tasks, where no step of the optimizer does it.
 
         Args:
@@ -170,7 +171,7 @@ class Replicated(OpenModel):
             loss *= replicas  # the metric averages over replicas
         loss_tracker_of(self).update_state(loss, sample_weight=tasks)
 
-    def outer_update(self, loss: Any, *gradients: Any, tasks: Any) -> None:
+    def outer_update(self, loss: Tensor, *gradients: Any, tasks: Any) -> None:
         """Take an outer step from what this replica has of loss and gradients, and log the loss.
 
         They are summed over replicas, or averaged, as the compiled loss is over tasks.
@@ -220,7 +221,7 @@ class Replicated(OpenModel):
         }
         alike(self.distribute_strategy, digests)
 
-    def regularization(self, loss: Any) -> Any:
+    def regularization(self, loss: Tensor) -> Any:
         """Return the loss of a regularizer; Keras divides it where it divides no sum of losses."""
         replicas = replicas_here()
         return loss * replicas if replicas > 1 and self.sums_over_tasks() else loss

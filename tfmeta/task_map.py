@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfmeta.foreign.of_tensorflow import has_a_state, in_xla
 from tfmeta.kernels import gpus, limited_threads
+from tfmeta.types import Tensor
 
 TaskAxis = Literal["auto", "loop", "packed"]
 TASK_AXES = ("auto", "loop", "packed")
@@ -26,7 +27,7 @@ class Tasks(NamedTuple):
             single task.
     """
 
-    numbers: Any
+    numbers: Tensor
     weights: Any = None
 
 
@@ -44,7 +45,7 @@ _CHECKS: contextvars.ContextVar[_Checks | None] = contextvars.ContextVar("checks
 _NOT_DIFFERENTIATED = contextvars.ContextVar("not differentiated", default=False)
 
 
-def check_later(check: Callable[[Any], Any], values: Any) -> bool:
+def check_later(check: Callable[[Any], Any], values: Tensor) -> bool:
     """Have `check` called after the loop over chunks, if there is one; return whether there is.
 
     An assertion within it would have each chunk wait for the one before. Tasks that are computed in
@@ -84,7 +85,7 @@ def side_by_side() -> bool:
     return tasks is not None and tasks.weights is not None
 
 
-def real_sum(values: Any) -> Any:
+def real_sum(values: Tensor) -> Any:
     """Return the sum over tasks side by side, without those that fill up a chunk; or one's own.
 
     Args:

@@ -14,7 +14,13 @@ Episodes: TypeAlias = tuple[dict[str, Array], Array]
 `support_y` `[tasks, ways*shots]` and `query_x` `[tasks, ways*queries, ...]`; `targets` are the
 query labels `[tasks, ways*queries]`. A plain dict, because Keras reads a bare pair as `(x, y)`."""
 
-Params: TypeAlias = list[Any]
+Tensor: TypeAlias = Any
+"""A `tf.Tensor`, symbolic in a graph, or what converts to one. TensorFlow has no types."""
+
+Nest: TypeAlias = Any
+"""A `Tensor`, or a nest of such: lists, tuples and dicts, as of a model of several inputs."""
+
+Params: TypeAlias = list[Tensor]
 """Tensors in the order of a model's `trainable_variables` (or `non_trainable_variables`)."""
 
 Rates: TypeAlias = Sequence[Any]

@@ -19,7 +19,7 @@ from tfmeta.fast_weights import FastWeights
 from tfmeta.functional import Called, Statistics, functional_call
 from tfmeta.inner_loop import InnerStep
 from tfmeta.random_weights import Noise, check_rules, drawn_once, random_weights
-from tfmeta.types import Inputs, Params
+from tfmeta.types import Inputs, Nest, Params, Tensor
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
@@ -116,7 +116,7 @@ class AmortizedBayesianMAML(PosteriorMAML):
         ]
 
     def start(
-        self, support_x: Any, support_y: Any, *, training: bool
+        self, support_x: Nest, support_y: Nest, *, training: bool
     ) -> tuple[FastWeights, Params]:
         """Return the weights μ with the head log σ, and the state of the model, as tensors."""
         weights, state = super().start(support_x, support_y, training=training)
@@ -132,7 +132,7 @@ class AmortizedBayesianMAML(PosteriorMAML):
         return [*chosen, *chosen]
 
     def inner_step(
-        self, support_x: Any, support_y: Any, weights: FastWeights, *, training: bool
+        self, support_x: Nest, support_y: Nest, weights: FastWeights, *, training: bool
     ) -> InnerStep:
         """Return how the inner loop takes a step on the negative evidence bound."""
         step = super().inner_step(support_x, support_y, weights, training=training)
@@ -174,9 +174,9 @@ class AmortizedBayesianMAML(PosteriorMAML):
 
     def losses_of_tasks(
         self,
-        y: Any,
-        y_pred: Any,
-        sample_weight: Any = None,
+        y: Nest,
+        y_pred: Nest,
+        sample_weight: Nest = None,
         *,
         x: Any = None,
         training: bool = True,
@@ -185,7 +185,7 @@ class AmortizedBayesianMAML(PosteriorMAML):
         y, sample_weight = self._repeated(y), self._repeated(sample_weight)
         return super().losses_of_tasks(y, y_pred, sample_weight, x=x, training=training)
 
-    def task_loss(self, x: Inputs, y: Any, sample_weight: Any = None, **how: Any) -> Any:
+    def task_loss(self, x: Inputs, y: Nest, sample_weight: Nest = None, **how: Any) -> Any:
         """Return the outer loss of one task, and the mean of the query predictions."""
         support_x, query_x = x["support_x"], x["query_x"]
         path = self.path(support_x, x["support_y"], training=True, **how)
@@ -202,7 +202,7 @@ class AmortizedBayesianMAML(PosteriorMAML):
         self.keep(called.state)
         return loss, self.mean(called.outputs)
 
-    def by_draw(self, outputs: Any) -> Any:
+    def by_draw(self, outputs: Tensor) -> Any:
         """Return `[1, samples, n, ...]` of `[samples*n, ...]`."""
         sizes = tf.concat([[1, self.samples, -1], tf.shape(outputs)[1:]], 0)
         return tf.ensure_shape(
@@ -218,7 +218,7 @@ class AmortizedBayesianMAML(PosteriorMAML):
         n = tf.shape(tf.nest.flatten(x)[0])[0]
         return self.kl_weight / tf.cast(n, self.variable_dtype)
 
-    def _repeated(self, values: Any) -> Any:
+    def _repeated(self, values: Tensor) -> Any:
         """Return all examples once for each draw: `[samples*n, ...]`."""
 
         def repeated(x: Any) -> Any:

@@ -23,7 +23,7 @@ from tfmeta.losses import task_losses
 from tfmeta.packed import packed_call, task_axes
 from tfmeta.svgd import descent_direction
 from tfmeta.task_map import side_by_side
-from tfmeta.types import Inputs, Params
+from tfmeta.types import Inputs, Nest, Params, Tensor
 
 OUTER_LOSSES = ("chaser", "query")
 
@@ -133,7 +133,7 @@ class BayesianMAML(PosteriorMAML):
             self.others.append(weight)
 
     def start(
-        self, support_x: Any, support_y: Any, *, training: bool
+        self, support_x: Nest, support_y: Nest, *, training: bool
     ) -> tuple[FastWeights, Params]:
         """Return the particles and the state of each, as tensors with an axis of `tasks*M`."""
         del support_y, training
@@ -155,7 +155,7 @@ class BayesianMAML(PosteriorMAML):
         return FastWeights(params, []), state
 
     def inner_step(
-        self, support_x: Any, support_y: Any, weights: FastWeights, *, training: bool
+        self, support_x: Nest, support_y: Nest, weights: FastWeights, *, training: bool
     ) -> InnerStep:
         """Return how the inner loop takes a step on all particles."""
         step = super().inner_step(support_x, support_y, weights, training=training)
@@ -182,9 +182,9 @@ class BayesianMAML(PosteriorMAML):
 
     def losses_of_tasks(
         self,
-        y: Any,
-        y_pred: Any,
-        sample_weight: Any = None,
+        y: Nest,
+        y_pred: Nest,
+        sample_weight: Nest = None,
         *,
         x: Any = None,
         training: bool = True,
@@ -195,7 +195,7 @@ class BayesianMAML(PosteriorMAML):
         losses = task_losses(self, None, y, y_pred, sample_weight, training=training)
         return self.of_tasks(tf.reduce_mean(tf.reshape(losses, [-1, self.particles]), axis=1))
 
-    def task_loss(self, x: Inputs, y: Any, sample_weight: Any = None, **how: Any) -> Any:
+    def task_loss(self, x: Inputs, y: Nest, sample_weight: Nest = None, **how: Any) -> Any:
         """Return the outer loss of one task, and the mean of the query predictions."""
         support_x, support_y, query_x = x["support_x"], x["support_y"], x["query_x"]
         path = self.path(support_x, support_y, training=True, **how)
@@ -214,7 +214,7 @@ class BayesianMAML(PosteriorMAML):
         self.keep(called.state)
         return loss, self.mean(called.outputs)
 
-    def by_draw(self, outputs: Any) -> Any:
+    def by_draw(self, outputs: Tensor) -> Any:
         """Return `[tasks, M, ...]` of `[tasks*M, ...]`."""
         return tf.reshape(outputs, tf.concat([[-1, self.particles], tf.shape(outputs)[1:]], 0))
 
@@ -258,13 +258,13 @@ class BayesianMAML(PosteriorMAML):
             for v in self.model.trainable_variables
         ]
 
-    def _particle(self, m: int, variable: Any, values: Any) -> Any:
+    def _particle(self, m: int, variable: Any, values: Tensor) -> Any:
         """Return what particle m of a single task has in the place of a variable of the model."""
         if not keras.backend.is_float_dtype(variable.dtype):
             return values
         return tf.gather(values, m, axis=task_axes(self.model)[id(variable)])
 
-    def _for_each(self, values: Any) -> Any:
+    def _for_each(self, values: Tensor) -> Any:
         """Return values of one task, or of several, for each particle: `[tasks*M, ...]`."""
         if not side_by_side():
             values = tf.nest.map_structure(lambda x: None if x is None else x[None], values)
@@ -272,7 +272,7 @@ class BayesianMAML(PosteriorMAML):
             lambda x: None if x is None else tf.repeat(x, self.particles, axis=0), values
         )
 
-    def _chaser_loss(self, x: Any, y: Any, weights: FastWeights, state: Params) -> Any:
+    def _chaser_loss(self, x: Any, y: Nest, weights: FastWeights, state: Params) -> Any:
         """Return how far the particles are from where more steps on `x`, `y` would bring them."""
         particles, changed = self.parts(training=True).taken(weights, state)
         leader = Unrolled(first_order=True)(

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tfmeta.algorithms.maml import MAML
 from tfmeta.fast_weights import FastWeights
 from tfmeta.layers import Context
-from tfmeta.types import Params
+from tfmeta.types import Nest, Params
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
@@ -70,7 +70,7 @@ class CAVIA(MAML):
         return [id(v) in ids for v in self.model.trainable_variables]
 
     def start(
-        self, support_x: Any, support_y: Any, *, training: bool
+        self, support_x: Nest, support_y: Nest, *, training: bool
     ) -> tuple[FastWeights, Params]:
         """Return θ and context parameters of 0, which no outer gradient reaches."""
         weights, state = super().start(support_x, support_y, training=training)

@@ -42,7 +42,7 @@ from tfmeta.meta_learner import MetaLearner
 from tfmeta.packed import packed_call, spread_weights, task_axes, tried
 from tfmeta.query_batch_norm import MODES
 from tfmeta.task_map import side_by_side
-from tfmeta.types import Inputs, Params, Rates
+from tfmeta.types import Inputs, Nest, Params, Rates
 
 # Keeps the gradients of a mean loss above what float16 can hold.
 _HALF_PRECISION_SCALE = 1024.0
@@ -146,7 +146,7 @@ class GradientBased(MetaLearner):
     # What a method may change.
 
     def start(
-        self, support_x: Any, support_y: Any, *, training: bool
+        self, support_x: Nest, support_y: Nest, *, training: bool
     ) -> tuple[FastWeights, Params]:
         """Return the weights that a task starts from, θ, and the state of the model, as tensors."""
         del support_y, training  # for learners whose start depends on the task
@@ -194,7 +194,7 @@ class GradientBased(MetaLearner):
         )
 
     def inner_step(
-        self, support_x: Any, support_y: Any, weights: FastWeights, *, training: bool
+        self, support_x: Nest, support_y: Nest, weights: FastWeights, *, training: bool
     ) -> InnerStep:
         """Return how the inner loop takes a step; `weights` has those that don't change."""
         if not self.compiled:
@@ -227,7 +227,7 @@ class GradientBased(MetaLearner):
         )
 
     def task_loss(
-        self, x: Inputs, y: Any, sample_weight: Any = None, **how: Any
+        self, x: Inputs, y: Nest, sample_weight: Nest = None, **how: Any
     ) -> tuple[Any, Any]:
         """Return `L_Q(φ_K) + λ L_Q(θ)` of one task, and the query predictions at φ_K."""
         support_x = x["support_x"]
@@ -244,19 +244,19 @@ class GradientBased(MetaLearner):
 
     # What the methods are made of.
 
-    def adapt_task(self, support_x: Any, support_y: Any, *, training: bool) -> Any:
+    def adapt_task(self, support_x: Nest, support_y: Nest, *, training: bool) -> Any:
         """Return the adapted weights φ_K and the model's state, for `predict_task`."""
         path = self.path(support_x, support_y, training=training)
         return self.task_state(path.params[-1], path.states[-1], support_x, training=training)
 
-    def predict_task(self, state: Any, query_x: Any, *, training: bool) -> Any:
+    def predict_task(self, state: Any, query_x: Nest, *, training: bool) -> Any:
         """Return the predictions `[queries, outputs]` at the adapted weights."""
         called = self.query(state, query_x, training=training)
         if training:
             self.keep(called.state)
         return called.outputs
 
-    def test_task(self, x: Inputs, y: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+    def test_task(self, x: Inputs, y: Nest, sample_weight: Nest = None) -> tuple[Any, Any]:
         """Return `L_Q(φ_K)` of one task in evaluation, and the query predictions."""
         state = self.adapt_task(x["support_x"], x["support_y"], training=False)
         called = self.query(state, x["query_x"], training=False)
@@ -264,8 +264,8 @@ class GradientBased(MetaLearner):
 
     def path(
         self,
-        support_x: Any,
-        support_y: Any,
+        support_x: Nest,
+        support_y: Nest,
         *,
         training: bool,
         every: bool = False,
@@ -294,7 +294,13 @@ class GradientBased(MetaLearner):
         return found
 
     def task_state(
-        self, weights: FastWeights, state: Params, support_x: Any, *, training: bool, step: int = -1
+        self,
+        weights: FastWeights,
+        state: Params,
+        support_x: Nest,
+        *,
+        training: bool,
+        step: int = -1,
     ) -> Any:
         """Return what `query` needs to know of a task at the weights of inner step `step`."""
         if self.mode.settles and batch_norm_layers(self.model):
@@ -305,7 +311,7 @@ class GradientBased(MetaLearner):
             weights, state = weights._replace(model=called.params), called.state
         return (weights, state, support_x) if self.sees_support else (weights, state)
 
-    def query(self, task_state: Any, query_x: Any, *, training: bool, step: int = -1) -> Called:
+    def query(self, task_state: Any, query_x: Nest, *, training: bool, step: int = -1) -> Called:
         """Compute the query predictions, with the batch normalisation that was chosen."""
         weights, state, *support = task_state
         weights = FastWeights(*weights)  # a state that was saved and loaded is a plain tuple
@@ -320,13 +326,13 @@ class GradientBased(MetaLearner):
         called: Called = self.mode.outputs(call, query_x, support[0])
         return called._replace(params=weights.model)
 
-    def query_loss(self, x: Inputs, y: Any, called: Called, sample_weight: Any) -> Any:
+    def query_loss(self, x: Inputs, y: Nest, called: Called, sample_weight: Nest) -> Any:
         """Return the loss of query predictions, with regularisation losses of their activities."""
         loss = self.losses_of_tasks(y, called.outputs, sample_weight, x=x)
         return loss + sum(tf.cast(value, loss.dtype) for value in called.activity_losses)
 
     def joint_loss(
-        self, x: Inputs, y: Any, state: Params, sample_weight: Any
+        self, x: Inputs, y: Nest, state: Params, sample_weight: Nest
     ) -> tuple[Any, Params]:
         """Return `λ L_Q(θ)` and the model's state after it."""
         if not self.joint_weight:
@@ -483,7 +489,7 @@ class GradientBased(MetaLearner):
         named = {name: value for name, value, differs in passed if differs}
         return {**named, **({"support_x": support[0]} if support else {})}
 
-    def state_of(self, tensors: dict[str, Any], structure: Any) -> Any:
+    def state_of(self, tensors: dict[str, Any], structure: Nest) -> Any:
         """Return weights and state of a task: those given, and the learner's own in between."""
         weights, _, *support = structure
         head = [None] * len(weights.head)
@@ -553,7 +559,7 @@ class GradientBased(MetaLearner):
             check_enough(self.rule.learning_rate, None, self.inner_steps, self.evaluation_steps)
 
     def _keep_written(
-        self, weights: FastWeights, state: Params, support_x: Any, *, training: bool
+        self, weights: FastWeights, state: Params, support_x: Nest, *, training: bool
     ) -> None:
         """Keep in the model what its layers write to weights at θ, as training in Keras would."""
         written = self.written(training) if training else []

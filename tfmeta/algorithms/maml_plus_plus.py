@@ -20,7 +20,7 @@ from tfmeta.differentiation import Unrolled
 from tfmeta.inner_loop import Path
 from tfmeta.layers import per_step_batch_norm as with_per_step_batch_norm
 from tfmeta.task_map import current_tasks
-from tfmeta.types import Inputs
+from tfmeta.types import Inputs, Nest
 
 MultiStepLoss = Literal["annealed", "discounted"]
 
@@ -164,7 +164,7 @@ class MAMLPlusPlus(MAML):
         # First, so that what is saved at the end of an epoch has it counted.
         return super().fit(x, *args, callbacks=[_CountEpochs(), *others], **kwargs)
 
-    def task_gradients(self, x: Inputs, y: Any, sample_weight: Any = None, **options: Any) -> Any:
+    def task_gradients(self, x: Inputs, y: Nest, sample_weight: Nest = None, **options: Any) -> Any:
         """Return loss, gradients and predictions of one task, as the epoch demands them."""
         if options:
             return super().task_gradients(x, y, sample_weight, **options)
@@ -191,8 +191,8 @@ class MAMLPlusPlus(MAML):
     def task_loss(  # type: ignore[override]
         self,
         x: Inputs,
-        y: Any,
-        sample_weight: Any = None,
+        y: Nest,
+        sample_weight: Nest = None,
         *,
         first_order: bool | None = None,
         multi_step: bool = False,

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tfmeta.algorithms.maml import MAML
 from tfmeta.fast_weights import FastWeights
 from tfmeta.inner_loop import InnerStep
-from tfmeta.types import Params
+from tfmeta.types import Nest, Params, Tensor
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
@@ -55,7 +55,7 @@ class MetaCurvature(MAML):
         ]
 
     def inner_step(
-        self, support_x: Any, support_y: Any, weights: FastWeights, *, training: bool
+        self, support_x: Nest, support_y: Nest, weights: FastWeights, *, training: bool
     ) -> InnerStep:
         """Return a step along the gradients as the matrices turn them."""
         step = super().inner_step(support_x, support_y, weights, training=training)
@@ -74,7 +74,7 @@ def _sizes(shape: tuple[int, ...]) -> list[int]:
     return [math.prod(shape[:-2]), *shape[-2:]] if len(shape) > 2 else list(shape)
 
 
-def _turned(gradient: Any, matrices: list[Any], task_axis: int | None) -> Any:
+def _turned(gradient: Tensor, matrices: list[Any], task_axis: int | None) -> Any:
     """Return a gradient, of one task or of several, multiplied along each of its axes."""
     shape = gradient.shape
     rest = [i for i in range(len(shape)) if i != task_axis]

@@ -14,7 +14,7 @@ from tfmeta.fast_weights import FastWeights
 from tfmeta.layers import particle_mean
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.task_map import map_tasks, side_by_side
-from tfmeta.types import Inputs
+from tfmeta.types import Inputs, Nest, Tensor
 
 
 class PosteriorMAML(GradientBased):
@@ -59,23 +59,23 @@ class PosteriorMAML(GradientBased):
         super().compile(*args, **kwargs)
         self._moments_function = None  # the loss may say that outputs are logits
 
-    def by_draw(self, outputs: Any) -> Any:
+    def by_draw(self, outputs: Tensor) -> Any:
         """Return the outputs of `forward` as `[tasks, draws, queries, outputs]`."""
         raise NotImplementedError
 
-    def of_tasks(self, values: Any) -> Any:
+    def of_tasks(self, values: Tensor) -> Any:
         """Return `[tasks, ...]` as it is, where there are several; of one task without the axis."""
         return values if side_by_side() else tf.nest.map_structure(lambda x: x[0], values)
 
-    def mean(self, outputs: Any) -> Any:
+    def mean(self, outputs: Tensor) -> Any:
         """Return the mean over draws of the outputs of `forward`."""
         return self.of_tasks(particle_mean(self.by_draw(outputs), self.takes_logits()))
 
-    def predict_task(self, state: Any, query_x: Any, *, training: bool) -> Any:
+    def predict_task(self, state: Any, query_x: Nest, *, training: bool) -> Any:
         """Return the mean over draws of the predictions, `[queries, outputs]`."""
         return self.mean(super().predict_task(state, query_x, training=training))
 
-    def test_task(self, x: Inputs, y: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+    def test_task(self, x: Inputs, y: Nest, sample_weight: Nest = None) -> tuple[Any, Any]:
         """Return the loss of the mean over draws of one task's predictions, and these."""
         state = self.adapt_task(x["support_x"], x["support_y"], training=False)
         called = self.query(state, x["query_x"], training=False)
@@ -108,7 +108,7 @@ class PosteriorMAML(GradientBased):
         mean, variance = self._moments_function(tf.nest.map_structure(tf.convert_to_tensor, inputs))
         return mean, variance
 
-    def moments_of_task(self, state: Any, query_x: Any) -> Any:
+    def moments_of_task(self, state: Any, query_x: Nest) -> Any:
         """Return mean and variance over draws of the predictions of one task, or of several."""
         outputs = self.by_draw(self.query(state, query_x, training=False).outputs)
         if self.takes_logits():
@@ -121,7 +121,7 @@ class PosteriorMAML(GradientBased):
         every = [*weights.model, *weights.head, *model_state]
         return dict(zip(self.names(), every, strict=True))
 
-    def state_of(self, tensors: dict[str, Any], structure: Any) -> Any:
+    def state_of(self, tensors: dict[str, Any], structure: Nest) -> Any:
         """Return the state for `predict_task`: the reverse of `named_state`."""
         every = [tensors[name] for name in self.names()]
         model = len(structure[0].model)

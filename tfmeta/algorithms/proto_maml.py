@@ -19,7 +19,7 @@ from tfmeta.functional import Called
 from tfmeta.labels import ClassNumbers
 from tfmeta.ops import prototypes
 from tfmeta.task_map import side_by_side
-from tfmeta.types import Params
+from tfmeta.types import Nest, Params
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
@@ -76,7 +76,7 @@ class ProtoMAML(MAML):
         return super().chosen()
 
     def start(
-        self, support_x: Any, support_y: Any, *, training: bool
+        self, support_x: Nest, support_y: Nest, *, training: bool
     ) -> tuple[FastWeights, Params]:
         """Return θ with the head of this task's prototypes, and the encoder's state."""
         weights, state = super().start(support_x, support_y, training=training)

@@ -8,9 +8,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfmeta.types import Tensor
+
 
 def model_of_prototypes(
-    encoder: keras.Model, example: Any, means: Any, distance: str, temperature: Any
+    encoder: keras.Model, example: Any, means: Tensor, distance: str, temperature: Any
 ) -> keras.Model:
     """Return an encoder and a head of prototypes as one model, with the logits of the distance.
 

@@ -23,7 +23,7 @@ from tfmeta.moving_statistics import warn_of_lagging
 from tfmeta.ops import cosine_similarity, prototypes, squared_euclidean
 from tfmeta.packed import trained_by_rules, tried
 from tfmeta.padding import MASKS, put_back, without_padding
-from tfmeta.types import Inputs
+from tfmeta.types import Inputs, Nest, Tensor
 
 DISTANCES = ("squared_euclidean", "cosine")
 
@@ -154,7 +154,7 @@ class PrototypicalNetwork(MetaLearner):
         """Return none, for statistics are those of all replicas."""
         return []
 
-    def adapt_task(self, support_x: Any, support_y: Any, *, training: bool) -> tuple[Any, Any]:
+    def adapt_task(self, support_x: Nest, support_y: Nest, *, training: bool) -> tuple[Any, Any]:
         """Return the prototypes `[ways, d]` and which of them have examples, `[ways]`."""
         if len(support_y.shape) != 1:
             raise ValueError(
@@ -165,7 +165,7 @@ class PrototypicalNetwork(MetaLearner):
         means, present = self._prototypes(embedded[None], support_y[None])
         return means[0], present[0]
 
-    def predict_task(self, state: tuple[Any, Any], query_x: Any, *, training: bool) -> Any:
+    def predict_task(self, state: tuple[Any, Any], query_x: Nest, *, training: bool) -> Any:
         """Return the logits `[queries, ways]`."""
         means, present = state
         return self._logits(self._embed(query_x, training)[None], means[None], present[None])[0]
@@ -178,7 +178,7 @@ class PrototypicalNetwork(MetaLearner):
         """Return the prototypes `[ways, d]`."""
         return {"prototypes": state[0]}
 
-    def state_of(self, tensors: dict[str, Any], structure: Any) -> tuple[Any, Any]:
+    def state_of(self, tensors: dict[str, Any], structure: Nest) -> tuple[Any, Any]:
         """Return prototypes, and that each class has one: an export refuses other support sets."""
         del structure
         means = tensors["prototypes"]
@@ -230,7 +230,9 @@ class PrototypicalNetwork(MetaLearner):
             )
         return embedded
 
-    def _loss(self, x: Any, y: Any, predictions: Any, sample_weight: Any, *, training: bool) -> Any:
+    def _loss(
+        self, x: Any, y: Nest, predictions: Tensor, sample_weight: Nest, *, training: bool
+    ) -> Any:
         """Return the loss of a meta-batch, over its tasks as the compiled one is over examples."""
         mask = x.get("query_mask")
         losses = task_losses(
@@ -238,11 +240,11 @@ class PrototypicalNetwork(MetaLearner):
         )
         return tf.reduce_sum(losses) if self.sums_over_tasks() else tf.reduce_mean(losses)
 
-    def _prototypes(self, embedded: Any, labels: Any) -> tuple[Any, Any]:
+    def _prototypes(self, embedded: Tensor, labels: Tensor) -> tuple[Any, Any]:
         ways, present = present_classes(labels, static=bool(self.compiled and self.jit_compile))
         return prototypes(embedded, labels, ways), present
 
-    def _logits(self, embedded: Any, means: Any, present: Any) -> Any:
+    def _logits(self, embedded: Tensor, means: Tensor, present: Tensor) -> Any:
         if self.distance == "cosine":
             similarity = cosine_similarity(embedded, means)
         else:
@@ -252,7 +254,7 @@ class PrototypicalNetwork(MetaLearner):
         return tf.where(present[:, None, :], logits, logits.dtype.min / 2)
 
 
-def present_classes(labels: Any, static: bool) -> tuple[Any, Any]:
+def present_classes(labels: Tensor, static: bool) -> tuple[Any, Any]:
     """Return the number of ways of `labels` `[tasks, n]`, and which are there, `[tasks, ways]`.
 
     XLA needs a number that is `static`; that is then the most that a support set can have.

@@ -20,7 +20,7 @@ from tfmeta.fast_weights import FastWeights
 from tfmeta.inner_batches import in_batches
 from tfmeta.inner_loop import InnerStep, Path
 from tfmeta.task_map import current_tasks
-from tfmeta.types import Inputs
+from tfmeta.types import Inputs, Nest
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
@@ -115,7 +115,7 @@ class Reptile(GradientBased):
         return path
 
     def inner_step(
-        self, support_x: Any, support_y: Any, weights: FastWeights, *, training: bool
+        self, support_x: Nest, support_y: Nest, weights: FastWeights, *, training: bool
     ) -> InnerStep:
         """Return how the inner loop takes a step, on some of the support set or all of it."""
         step = functools.partial(super().inner_step, weights=weights, training=training)
@@ -131,7 +131,7 @@ class Reptile(GradientBased):
         step = tf.cast(self.optimizer.iterations, tf.int64)
         return tf.stack([step, self.seed * 2**20 + task])
 
-    def task_gradients(self, x: Inputs, y: Any, sample_weight: Any = None, **options: Any) -> Any:
+    def task_gradients(self, x: Inputs, y: Nest, sample_weight: Nest = None, **options: Any) -> Any:
         """Return the query loss of one task, `ε (θ − φ)`, and the query predictions."""
         path = self.path(x["support_x"], x["support_y"], training=True)
         # After the path, on which layers may have written to θ.

@@ -16,6 +16,7 @@ from tfmeta.export.sums import sums_by_axis
 from tfmeta.foreign.derivatives import exact_moments
 from tfmeta.inputs import fixed_ways
 from tfmeta.kernels import avoided
+from tfmeta.types import Nest, Tensor
 
 
 def checked_example(name: str, model: keras.Model) -> Any:
@@ -44,7 +45,7 @@ def model_function(model: keras.Model, example: Any) -> Any:
         example: What it takes, symbolically.
     """
 
-    def predict(query_x: Any) -> Any:
+    def predict(query_x: Nest) -> Any:
         return _answer(model(query_x, training=False))
 
     return _traced(model, predict, query_x=_given(example, None))
@@ -67,13 +68,13 @@ def learner_functions(learner: Any, ways: int | None, shots: int | None) -> dict
     labels = labels_of(learner)
     structure: list[Any] = []
 
-    def adapt(support_x: Any, support_y: Any) -> Any:
+    def adapt(support_x: Nest, support_y: Nest) -> Any:
         with fixed_ways(ways):
             state = learner.adapt_task(support_x, support_y, training=False)
         structure[:] = [tf.nest.map_structure(lambda _: None, state)]
         return learner.named_state(state)
 
-    def predict(query_x: Any, **tensors: Any) -> Any:
+    def predict(query_x: Nest, **tensors: Any) -> Any:
         state = learner.state_of(tensors, structure[0])
         return _answer(learner.predict_task(state, query_x, training=False))
 
@@ -133,6 +134,6 @@ def _given(example: Any, examples: int | None) -> Any:
     return tf.TensorSpec([examples, *example.shape[1:]], example.dtype)
 
 
-def _answer(predictions: Any) -> dict[str, Any]:
+def _answer(predictions: Tensor) -> dict[str, Any]:
     refuse_several("one output", predictions)
     return {"predictions": predictions}

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfmeta.export.preprocessing import Preprocessing
 from tfmeta.inputs import example_of
 from tfmeta.kernels import avoided
+from tfmeta.types import Nest, Tensor
 
 
 def model_signatures(
@@ -29,7 +30,7 @@ def model_signatures(
     """
     names, given = check_names(class_names), _given(example, preprocessing)
 
-    def predict(query_x: Any) -> Any:
+    def predict(query_x: Nest) -> Any:
         x = _examples("query_x", query_x, example, preprocessing)
         return _answer(model(x, training=False), names)
 
@@ -55,7 +56,7 @@ def learner_signatures(
     given, labels = _given(example, preprocessing), labels_of(learner)
     structure: list[Any] = []
 
-    def adapt(support_x: Any, support_y: Any) -> Any:
+    def adapt(support_x: Nest, support_y: Nest) -> Any:
         x = _examples("support_x", support_x, example, preprocessing)
         with tf.control_dependencies(_support_checks(learner, x, support_y, names)):
             x, y = tf.identity(x), tf.identity(support_y)
@@ -65,14 +66,14 @@ def learner_signatures(
 
     adapting = _traced(adapt, support_x=given, support_y=labels)
 
-    def predict(query_x: Any, **tensors: Any) -> Any:
+    def predict(query_x: Nest, **tensors: Any) -> Any:
         x = _examples("query_x", query_x, example, preprocessing)
         state = learner.state_of(tensors, structure[0])
         return _answer(learner.predict_task(state, x, training=False), names)
 
     predicting = _traced(predict, query_x=given, **adapting.structured_outputs)
 
-    def adapt_and_predict(support_x: Any, support_y: Any, query_x: Any) -> Any:
+    def adapt_and_predict(support_x: Nest, support_y: Nest, query_x: Nest) -> Any:
         return predicting(query_x=query_x, **adapting(support_x=support_x, support_y=support_y))
 
     both = _traced(adapt_and_predict, support_x=given, support_y=labels, query_x=given)
@@ -210,7 +211,7 @@ def _has_shape(x: Any, shape: Any) -> Any:
     return tf.reduce_all((given == sizes) | (sizes == free) & (given >= 0))
 
 
-def _support_checks(learner: Any, x: Any, labels: Any, names: list[str] | None) -> list[Any]:
+def _support_checks(learner: Any, x: Any, labels: Tensor, names: list[str] | None) -> list[Any]:
     """Return assertions that a support set is one: of one length, not 0, with labels that fit."""
     words = f"`support_y` must have the shape {_shown(labels.shape)}."
     shape = _must(_has_shape(labels, labels.shape), words, "Received: shape", tf.shape(labels))
@@ -231,7 +232,7 @@ def _support_checks(learner: Any, x: Any, labels: Any, names: list[str] | None) 
     return checks
 
 
-def _answer(predictions: Any, names: list[str] | None) -> dict[str, Any]:
+def _answer(predictions: Tensor, names: list[str] | None) -> dict[str, Any]:
     """Return the outputs of a signature."""
     refuse_several("one output", predictions)
     if names is None:

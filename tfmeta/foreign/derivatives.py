@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from tfmeta.foreign.of_tensorflow import in_xla
 from tfmeta.means import mean_along
+from tfmeta.types import Nest, Tensor
 
 # What the contexts below replace is seen by all threads.
 TRACING = threading.RLock()
@@ -96,7 +97,7 @@ def _resize(original: Any, images: Any, size: Any, *args: Any, **kwargs: Any) ->
     def forward(x: Any) -> Any:
         return original(x, size, *args, **kwargs), transposed
 
-    def backward(y: Any) -> Any:
+    def backward(y: Nest) -> Any:
         anywhere = tf.zeros_like(images)
         with tf.GradientTape() as tape:
             tape.watch(anywhere)
@@ -168,16 +169,16 @@ def once_differentiable_ctc() -> Iterator[None]:
         yield
 
 
-def _ctc_loss(original: Any, labels: Any, logits: Any, *args: Any, **kwargs: Any) -> Any:
+def _ctc_loss(original: Any, labels: Tensor, logits: Tensor, *args: Any, **kwargs: Any) -> Any:
     @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def loss(logits: Any) -> Any:
+    def loss(logits: Tensor) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(logits)
             losses = original(labels, logits, *args, **kwargs)
         return losses, lambda upstream: final(tape.gradient(losses, logits, upstream), logits)
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def final(gradient: Any, logits: Any) -> Any:
+    def final(gradient: Tensor, logits: Tensor) -> Any:
         del logits  # what the gradient depends on
 
         def refuse(*_: Any) -> Any:

@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 
+from tfmeta.types import Tensor
+
 # What Keras notes on a tensor object, for losses and metrics to find: the mask of its time steps,
 # and the logits that an activation was given. There is no public way to tell either.
 MASK = "_keras_mask"
@@ -45,7 +47,7 @@ def merge_function_of(layer: Any) -> Any:
     return layer._merge_function
 
 
-def arguments_of_loss(loss: Any) -> dict[str, Any]:
+def arguments_of_loss(loss: Tensor) -> dict[str, Any]:
     """Return the arguments of a loss that its configuration may lack, as `axis`."""
     return dict(getattr(loss, "_fn_kwargs", {}))
 
@@ -92,12 +94,12 @@ def loss_metrics_of(model: Any) -> list[Any]:
     return list(model._compile_loss.metrics)
 
 
-def additional_loss(model: Any, loss: Any) -> Any:
+def additional_loss(model: Any, loss: Tensor) -> Any:
     """Return the loss of a regularizer as Keras adds it to the compiled loss."""
     return model._aggregate_additional_loss(loss)
 
 
-def build_metrics(model: Any, labels: Any, predictions: Any) -> None:
+def build_metrics(model: Any, labels: Tensor, predictions: Tensor) -> None:
     """Create the variables of compiled metrics, which Keras leaves to the first step.
 
     Args:
@@ -156,7 +158,7 @@ class OpenModel(keras.Model):
         """Return what the model is built from before the first step: an iterator, or a batch."""
         return iterator, data_batch
 
-    def regularization(self, loss: Any) -> Any:
+    def regularization(self, loss: Tensor) -> Any:
         """Return the loss of a regularizer as it is added to the compiled loss."""
         return loss
 
@@ -164,7 +166,7 @@ class OpenModel(keras.Model):
         iterator, data_batch = self.first_batch(iterator, data_batch)
         super()._maybe_symbolic_build(iterator, data_batch)
 
-    def _aggregate_additional_loss(self, loss: Any) -> Any:
+    def _aggregate_additional_loss(self, loss: Tensor) -> Any:
         return self.regularization(super()._aggregate_additional_loss(loss))
 
     @property
@@ -176,13 +178,13 @@ class OpenModel(keras.Model):
 class OpenBatchNormalization(keras.layers.BatchNormalization):
     """Keras's layer, whose computation of masked and renormalised statistics is not public."""
 
-    def masked_moments(self, x: Any, mask: Any) -> tuple[Any, Any]:
+    def masked_moments(self, x: Any, mask: Tensor) -> tuple[Any, Any]:
         """Return mean and variance of what a mask leaves."""
         mean, variance = self._moments(x, mask)
         return mean, variance
 
     def renormalized(
-        self, mean: Any, variance: Any, gamma: Any, beta: Any, dtype: Any
+        self, mean: Tensor, variance: Tensor, gamma: Any, beta: Any, dtype: Any
     ) -> tuple[Any, Any, Any, Any]:
         """Return statistics, γ and β of batch renormalisation."""
         r, d, mean, variance = self._renorm_correction_and_moments(mean, variance)

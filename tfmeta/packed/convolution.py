@@ -9,10 +9,11 @@ import tensorflow as tf
 
 from tfmeta import kernels
 from tfmeta.packed.layout import sizes
+from tfmeta.types import Tensor
 
 
 def convolution(
-    x: Any, kernel: Any, strides: Any, padding: str, dilations: Any, bias: Any = None
+    x: Any, kernel: Tensor, strides: Any, padding: str, dilations: Any, bias: Tensor = None
 ) -> Any:
     """Convolve groups of channels, as many as `channels / kernel.shape[2]`.
 
@@ -39,7 +40,7 @@ def convolution(
     return products.forward(x, kernel) if bias is None else _biased(products, x, kernel, bias)
 
 
-def product(x: Any, kernel: Any) -> Any:
+def product(x: Any, kernel: Tensor) -> Any:
     """Return `[tasks, n, outputs]`, the product of `[tasks, n, d]` and `[tasks, d, outputs]`.
 
     oneDNN's has all threads share in it, also where each is busy with other tasks, and waits for
@@ -49,7 +50,7 @@ def product(x: Any, kernel: Any) -> Any:
     return kernels.product(x, kernel) if ours else tf.matmul(x, kernel)
 
 
-def _tensorflow_products(x: Any, kernel: Any, how: dict[str, Any]) -> kernels.Products:
+def _tensorflow_products(x: Any, kernel: Tensor, how: dict[str, Any]) -> kernels.Products:
     how = {**how, "strides": [1, *how["strides"], 1], "dilations": [1, *how["dilations"], 1]}
     ops, size = tf.raw_ops, sizes(x)
     return kernels.Products(
@@ -63,7 +64,7 @@ def _tensorflow_products(x: Any, kernel: Any, how: dict[str, Any]) -> kernels.Pr
     )
 
 
-def _biased(products: kernels.Products, x: Any, kernel: Any, bias: Any) -> Any:
+def _biased(products: kernels.Products, x: Any, kernel: Tensor, bias: Tensor) -> Any:
     """Convolve and add a bias, whose second derivative takes no pass of its own.
 
     With adjoints v and p of the gradients to kernel and bias, that of the gradient to y is
@@ -72,7 +73,7 @@ def _biased(products: kernels.Products, x: Any, kernel: Any, bias: Any) -> Any:
     """
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def forward(x: Any, kernel: Any, bias: Any) -> Any:
+    def forward(x: Any, kernel: Tensor, bias: Tensor) -> Any:
         y = tf.nn.bias_add(products.forward(x, kernel), bias)
         return y, lambda dy: (products.to_input(dy, kernel), *to_weights(x, dy))
 
@@ -84,7 +85,7 @@ def _biased(products: kernels.Products, x: Any, kernel: Any, bias: Any) -> Any:
     return forward(x, kernel, bias)
 
 
-def _pays(x: Any, kernel: Any, groups: int, dilations: Any) -> bool:
+def _pays(x: Any, kernel: Tensor, groups: int, dilations: Any) -> bool:
     """Return whether kernels of our own are faster than oneDNN's.
 
     They are where channels and filters fill registers: with a stride by a third, without one by a
@@ -99,7 +100,9 @@ def _pays(x: Any, kernel: Any, groups: int, dilations: Any) -> bool:
     return fits and kernels.instructions() != "portable"
 
 
-def depthwise_convolution(x: Any, kernel: Any, strides: Any, padding: str, dilations: Any) -> Any:
+def depthwise_convolution(
+    x: Any, kernel: Tensor, strides: Any, padding: str, dilations: Any
+) -> Any:
     """Convolve each channel by itself; `kernel` is `[*size, channels, multiplier]`."""
     strides = (1, *strides, 1)
     return tf.nn.depthwise_conv2d(x, kernel, strides, padding, dilations=dilations)

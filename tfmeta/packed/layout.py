@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from tfmeta.foreign.of_keras import layers_of
+from tfmeta.types import Tensor
 
 _BY_CHANNEL = (
     keras.layers.DepthwiseConv1D,
@@ -85,6 +86,6 @@ def spread(x: Any, axis: int, tasks: Any) -> Any:
     return tf.broadcast_to(tf.expand_dims(x, axis), shape)
 
 
-def along(values: Any, axis: int, rank: int) -> Any:
+def along(values: Tensor, axis: int, rank: int) -> Any:
     """Return `[tasks]` values in a shape that broadcasts to a packed weight."""
     return tf.reshape(values, [1] * axis + [-1] + [1] * (rank - axis - 1))

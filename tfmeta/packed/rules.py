@@ -30,6 +30,7 @@ from tfmeta.means import mean_along
 from tfmeta.packed.convolution import convolution, depthwise_convolution, product
 from tfmeta.packed.layout import merge, pack, part, reshaped, sizes, unpack
 from tfmeta.packed.normalization import batch_normalization, moments
+from tfmeta.types import Nest, Tensor
 
 
 class NoRule(Exception):  # noqa: N818
@@ -135,7 +136,7 @@ def _separable(layer: Any, x: Any, trace: Trace) -> Any:
     return _activated(layer, y, trace)
 
 
-def _depthwise_convolved(layer: Any, x: Any, kernel: Any) -> Any:
+def _depthwise_convolved(layer: Any, x: Any, kernel: Tensor) -> Any:
     if max(layer.strides) > 1 and max(layer.dilation_rate) > 1:
         # TensorFlow has no such operation. Keras makes do without.
         raise NoRule(f"strides={layer.strides} and dilation_rate={layer.dilation_rate}")
@@ -147,13 +148,13 @@ def _bias(layer: Any, x: Any, trace: Trace) -> Any:
     return tf.reshape(trace.weight(layer.bias, x.dtype), [-1]) if layer.use_bias else None
 
 
-def _by_channel_of_all(kernel: Any) -> Any:
+def _by_channel_of_all(kernel: Tensor) -> Any:
     """Return `[*size, tasks*channels, multiplier]` of `[*size, tasks, channels, multiplier]`."""
     *size, tasks, channels, multiplier = kernel.shape
     return tf.reshape(kernel, [*size, tasks * channels, multiplier])
 
 
-def _convolved(layer: Any, x: Any, kernel: Any, convolve: Callable[..., Any]) -> Any:
+def _convolved(layer: Any, x: Any, kernel: Tensor, convolve: Callable[..., Any]) -> Any:
     """Convolve in one or two dimensions, with the layer's settings."""
     if layer.data_format != "channels_last":
         raise NoRule(f"data_format={layer.data_format!r}")
@@ -168,7 +169,7 @@ def _convolved(layer: Any, x: Any, kernel: Any, convolve: Callable[..., Any]) ->
     return y[:, 0]
 
 
-def _activated(layer: Any, y: Any, trace: Trace) -> Any:
+def _activated(layer: Any, y: Nest, trace: Trace) -> Any:
     return layer_activation(layer)(part(y, trace.tasks))
 
 
@@ -177,7 +178,7 @@ def _by_channel(variable: Any, x: Any, trace: Trace) -> Any:
     return _broadcast(trace.weight(variable, x.dtype), x)
 
 
-def _broadcast(values: Any, x: Any) -> Any:
+def _broadcast(values: Tensor, x: Any) -> Any:
     return values[:, None, :] if len(x.shape) == 3 else values
 
 
