@@ -160,8 +160,17 @@ def _run(family: Family, metrics: list[Any], axis: str, **fit: Any) -> tuple[Any
 
 
 @pytest.mark.filterwarnings("ignore:.*received `from_logits=True`")
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "weighted"),
+    [
+        # Weights reach all metrics in the same way: those of one family are quick.
+        pytest.param(
+            name, weighted, marks=pytest.mark.slow if weighted and name != "classes" else []
+        )
+        for name in FAMILIES
+        for weighted in (False, True)
+    ],
+)
 def test_metrics(family: str, weighted: bool) -> None:
     chosen = FAMILIES[family]
     weights = np.random.default_rng(2).random((TASKS, QUERIES)) * 2 if weighted else None
@@ -212,7 +221,7 @@ def test_top_k(family: str) -> None:
     assert logs["m"] == pytest.approx((best == labels[..., None]).any(-1).mean())
 
 
-@pytest.mark.parametrize("axis", ["packed", "loop"])
+@pytest.mark.parametrize("axis", ["packed", pytest.param("loop", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("family", "metric"),
     [
