@@ -16,7 +16,7 @@ demo: $(VENV)/.demo
 	$(bin)/python examples/demo.py
 
 test: $(VENV)/.test
-	$(bin)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	$(bin)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(bin)/ruff check .

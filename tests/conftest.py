@@ -33,6 +33,15 @@ def float64() -> Iterator[None]:
     keras.config.set_dtype_policy(policy)
 
 
+# The files that take longest, first. Workers are given whole files, so that what a module's fixtures
+# make is made once; one that took a long file last would have the others wait.
+LONGEST = (
+    *("algorithms/test_common", "test_distribution", "test_packed", "conformance/", "test_export"),
+    *("algorithms/test_any_model", "algorithms/test_maml", "test_tuning", "test_copies"),
+    *("test_cli", "test_documents", "test_compilations", "test_resume", "algorithms/"),
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what one worker has to do alone, or the others would wait for it in the end."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+    """Put the longest files first."""
+    items.sort(key=lambda item: next((i for i, x in enumerate(LONGEST) if x in item.nodeid), 99))

@@ -33,8 +33,6 @@ from tfmeta.distribution import (
 from tfmeta.training import _samples, episodes, evaluation_sampler
 from tfmeta.workers import free_ports
 
-# What its fixtures make takes long: once, by one worker.
-pytestmark = pytest.mark.xdist_group("distribution")
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-c", "from tfmeta.cli import main; main()"]

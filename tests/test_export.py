@@ -25,8 +25,6 @@ from tfmeta.data import ClassDataset, EpisodeSampler
 from tfmeta.data.images import prepare
 from tfmeta.export import Preprocessing, saved_model
 
-# What its fixtures make takes long: once, by one worker.
-pytestmark = pytest.mark.xdist_group("export")
 
 WAYS, SHOTS, QUERIES = 5, 2, 3
 NAMES = ["alpha", "beta", "gamma", "delta", "epsilon"]

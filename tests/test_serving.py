@@ -20,8 +20,6 @@ import tensorflow as tf
 import tfmeta
 from tests.environments import python_with
 
-# What its fixtures make takes long: once, by one worker.
-pytestmark = pytest.mark.xdist_group("serving")
 
 REASON = "the example server needs the extra `serve`"
 pytest.importorskip("flask", reason=REASON)

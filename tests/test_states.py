@@ -387,7 +387,7 @@ def test_weights_of_another_shape_are_refused(
     """Also where a model cannot tell its settings."""
     state = newest(put(tmp_path, two_states))
     assert state is not None
-    monkeypatch.setattr(tfmeta.states.save_state, "settings_of", lambda model: {})
+    monkeypatch.setattr(tfmeta.states.state, "settings_of", lambda model: {})
     wider = new_learner(units=9)
     wider.optimizer.build(wider.trainable_variables)
     with pytest.raises(

@@ -23,8 +23,6 @@ from tfmeta import training, tuning
 from tfmeta.cli import main
 from tfmeta.runs import Run
 
-# What its fixtures make takes long: once, by one worker.
-pytestmark = pytest.mark.xdist_group("tuning")
 
 optuna = pytest.importorskip("optuna", reason="needs Optuna: pip install 'tfmeta[tune]'")
 
