@@ -33,7 +33,6 @@ from tfmeta.distribution import (
 from tfmeta.training import _samples, episodes, evaluation_sampler
 from tfmeta.workers import free_ports
 
-
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-c", "from tfmeta.cli import main; main()"]
 # In seconds; the promise of docs/distributed.md.

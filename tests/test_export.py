@@ -25,7 +25,6 @@ from tfmeta.data import ClassDataset, EpisodeSampler
 from tfmeta.data.images import prepare
 from tfmeta.export import Preprocessing, saved_model
 
-
 WAYS, SHOTS, QUERIES = 5, 2, 3
 NAMES = ["alpha", "beta", "gamma", "delta", "epsilon"]
 ENDPOINTS = {"serving_default", "adapt_and_predict", "adapt", "predict"}

@@ -20,7 +20,6 @@ import tensorflow as tf
 import tfmeta
 from tests.environments import python_with
 
-
 REASON = "the example server needs the extra `serve`"
 pytest.importorskip("flask", reason=REASON)
 pytest.importorskip("waitress", reason=REASON)

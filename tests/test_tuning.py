@@ -23,7 +23,6 @@ from tfmeta import training, tuning
 from tfmeta.cli import main
 from tfmeta.runs import Run
 
-
 optuna = pytest.importorskip("optuna", reason="needs Optuna: pip install 'tfmeta[tune]'")
 
 SPACE = {"x": "-1.0:1.0", "kind": "far,near"}
