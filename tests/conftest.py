@@ -33,8 +33,8 @@ def float64() -> Iterator[None]:
     keras.config.set_dtype_policy(policy)
 
 
-# The files that take longest, first. Workers are given whole files, so that what fixtures of modules
-# make is made once; one that took a long file last would have the others wait.
+# The files that take longest, first. Workers are given whole files, so that what the fixtures of a
+# module make is made once; one that took a long file last would have the others wait.
 LONGEST = (
     *("algorithms/test_common", "test_distribution", "test_packed", "conformance/", "test_export"),
     *("algorithms/test_any_model", "algorithms/test_maml", "test_tuning", "test_copies"),
