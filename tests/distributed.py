@@ -34,10 +34,9 @@ def network(outputs: int | None) -> keras.Model:
     # would make steps of. And no kink, on the two sides of which rounding may put a number.
     layers = keras.layers
     inputs = x = keras.Input((8, 8, 1))
-    for _ in range(2):
-        x = layers.Conv2D(4, 3, 2, padding="same", use_bias=False)(x)
-        x = layers.BatchNormalization()(x)
-        x = layers.Activation("elu")(x)
+    x = layers.Conv2D(4, 3, 2, padding="same", use_bias=False)(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.Activation("elu")(x)
     x = layers.Flatten()(x)
     return keras.Model(inputs, layers.Dense(outputs)(x) if outputs else x)
 

@@ -258,6 +258,7 @@ def constructor_arguments(layer: keras.layers.Layer) -> dict[str, tuple[Any, Any
     }
 
 
+@functools.cache
 def _defaults(cls: Any) -> dict[str, Any]:
     """Return the defaults of the arguments that a constructor names."""
     return {
