@@ -18,6 +18,7 @@ import pytest
 import tfmeta
 from tests.algorithms.test_common import LEARNERS, QUERIES, SHOTS, WAYS
 from tfmeta.states import SaveState, State, Stopped, newest
+from tfmeta.states.settings import check_settings
 
 STEPS, EPOCHS = 5, 4
 RNG = np.random.default_rng(0)
@@ -534,3 +535,15 @@ def test_a_state_holds_every_variable(two_states: dict[str, bytes], tmp_path: Pa
     for name in ("kernel", "moving_mean", "seed_generator_state"):
         assert name in names
     assert "total" in [v[0].rsplit("/", 1)[-1] for v in state.facts["variables"]["metrics"]]
+
+
+def test_settings_of_states_that_were_written_before() -> None:
+    """`adapt` is called `adapt_layers` now, and a setting that came later is off as None."""
+    path = Path("state")
+    check_settings(path, {"adapt": None, "steps": 1}, {"adapt_layers": None, "steps": 1})
+    check_settings(path, {"adapt": ["b"]}, {"adapt_layers": ["b"], "task_chunk": None})
+    check_settings(path, {"adapt.class_name": "f"}, {"adapt_layers.class_name": "f"})
+    with pytest.raises(ValueError, match="`adapt_layers` must be \\['b'\\]"):
+        check_settings(path, {"adapt": ["b"]}, {"adapt_layers": ["a"]})
+    with pytest.raises(ValueError, match="`task_chunk` must be nothing"):
+        check_settings(path, {"steps": 1}, {"steps": 1, "task_chunk": 2})

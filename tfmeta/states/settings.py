@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import keras
 
 _NO_SETTINGS = {"module", "registered_name", "build_config", "shared_object_id"}
 _NAMES = {"name", "inbound_nodes", "input_layers", "output_layers", "keras_history"}
+# Settings that had another name when states were written that are still read.
+_RENAMED = {"adapt": "adapt_layers"}
 
 
 def variables_of(model: keras.Model) -> dict[str, list[Any]]:
@@ -74,10 +77,20 @@ def check_settings(path: Path, then: dict[str, Any], now: dict[str, Any]) -> Non
     """Raise a `ValueError` that names the first setting that differs from a state's."""
     if not then or not now:
         return
+    then, now = _as_named_now(then), _as_named_now(now)
     for name in [*then, *(name for name in now if name not in then)]:
-        if name not in then or name not in now or then[name] != now[name]:
+        # A setting that a state does not know is one that came later, which None leaves off.
+        if then.get(name) != now.get(name):
             was, is_ = (repr(x[name]) if name in x else "nothing" for x in (then, now))
             raise ValueError(
                 f"`{name}` must be {was} as in '{path}', a state of a training with other "
                 f"settings. Received: {name}={is_}"
             )
+
+
+def _as_named_now(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return flat settings with the first part of each path as it is called now."""
+    return {
+        re.sub(r"^\w+", lambda first: _RENAMED.get(first[0], first[0]), path): value
+        for path, value in settings.items()
+    }
