@@ -38,6 +38,15 @@ def sequences(kind: str) -> Any:
     return keras.Model(inputs, layers.Dense(WAYS)(x))
 
 
+def with_context(context: Any) -> Any:
+    """Return the network with a layer of context parameters in front of its head."""
+    import keras
+    from keras import layers
+
+    body = images(None)
+    return keras.Model(body.inputs, layers.Dense(WAYS)(context(body.outputs[0])))
+
+
 # How each is made of the package, which a list of their names should not have to import. What is
 # drawn at random in training is kept too small to be seen.
 LEARNERS: dict[str, Callable[[Any], Any]] = {
@@ -54,6 +63,8 @@ LEARNERS: dict[str, Callable[[Any], Any]] = {
     "MetaSGD": lambda t: t.MetaSGD(images(), 0.1, 2),
     "ANIL": lambda t: t.ANIL(images(), 0.1, 3),
     "BOIL": lambda t: t.BOIL(images(), 0.1, 3),
+    "CAVIA": lambda t: t.CAVIA(with_context(t.layers.Context(3)), 0.5, 2),
+    "MetaCurvature": lambda t: t.MetaCurvature(images(), 0.1, 2),
     "ProtoMAML": lambda t: t.ProtoMAML(images(None), 0.1, 3),
     "Reptile": lambda t: t.Reptile(images(), 0.1, 3),
     "ImplicitMAML": lambda t: t.ImplicitMAML(images(), 0.1, 3),

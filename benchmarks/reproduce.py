@@ -99,7 +99,7 @@ def maml(ways: int, shots: int, learner: str = "MAML", finn: bool = True) -> Pub
     steps = {"inner_steps": 1 if few else 5, "evaluation_steps": 3 if few else 5}
     arguments = {"inner_learning_rate": 2.0 if finn else 0.4, **steps}
     if finn:
-        arguments["adapt"] = [*(f"conv_{block}" for block in range(4)), "logits"]
+        arguments["adapt_layers"] = [*(f"conv_{block}" for block in range(4)), "logits"]
     return Published(
         learner,
         arguments,
