@@ -8,7 +8,11 @@ from typing import Any
 import tensorflow as tf
 
 from tfmeta.inner_loop import InnerStep
-from tfmeta.types import Nest, Params
+from tfmeta.task_map import current_tasks
+from tfmeta.types import Nest, Params, Tensor
+
+# That of a step which no training has: evaluation has an order that never changes.
+OF_EVALUATION = (-1, 0)
 
 
 def in_batches(
@@ -58,5 +62,12 @@ def order(number: Any, size: int, steps: int, seed: Any) -> Any:
         seed: int64 `[2]`.
     """
     passes = -(-steps * size // number)
-    drawn = tf.random.stateless_uniform([passes, number], seed)
+    drawn = tf.random.stateless_uniform([passes, number], tf.convert_to_tensor(seed, tf.int64))
     return tf.reshape(tf.argsort(drawn, axis=1), [-1])
+
+
+def seed_of_task(seed: int, step: Tensor) -> Tensor:
+    """Return the seed of the current task's order in an outer step, int64 `[2]`."""
+    tasks = current_tasks()
+    task = tf.cast(0 if tasks is None else tasks.numbers, tf.int64)
+    return tf.stack([tf.cast(step, tf.int64), seed * 2**20 + task])

@@ -7,13 +7,13 @@ Half-precision numbers are computed in float32, and the result is rounded.
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfmeta import _core, distances
+from tfmeta.checks import check_count
 from tfmeta.types import Tensor
 
 _NATIVE = (np.dtype(np.float32).str, np.dtype(np.float64).str)
@@ -48,12 +48,9 @@ def prototypes(embeddings: Tensor, labels: Tensor, ways: Any) -> Any:
         Snell, Swersky and Zemel, *Prototypical Networks for Few-shot Learning*, NeurIPS 2017.
     """
     if not isinstance(ways, tf.Tensor):
-        try:
-            ways = operator.index(ways)
-        except TypeError:
-            raise TypeError(f"`ways` must be an integer. Received: ways={ways!r}") from None
-        if not 0 < ways < 2**31:
-            raise ValueError(f"`ways` must be from 1 to 2**31 - 1. Received: ways={ways}")
+        ways = check_count("ways", ways)
+        if ways >= 2**31:
+            raise ValueError(f"`ways` must be less than 2**31. Received: ways={ways}")
     if _plain(embeddings) and isinstance(labels, np.ndarray) and labels.dtype.kind in "iu":
         labels = np.ascontiguousarray(labels, np.int64)
         return _core.prototypes(embeddings, labels, ways)

@@ -17,10 +17,9 @@ from tfmeta.algorithms.slots import slots_of
 from tfmeta.checks import check_count, check_positive
 from tfmeta.differentiation import Detached
 from tfmeta.fast_weights import FastWeights
-from tfmeta.inner_batches import in_batches
+from tfmeta.inner_batches import OF_EVALUATION, in_batches, seed_of_task
 from tfmeta.inner_loop import InnerStep, Path
-from tfmeta.task_map import current_tasks
-from tfmeta.types import Inputs, Nest
+from tfmeta.types import Inputs, Nest, Tensor
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
@@ -34,8 +33,7 @@ class Reptile(GradientBased):
     The slots of the inner optimizer are weights of the learner: each task of a meta-batch begins
     with those that the task before it left, and evaluation begins with the training's and leaves
     them as they are, as published. Batch normalisation is transductive by default;
-    `batch_norm="with_support"` is the paper's other evaluation, in which each query is seen
-    alone with the whole support set.
+    `batch_norm="with_support"` is the paper's other one: each query alone with the support set.
 
     Args:
         model: Any `keras.Model`; its weights are the initialisation θ, and `fit` changes them.
@@ -45,9 +43,8 @@ class Reptile(GradientBased):
         annealing_steps: Let ε fall to 0 linearly over this many outer steps; `None` keeps it.
         inner_batch_size: Examples of the support set in an inner step, drawn without repetition
             until all were seen; `None`, or more than there are, takes all of them.
-        seed: Of the order in which they are drawn, which is a function of this, the outer step
-            and the task (XLA draws another than plain TensorFlow); evaluation has an order that
-            never changes.
+        seed: Of the order in which they are drawn, a function of this, the outer step and the task
+            (XLA draws another than plain TensorFlow); that of evaluation never changes.
         **kwargs: `evaluation_steps`, `inner_optimizer`, `inner_clip_norm`, `adapt_layers`,
             `batch_norm`, `task_axis`, `task_chunk`, `name` and `dtype`, as in `MAML`. Published is
             `inner_optimizer=tfmeta.inner_optimizers.Adam(0.001, beta_1=0.0)`.
@@ -122,14 +119,9 @@ class Reptile(GradientBased):
         size, steps = self.inner_batch_size, self.steps(training)
         return in_batches(step, support_x, support_y, size, steps, self.order(training))
 
-    def order(self, training: bool) -> Any:
-        """Return the seed `[2]` of the order of the examples: of step and task in training."""
-        if not training:
-            return tf.constant([-1, 0], tf.int64)
-        tasks = current_tasks()
-        task = tf.cast(0 if tasks is None else tasks.numbers, tf.int64)
-        step = tf.cast(self.optimizer.iterations, tf.int64)
-        return tf.stack([step, self.seed * 2**20 + task])
+    def order(self, training: bool) -> Tensor:
+        """Return the seed `[2]` of the order in which examples are drawn."""
+        return seed_of_task(self.seed, self.optimizer.iterations) if training else OF_EVALUATION
 
     def task_gradients(self, x: Inputs, y: Nest, sample_weight: Nest = None, **options: Any) -> Any:
         """Return the query loss of one task, `ε (θ − φ)`, and the query predictions."""

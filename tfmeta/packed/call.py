@@ -248,13 +248,14 @@ def constructor_arguments(layer: keras.layers.Layer) -> dict[str, tuple[Any, Any
         # Keras warns of functions that it could not load again.
         warnings.simplefilter("ignore")
         config = layer.get_config()
+    kind: Any = type(layer)
     defaults: dict[str, Any] = {}
-    for cls in reversed(type(layer).__mro__):
+    for cls in reversed(kind.__mro__):
         defaults |= _defaults(cls)
     # Configurations leave some out, and have those that are handed on to a base class.
     return {
         name: (config.get(name, getattr(layer, name, empty)), defaults.get(name, empty))
-        for name in {**_defaults(type(layer)), **config}
+        for name in {**_defaults(kind), **config}
     }
 
 
