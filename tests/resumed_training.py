@@ -32,7 +32,6 @@ def train(folder: Path, steps: int = STEPS, epochs: int = EPOCHS, every: int = E
     training, validation = (tfmeta.data.EpisodeSampler(classes, 3, 1, 2, seed=s) for s in (1, 2))
     keras.utils.set_random_seed(0)
     learner = LEARNERS["MAMLPlusPlus-phases"]()
-    learner.task_chunk = 1  # or all three phases are traced twice, where there are two cores
     learner.compile(
         keras.optimizers.Adam(0.01),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -87,3 +87,17 @@ def test_refused():
         tfmeta.CAVIA(model)
     with pytest.raises(TypeError, match="no argument `adapt_layers`"):
         tfmeta.CAVIA(learner_of().model, adapt_layers="dense")
+
+
+def test_learns_tasks_that_differ_by_a_number():
+    """Lines of one slope, each task at a height of its own: without context the loss stays at 1."""
+    rng = np.random.default_rng(1)
+    learner = learner_of()
+    learner.optimizer.learning_rate = 0.05
+    losses = []
+    for _ in range(300):
+        x = rng.normal(size=(4, 12, 3)).astype("float32")
+        y = x.sum(-1, keepdims=True) + rng.normal(size=(4, 1, 1)).astype("float32")
+        inputs = {"support_x": x[:, :6], "support_y": y[:, :6], "query_x": x[:, 6:]}
+        losses.append(learner.train_on_batch(inputs, y[:, 6:]))
+    assert np.mean(losses[-50:]) < 0.1

@@ -245,6 +245,10 @@ class MAMLPlusPlus(MAML):
             self.steps_used.update_state(path.steps_used, tasks.weights)
         return path
 
+    def chunks_at_once(self) -> int:
+        """Return one where steps are counted: a metric's sum goes from one chunk to the next."""
+        return super().chunks_at_once() if self.tolerance is None else 1
+
     def outer_rate(self) -> float:
         """Return the optimizer's rate in the current epoch, by `cosine_epochs`."""
         assert self.cosine_epochs is not None
