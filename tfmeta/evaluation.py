@@ -368,7 +368,7 @@ def _predictions(
     inputs, targets = drawn[0]
     # Queries may be out of task.
     learner.check_inputs(inputs, None if isinstance(source, _OutOfTask) else targets)
-    size = _at_once(inputs, episodes)
+    size = _at_once(inputs, episodes, xla=bool(learner.compiled and learner.jit_compile))
     for first in range(0, episodes, size):
         number = min(size, episodes - first)
         drawn += [source.batch(first + i, 1) for i in range(len(drawn), number)]
@@ -388,11 +388,14 @@ def _predictions(
         drawn = []
 
 
-def _at_once(inputs: Any, episodes: int) -> int:
-    """Return how many episodes are worth predicting in one call, all calls with as many."""
+def _at_once(inputs: Any, episodes: int, *, xla: bool) -> int:
+    """Return how many episodes are worth predicting in one call, all calls with as many.
+
+    XLA, which compiles for each number, has always the same, however few episodes there are.
+    """
     bytes_each = sum(np.asarray(part).nbytes for part in tf.nest.flatten(inputs))
     most = max(1, min(_MOST_AT_ONCE, _ROOM // max(1, bytes_each)))
-    return -(-episodes // -(-episodes // most))
+    return most if xla else -(-episodes // -(-episodes // most))
 
 
 def _predicted(
