@@ -868,3 +868,29 @@ class TestChoosing:
         assert not caplog.records
         with pytest.raises(ValueError, match=f"{cls.__name__} computes one task at a time"):
             cls(network(), 0.1, task_axis="packed").build({"support_x": (2, 3, 6, 6, 1)})
+
+
+@pytest.mark.parametrize("chunk", [1, 2])
+@pytest.mark.parametrize("layer", [layers.Conv1D, layers.Conv2D])
+def test_dilated_convolutions_in_double_precision(layer, chunk, float64):
+    """TensorFlow's own kernels have no gradient of them on a CPU, with groups or without."""
+    shape = (8, 2) if layer is layers.Conv1D else (6, 6, 2)
+    model = keras.Sequential(
+        [keras.Input(shape), layers.Dense(2), layer(3, 2, dilation_rate=2), layers.Flatten()]
+    )
+    model.add(layers.Dense(1))
+    rng = np.random.default_rng(0)
+    x, q = rng.normal(size=(2, 2, 3, *shape))
+    y = rng.normal(size=(2, 3, 1))
+    task = {"support_x": x, "support_y": y, "query_x": q}
+    start = [v.numpy() for v in model.trainable_variables]
+    ends = []
+    for axis in ("packed", "loop"):
+        for variable, value in zip(model.trainable_variables, start, strict=True):
+            variable.assign(value)
+        learner = tfmeta.MAML(model, 0.1, task_axis=axis, task_chunk=chunk)
+        learner.compile("sgd", "mse", run_eagerly=True)
+        learner.train_on_batch(task, y)
+        ends.append(learner.get_weights())
+    for packed, in_turn in zip(*ends, strict=True):
+        np.testing.assert_allclose(packed, in_turn, rtol=1e-10, atol=1e-12)

@@ -30,7 +30,7 @@ def convolution(
     how = {"strides": strides, "padding": padding, "data_format": "NHWC", "dilations": dilations}
     if _pays(x, kernel, groups, dilations):
         products = kernels.convolution_products(x.shape, kernel.shape, strides, padding)
-    elif groups == 1 or has_grouped_gradients(x.dtype):
+    elif (groups == 1 and tuple(dilations) == (1, 1)) or has_all_gradients(x.dtype):
         # Not Keras's convolution, which compiles one with groups by XLA on a CPU, the slow way.
         products = _tensorflow_products(x, kernel, how)
     else:
@@ -109,10 +109,11 @@ def depthwise_convolution(
 
 
 @functools.cache
-def has_grouped_gradients(dtype: Any) -> bool:
-    """Return whether TensorFlow can differentiate a convolution with groups on this device.
+def has_all_gradients(dtype: Any) -> bool:
+    """Return whether TensorFlow can differentiate any convolution on this device.
 
-    On a CPU oneDNN can, in single precision and less; TensorFlow's own kernels cannot.
+    On a CPU oneDNN can, in single precision and less; TensorFlow's own kernels know neither groups
+    nor dilations. `tf.nn.convolution` makes do without the latter.
     """
     with tf.init_scope():
         # A tape does not record here.
@@ -120,9 +121,10 @@ def has_grouped_gradients(dtype: Any) -> bool:
             tf.raw_ops.Conv2DBackpropInput(
                 input_sizes=[1, 3, 3, 4],
                 filter=tf.ones([2, 2, 2, 4], dtype),
-                out_backprop=tf.ones([1, 2, 2, 4], dtype),
+                out_backprop=tf.ones([1, 1, 1, 4], dtype),
                 strides=[1, 1, 1, 1],
                 padding="VALID",
+                dilations=[1, 2, 2, 1],
             )
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
             return False
