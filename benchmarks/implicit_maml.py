@@ -89,8 +89,8 @@ def gradient_errors(proximal: float = 2.0) -> list[dict[str, float]]:
         start = [w.copy() for w in model.get_weights()]
         support = (tf.constant(inputs["support_x"][0]), tf.constant(inputs["support_y"][0]))
         learner.build({name: x.shape for name, x in inputs.items()})
-        solution, _ = learner.adapt_task(*support, training=False)
-        exact = exact_gradient(learner, solution, inputs, targets, proximal)
+        weights, _ = learner.adapt_task(*support, training=False)
+        exact = exact_gradient(learner, weights.model, inputs, targets, proximal)
         logs = learner.train_on_batch(inputs, targets, return_dict=True)
         moved = [s - w for s, w in zip(start, model.get_weights(), strict=True)]
         model.set_weights(start)

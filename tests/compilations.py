@@ -56,7 +56,11 @@ def counts(folder: Path, name: str, chunk: int) -> dict[str, int]:
     count("evaluate", lambda: learner.evaluate(data, steps=STEPS, **quiet))
     count("predict", lambda: learner.predict(data, steps=STEPS, **quiet))
     sampler = type("Sampler", (), {"batch": staticmethod(lambda step, n=1: episodes(step, n))})
-    count("tfmeta.evaluate", lambda: tfmeta.evaluate(learner, sampler, 40, verbose=False))
+    # Another number of episodes is no other signature.
+    count(
+        "tfmeta.evaluate",
+        lambda: [tfmeta.evaluate(learner, sampler, n, verbose=False) for n in (40, 3)],
+    )
     count("fit again", lambda: learner.fit(data, steps_per_epoch=STEPS, **quiet))
     learner.export(folder / "exported")
     exported = tf.saved_model.load(folder / "exported")

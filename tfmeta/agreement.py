@@ -11,8 +11,6 @@ from typing import Any
 
 import keras
 
-from tfmeta.types import Tensor
-
 # All of Keras's that can take either, classes and functions.
 _EITHER = [
     loss
@@ -32,7 +30,7 @@ _PROBABILITIES = [
 ]
 
 
-def check_agreement(name: str, loss: Tensor, outputs: list[str | None], *, always: bool) -> bool:
+def check_agreement(name: str, loss: Any, outputs: list[str | None], *, always: bool) -> bool:
     """Refuse a loss of probabilities for logits, and warn of one of logits for probabilities.
 
     A loss of one's own, and one of which it cannot be known what it takes, pass.
@@ -89,7 +87,7 @@ def not_warned_again() -> Iterator[None]:
         yield
 
 
-def settings(loss: Tensor) -> dict[str, Any]:
+def settings(loss: Any) -> dict[str, Any]:
     """Return the arguments of one of Keras's losses that can take logits; of others nothing."""
     if isinstance(loss, str):
         try:
@@ -108,13 +106,13 @@ def settings(loss: Tensor) -> dict[str, Any]:
     return {}
 
 
-def ignored_class(loss: Tensor) -> int | None:
+def ignored_class(loss: Any) -> int | None:
     """Return the label that a loss leaves out, if there is one."""
     ignored: int | None = settings(loss).get("ignore_class")
     return ignored
 
 
-def _takes_probabilities(loss: Tensor) -> bool:
+def _takes_probabilities(loss: Any) -> bool:
     if isinstance(loss, str):
         try:
             loss = keras.losses.get(loss)
@@ -123,7 +121,7 @@ def _takes_probabilities(loss: Tensor) -> bool:
     return any(loss is known or type(loss) is known for known in _PROBABILITIES)
 
 
-def _class_name(loss: Tensor) -> str:
+def _class_name(loss: Any) -> str:
     """Return how Keras calls the class of a loss, of which there may be the function only."""
     if isinstance(loss, functools.partial):
         loss = loss.func
@@ -133,7 +131,7 @@ def _class_name(loss: Tensor) -> str:
     return "".join(word.capitalize() for word in loss.__name__.split("_"))
 
 
-def _of_outputs(loss: Tensor, outputs: int) -> list[Any]:
+def _of_outputs(loss: Any, outputs: int) -> list[Any]:
     """Return the loss of each output, `None` where it cannot be told."""
     if outputs == 1:
         flat = keras.tree.flatten(loss) if isinstance(loss, list | tuple | dict) else [loss]

@@ -17,7 +17,7 @@ from tfmeta.types import Nest, Tensor
 
 
 def weighed(
-    x: Any, y: Nest, sample_weight: Nest, class_weight: dict[int, float], loss: Tensor
+    x: Any, y: Nest, sample_weight: Nest, class_weight: dict[int, float], loss: Any
 ) -> tuple[Any, Any]:
     """Return `x` and `sample_weight` with each query weighed by its class.
 

@@ -1,17 +1,13 @@
 """How the end of an inner loop is differentiated: apart from how its steps are taken.
 
-Each way is called with the steps of one task and returns a `tfmeta.inner_loop.Path`:
-
-- `step_at(fixed)` is a `tfmeta.inner_loop.InnerStep`, made of tensors that no step changes;
-- `fixed` are these, `adapted` the tensors that the steps change, `state` what passes beside them;
-- `steps` is their number K, `training` whether anybody will differentiate.
+Each way is called with the `Loop` of one task, and returns a `tfmeta.inner_loop.Path`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -19,7 +15,29 @@ from tfmeta.derivatives import dense, gradients_or_zeros
 from tfmeta.inner_loop import InnerStep, Path, inner_path, inner_solution
 from tfmeta.types import Params, Tensor
 
-StepAt = Callable[[Any], InnerStep]
+
+class Loop(NamedTuple):
+    """The inner loop of one task.
+
+    Attributes:
+        step_at: How a step is taken, made of the tensors that no step changes.
+        fixed: These tensors, a nest.
+        adapted: The tensors that the steps change, as the first one finds them.
+        state: What passes from step to step beside them.
+        steps: How many steps, K.
+        training: Whether somebody will differentiate.
+        every: Whether an unrolled path has the ends of all steps, and not of the last alone.
+        tolerance: Of an unrolled loop, stop a task when its loss has not fallen by so much.
+    """
+
+    step_at: Callable[[Any], InnerStep]
+    fixed: Any
+    adapted: Params
+    state: Params
+    steps: int
+    training: bool = True
+    every: bool = False
+    tolerance: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,31 +56,17 @@ class Unrolled:
         """Return of how many steps the activations are kept at once."""
         return 1 if self.first_order or self.recompute else steps
 
-    def __call__(
-        self,
-        step_at: StepAt,
-        fixed: Any,
-        adapted: Params,
-        state: Params,
-        steps: int,
-        *,
-        training: bool,
-        every: bool = False,
-        tolerance: float | None = None,
-    ) -> Path:
-        """Take the steps. With `every` the path has all of them, and else the last.
-
-        With a `tolerance` a task stops when its loss has not fallen by so much.
-        """
+    def __call__(self, loop: Loop) -> Path:
+        """Take the steps."""
         return inner_path(
-            lambda fixed: step_at(fixed)._replace(first_order=self.first_order),
-            fixed,
-            adapted,
-            state,
-            steps,
-            every=every,
-            tolerance=tolerance,
-            recompute=self.recompute and training,
+            lambda fixed: loop.step_at(fixed)._replace(first_order=self.first_order),
+            loop.fixed,
+            loop.adapted,
+            loop.state,
+            loop.steps,
+            every=loop.every,
+            tolerance=loop.tolerance,
+            recompute=self.recompute and loop.training,
         )
 
 
@@ -80,23 +84,12 @@ class Detached:
         """Return of how many steps the activations are kept at once."""
         return 1
 
-    def __call__(
-        self,
-        step_at: StepAt,
-        fixed: Any,
-        adapted: Params,
-        state: Params,
-        steps: int,
-        *,
-        training: bool,
-        every: bool = False,
-        tolerance: float | None = None,
-    ) -> Path:
+    def __call__(self, loop: Loop) -> Path:
         """Take the steps; the path has the last one, and the slots."""
-        step = step_at(fixed)
-        slots = step.rule.init(adapted) if self.slots is None else self.slots
-        end, state, slots = inner_solution(step, adapted, state, slots, steps)
-        return Path([end], [state], tf.cast(steps, end[0].dtype), slots)
+        step = loop.step_at(loop.fixed)
+        slots = step.rule.init(loop.adapted) if self.slots is None else self.slots
+        end, state, slots = inner_solution(step, loop.adapted, loop.state, slots, loop.steps)
+        return Path([end], [state], tf.cast(loop.steps, end[0].dtype), slots)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,44 +119,31 @@ class Implicit:
         """Return of how many steps the activations are kept at once."""
         return 1
 
-    def __call__(
-        self,
-        step_at: StepAt,
-        fixed: Any,
-        adapted: Params,
-        state: Params,
-        steps: int,
-        *,
-        training: bool,
-        every: bool = False,
-        tolerance: float | None = None,
-    ) -> Path:
+    def __call__(self, loop: Loop) -> Path:
         """Take the steps; the path has the last one, to which the implicit gradient is attached."""
-        structure, start = fixed, [tf.stop_gradient(x) for x in adapted]
-        flat = tf.nest.flatten(fixed)
-        constant = tf.nest.map_structure(tf.stop_gradient, fixed)
+        start = [tf.stop_gradient(x) for x in loop.adapted]
         path = Detached()(
-            lambda fixed: self._near(start, step_at(fixed)),
-            constant,
-            start,
-            state,
-            steps,
-            training=training,
+            loop._replace(
+                step_at=lambda fixed: self._near(start, loop.step_at(fixed)),
+                fixed=tf.nest.map_structure(tf.stop_gradient, loop.fixed),
+                adapted=start,
+            )
         )
         (solution,), (end,) = path.params, path.states
 
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def attached(*inputs: Any) -> Any:
-            given = list(inputs[len(adapted) :])
+            given = list(inputs[len(start) :])
 
             def gradient(*upstream: Tensor) -> Any:
-                step = step_at(tf.nest.pack_sequence_as(structure, given))
+                step = loop.step_at(tf.nest.pack_sequence_as(loop.fixed, given))
                 at_end = [dense(g) for g in upstream]
                 return self._at_inputs(step, at_end, solution, end, given)
 
             return [tf.identity(x) for x in solution], gradient
 
-        return path._replace(params=[list(attached(*adapted, *flat))])
+        fixed = tf.nest.flatten(loop.fixed)
+        return path._replace(params=[list(attached(*loop.adapted, *fixed))])
 
     def _near(self, start: Params, step: InnerStep) -> InnerStep:
         """Return a step on the loss with the proximal term."""

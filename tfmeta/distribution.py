@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.foreign.of_tensorflow import give_cardinality, worker_of
-from tfmeta.types import Tensor
+from tfmeta.types import Nest, Tensor
 
 # What TensorFlow reports, on the other workers, of one that has ended.
 LOST = (
@@ -70,7 +70,7 @@ def workers_of(strategy: Any) -> tuple[int, int]:
     return worker_of(strategy)
 
 
-def local(strategy: Any, values: Tensor) -> Any:
+def local(strategy: Any, values: Nest) -> Any:
     """Return what the first replica of this process has of each of a nest of values."""
     return tf.nest.map_structure(lambda x: strategy.experimental_local_results(x)[0], values)
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tfmeta.foreign.derivatives import TRACING, changed, exact_derivatives
 from tfmeta.foreign.of_keras import layers_of
 from tfmeta.layers import PerStepBatchNormalization
-from tfmeta.types import Params, Tensor
+from tfmeta.types import Nest, Params
 
 BatchNormMode = Literal["transductive", "support", "with_support", "running"]
 BATCH_NORM_MODES = ("transductive", "support", "with_support", "running")
@@ -159,7 +159,7 @@ class Called(NamedTuple):
             layer has written to.
     """
 
-    outputs: Tensor
+    outputs: Nest
     state: Params
     activity_losses: list[Any]
     params: Params

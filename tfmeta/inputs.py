@@ -17,7 +17,7 @@ import tensorflow as tf
 from tfmeta.ends import readers
 from tfmeta.foreign.of_keras import graph_of, layers_of
 from tfmeta.padding import MASKS
-from tfmeta.types import Nest, Tensor
+from tfmeta.types import Nest
 
 _ways: contextvars.ContextVar[int | None] = contextvars.ContextVar("ways", default=None)
 
@@ -107,7 +107,7 @@ def known_example(model: keras.Model) -> Any:
     )
 
 
-def arrays(name: str, values: Tensor, example: Any = None) -> Any:
+def arrays(name: str, values: Nest, example: Any = None) -> Any:
     """Return a nest of arrays, where a list of numbers, or of single examples, is one array.
 
     Args:

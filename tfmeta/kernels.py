@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tfmeta.foreign.of_tensorflow import in_xla
-from tfmeta.types import Nest, Tensor
+from tfmeta.types import Tensor
 
 
 class _Window(NamedTuple):
@@ -180,13 +180,13 @@ def _convolution(x: Any, kernel: Tensor, window: _Window) -> Any:
     return y
 
 
-def _convolution_to_input(y: Nest, kernel: Tensor, window: _Window) -> Any:
+def _convolution_to_input(y: Tensor, kernel: Tensor, window: _Window) -> Any:
     x = library().tfmeta_convolution_to_input(y=y, kernel=kernel, window=window, threads=threads())
     x.set_shape([y.shape[0], window.height, window.width, window.groups * kernel.shape[2]])
     return x
 
 
-def _convolution_to_kernel(x: Any, y: Nest, window: _Window) -> Any:
+def _convolution_to_kernel(x: Any, y: Tensor, window: _Window) -> Any:
     kernel = library().tfmeta_convolution_to_kernel(x=x, y=y, window=window, threads=threads())
     size = [window.kernel_height, window.kernel_width]
     kernel.set_shape([*size, x.shape[-1] // window.groups, y.shape[-1]])
@@ -200,13 +200,13 @@ def product(x: Any, kernel: Tensor) -> Any:
     return y
 
 
-def _product_to_input(y: Nest, kernel: Tensor) -> Any:
+def _product_to_input(y: Tensor, kernel: Tensor) -> Any:
     x = library().tfmeta_product_to_input(y=y, kernel=kernel, threads=threads())
     x.set_shape([*y.shape[:2], kernel.shape[1]])
     return x
 
 
-def _product_to_kernel(x: Any, y: Nest) -> Any:
+def _product_to_kernel(x: Any, y: Tensor) -> Any:
     kernel = library().tfmeta_product_to_kernel(x=x, y=y, threads=threads())
     kernel.set_shape([x.shape[0], x.shape[2], y.shape[2]])
     return kernel

@@ -148,7 +148,7 @@ Labels = ClassNumbers | Numbers
 
 
 def labels_of_loss(
-    loss: Tensor, outputs: Tensor, *, dtype: str, given: Any = None, ways: int | None = None
+    loss: Any, outputs: Any, *, dtype: str, given: Any = None, ways: int | None = None
 ) -> Labels:
     """Return what labels a loss takes.
 

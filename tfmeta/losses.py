@@ -119,7 +119,7 @@ _BY_EXAMPLE = {
 _ACROSS_EXAMPLES = {"axis": -1, "ignore_class": None}
 
 
-def of_class_numbers(loss: Tensor) -> bool:
+def of_class_numbers(loss: Any) -> bool:
     """Return whether a loss, as given to `compile`, is one of integer class labels."""
     return isinstance(loss, keras.losses.SparseCategoricalCrossentropy) or loss in (
         "sparse_categorical_crossentropy",
@@ -206,7 +206,7 @@ def _means(by_example: Any, y: Nest, y_pred: Nest, mask: Tensor, *, summed: bool
     return join(reduce(values, list(axes)), tf.where(mask)[:, 0])
 
 
-def _reduction(loss: Tensor) -> Any:
+def _reduction(loss: Any) -> Any:
     return getattr(loss, "reduction", "mean")
 
 
@@ -224,13 +224,13 @@ def _by_example(learner: Any, y_pred: Nest) -> Any:
     return None
 
 
-def _treats_examples_alone(loss: Tensor) -> bool:
+def _treats_examples_alone(loss: Any) -> bool:
     # The configuration of some losses, as of CosineSimilarity, lacks arguments.
     made_with = {**loss.get_config(), **arguments_of_loss(loss)}
     return all(made_with.get(name, usual) == usual for name, usual in _ACROSS_EXAMPLES.items())
 
 
-def _values(loss: Tensor, y_true: Nest, y_pred: Nest) -> Any:
+def _values(loss: Any, y_true: Nest, y_pred: Nest) -> Any:
     """Return what the examples have, as the loss itself would before it reduces that."""
     y_true, y_pred = (keras.ops.convert_to_tensor(z, dtype=loss.dtype) for z in (y_true, y_pred))
     return loss.call(y_true, y_pred)

@@ -71,7 +71,7 @@ from tfmeta.task_map import (
     sum_over_tasks,
 )
 from tfmeta.task_model import TaskModel
-from tfmeta.types import Inputs, Nest, Tensor
+from tfmeta.types import Inputs, Nest
 
 _IN_FLIGHT = 8
 # What `keras.Model` takes.
@@ -235,7 +235,7 @@ class MetaLearner(Replicated, abc.ABC):
     def compile(
         self,
         optimizer: Any = "rmsprop",
-        loss: Tensor = None,
+        loss: Any = None,
         loss_weights: Any = None,
         *args: Any,
         auto_scale_loss: bool = True,

@@ -13,12 +13,12 @@ from typing import Any
 import tensorflow as tf
 
 from tfmeta.foreign.of_keras import LOGITS, MASK
-from tfmeta.types import Tensor
+from tfmeta.types import Nest
 
 _NOTES = (MASK, LOGITS)
 
 
-def keeping_notes(function: Callable[[Any], Any], values: Tensor) -> Any:
+def keeping_notes(function: Callable[[Any], Any], values: Nest) -> Any:
     """Return a nest of `function(x)`, noting on each what `function` makes of the notes on x.
 
     Args:
@@ -35,7 +35,7 @@ def keeping_notes(function: Callable[[Any], Any], values: Tensor) -> Any:
     return tf.nest.map_structure(apply, values)
 
 
-def with_notes(values: Tensor) -> Any:
+def with_notes(values: Nest) -> Any:
     """Return a nest of tensors as one that has what is noted on them too, for a loop to return."""
     return values, [_on(x) for x in tf.nest.flatten(values)]
 
@@ -47,7 +47,7 @@ def noted(values_and_notes: Any) -> Any:
     return tf.nest.pack_sequence_as(values, flat)
 
 
-def has_notes(values: Tensor) -> bool:
+def has_notes(values: Nest) -> bool:
     """Return whether Keras has noted something on one of a nest of tensors."""
     return any(_on(x) for x in tf.nest.flatten(values))
 

@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfmeta.notes import keeping_notes
-from tfmeta.types import Inputs, Tensor
+from tfmeta.types import Inputs, Nest, Tensor
 
 MASKS = ("support_mask", "query_mask")
 
@@ -24,7 +24,7 @@ def is_padded(inputs: Any) -> bool:
     return isinstance(inputs, Mapping) and "query_mask" in inputs
 
 
-def without_padding(mask: Tensor, *values: Tensor) -> list[Any]:
+def without_padding(mask: Tensor, *values: Nest) -> list[Any]:
     """Return the rows of nests of `[*mask.shape, ...]` where `mask` is true, in one axis."""
     return [keeping_notes(lambda x: tf.boolean_mask(x, mask), value) for value in values]
 
@@ -54,7 +54,7 @@ def most_ways(inputs: Inputs) -> Any:
     return tf.cast(tf.reduce_max(labels), tf.int32) + 1
 
 
-def put_back(mask: Tensor, values: Tensor, columns: Any = None) -> Any:
+def put_back(mask: Tensor, values: Nest, columns: Any = None) -> Any:
     """Return `[*mask.shape, ...]` with the rows of `values` where `mask` is true, zeros elsewhere.
 
     Args:

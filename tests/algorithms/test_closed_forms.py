@@ -164,10 +164,10 @@ def plus_plus(**options):
 
 BY_DIFFERENCES = {
     "scalar rate": lambda: tfmeta.MAML(network(), 0.05, 2, learned_rates="scalar"),
-    "no learned rate": lambda: tfmeta.MAML(network(), 0.05, 2),
-    "rate by step": lambda: tfmeta.MAML(network(), [0.05, 0.1], 2, learned_rates="step"),
+    "no learned rate": lambda: tfmeta.MAML(network(), 0.05, 3),
+    "rate by step": lambda: tfmeta.MAML(network(), [0.05, 0.1, 0.02], 3, learned_rates="step"),
     "rate by tensor": lambda: tfmeta.MAML(network(), 0.05, 2, learned_rates="tensor"),
-    "rates given by step": lambda: tfmeta.MAML(network(), [0.05, 0.1], 2),
+    "rates given by step": lambda: tfmeta.MAML(network(), [0.05, 0.1, 0.02], 3),
     "learned rates of Adam": lambda: tfmeta.MAML(
         network(),
         inner_steps=2,
@@ -182,7 +182,7 @@ BY_DIFFERENCES = {
     "ProtoMAML-joint": lambda: tfmeta.ProtoMAML(
         network(None), 0.01, 2, joint_weight=0.5, batch_norm="support", learned_rates="weight"
     ),
-    "MAMLPlusPlus": lambda: tfmeta.MAMLPlusPlus(network(), 0.05, 2),
+    "MAMLPlusPlus": lambda: tfmeta.MAMLPlusPlus(network(), 0.05, 3),
     "multi-step": lambda: plus_plus(multi_step_loss="annealed"),
     "discounted": lambda: plus_plus(multi_step_loss="discounted", batch_norm="support"),
     "per-step": lambda: plus_plus(per_step_batch_norm=True),
@@ -193,7 +193,7 @@ BY_DIFFERENCES = {
 
 @pytest.mark.parametrize("make", BY_DIFFERENCES.values(), ids=BY_DIFFERENCES)
 def test_outer_gradient_by_finite_differences(float64, make):
-    """K = 2; learned rates and per-step weights are among the variables."""
+    """K = 2 or 3; learned rates and per-step weights are among the variables."""
     keras.utils.set_random_seed(1)
     learner = make()
     learner.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))

@@ -218,7 +218,7 @@ class AmortizedBayesianMAML(PosteriorMAML):
         n = tf.shape(tf.nest.flatten(x)[0])[0]
         return self.kl_weight / tf.cast(n, self.variable_dtype)
 
-    def _repeated(self, values: Tensor) -> Any:
+    def _repeated(self, values: Nest) -> Any:
         """Return all examples once for each draw: `[samples*n, ...]`."""
 
         def repeated(x: Any) -> Any:

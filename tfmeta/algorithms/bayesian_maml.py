@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfmeta.algorithms.posterior import PosteriorMAML
 from tfmeta.checks import check_at_least_zero, check_count, check_positive
 from tfmeta.copies import remade
-from tfmeta.differentiation import Unrolled
+from tfmeta.differentiation import Loop, Unrolled
 from tfmeta.fast_weights import FastWeights
 from tfmeta.functional import Called, Statistics
 from tfmeta.inner_loop import InnerStep
@@ -264,7 +264,7 @@ class BayesianMAML(PosteriorMAML):
             return values
         return tf.gather(values, m, axis=task_axes(self.model)[id(variable)])
 
-    def _for_each(self, values: Tensor) -> Any:
+    def _for_each(self, values: Nest) -> Any:
         """Return values of one task, or of several, for each particle: `[tasks*M, ...]`."""
         if not side_by_side():
             values = tf.nest.map_structure(lambda x: None if x is None else x[None], values)
@@ -276,12 +276,13 @@ class BayesianMAML(PosteriorMAML):
         """Return how far the particles are from where more steps on `x`, `y` would bring them."""
         particles, changed = self.parts(training=True).taken(weights, state)
         leader = Unrolled(first_order=True)(
-            lambda fixed: self.inner_step(x, y, fixed, training=True),
-            weights,
-            particles,
-            changed,
-            self.leader_steps,
-            training=True,
+            Loop(
+                lambda fixed: self.inner_step(x, y, fixed, training=True),
+                weights,
+                particles,
+                changed,
+                self.leader_steps,
+            )
         )
         squares = []
         for a, b, axis in zip(particles, leader.params[-1], self.task_axes(), strict=True):

@@ -16,7 +16,7 @@ from tfmeta.checks import check_count, check_positive
 from tfmeta.constraints import Constraint
 from tfmeta.copies import copy_of
 from tfmeta.devices import room
-from tfmeta.differentiation import Unrolled
+from tfmeta.differentiation import Loop, Unrolled
 from tfmeta.distribution import replicas_here
 from tfmeta.ends import kind_of_output, makers
 from tfmeta.fast_weights import FastWeights, Parts
@@ -280,14 +280,16 @@ class GradientBased(MetaLearner):
         parts = self.parts(training)
         adapted, changed = parts.taken(weights, state)
         path = (differentiation or self.differentiation)(
-            lambda fixed: self.inner_step(support_x, support_y, fixed, training=training),
-            weights,
-            adapted,
-            changed,
-            self.steps(training),
-            training=training,
-            every=every,
-            tolerance=self.tolerance,
+            Loop(
+                lambda fixed: self.inner_step(support_x, support_y, fixed, training=training),
+                weights,
+                adapted,
+                changed,
+                self.steps(training),
+                training=training,
+                every=every,
+                tolerance=self.tolerance,
+            )
         )
         whole = [parts.put(weights, *end) for end in zip(path.params, path.states, strict=True)]
         found: Path = path._replace(params=[w for w, _ in whole], states=[s for _, s in whole])
@@ -555,6 +557,7 @@ class GradientBased(MetaLearner):
                     f"normalisation. Received: {self.inner_steps} and {self.evaluation_steps}; "
                     f"layer {layer.name!r} has {layer.steps}"
                 )
+        # A method that has rates of its own checks them itself, once it knows them.
         if type(self).rates_of_step is GradientBased.rates_of_step:
             check_enough(self.rule.learning_rate, None, self.inner_steps, self.evaluation_steps)
 

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from tfmeta.foreign.of_tensorflow import in_xla
 from tfmeta.means import mean_along
-from tfmeta.types import Nest, Tensor
+from tfmeta.types import Tensor
 
 # What the contexts below replace is seen by all threads.
 TRACING = threading.RLock()
@@ -97,7 +97,7 @@ def _resize(original: Any, images: Any, size: Any, *args: Any, **kwargs: Any) ->
     def forward(x: Any) -> Any:
         return original(x, size, *args, **kwargs), transposed
 
-    def backward(y: Nest) -> Any:
+    def backward(y: Tensor) -> Any:
         anywhere = tf.zeros_like(images)
         with tf.GradientTape() as tape:
             tape.watch(anywhere)

@@ -47,7 +47,7 @@ def merge_function_of(layer: Any) -> Any:
     return layer._merge_function
 
 
-def arguments_of_loss(loss: Tensor) -> dict[str, Any]:
+def arguments_of_loss(loss: Any) -> dict[str, Any]:
     """Return the arguments of a loss that its configuration may lack, as `axis`."""
     return dict(getattr(loss, "_fn_kwargs", {}))
 
@@ -107,9 +107,7 @@ def build_metrics(model: Any, labels: Tensor, predictions: Tensor) -> None:
         labels: Symbolic labels.
         predictions: Symbolic predictions.
     """
-    metrics = model._compile_metrics
-    if metrics is not None and not metrics.built:
-        metrics.build(labels, predictions)
+    model._compile_metrics.build(labels, predictions)
 
 
 def metrics_are_built(model: Any) -> bool:

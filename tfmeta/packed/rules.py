@@ -30,7 +30,7 @@ from tfmeta.means import mean_along
 from tfmeta.packed.convolution import convolution, depthwise_convolution, product
 from tfmeta.packed.layout import merge, pack, part, reshaped, sizes, unpack
 from tfmeta.packed.normalization import batch_normalization, moments
-from tfmeta.types import Nest, Tensor
+from tfmeta.types import Tensor
 
 
 class NoRule(Exception):  # noqa: N818
@@ -169,7 +169,7 @@ def _convolved(layer: Any, x: Any, kernel: Tensor, convolve: Callable[..., Any])
     return y[:, 0]
 
 
-def _activated(layer: Any, y: Nest, trace: Trace) -> Any:
+def _activated(layer: Any, y: Tensor, trace: Trace) -> Any:
     return layer_activation(layer)(part(y, trace.tasks))
 
 
