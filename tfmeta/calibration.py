@@ -13,9 +13,9 @@ References:
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tfmeta.checks import check_count, check_positive
 from tfmeta.types import Array
@@ -52,7 +52,7 @@ class Reliability:
         return float(np.average(gaps, weights=self.count[filled]))
 
 
-def softmax(logits: Any, temperature: float = 1.0) -> Array:
+def softmax(logits: npt.ArrayLike, temperature: float = 1.0) -> Array:
     """Return `exp(z / T) / Σ exp(z / T)` over the last axis, in float64.
 
     Of logarithms of probabilities it gives the probabilities back, so the mean of several
@@ -76,7 +76,7 @@ def softmax(logits: Any, temperature: float = 1.0) -> Array:
     return np.asarray(z / z.sum(axis=1, keepdims=True))
 
 
-def logarithms(probabilities: Any) -> Array:
+def logarithms(probabilities: npt.ArrayLike) -> Array:
     """Return `log p`, logits whose softmax is p, `[n, ways]`.
 
     Args:
@@ -88,7 +88,7 @@ def logarithms(probabilities: Any) -> Array:
     return np.asarray(np.log(np.maximum(_probabilities(probabilities), _LEAST)))
 
 
-def accuracy(probabilities: Any, labels: Any) -> float:
+def accuracy(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """Return the share of rows whose largest probability is the label's.
 
     Args:
@@ -102,7 +102,7 @@ def accuracy(probabilities: Any, labels: Any) -> float:
     return float(np.mean(p.argmax(axis=1) == y))
 
 
-def negative_log_likelihood(probabilities: Any, labels: Any) -> float:
+def negative_log_likelihood(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """Return the mean of `-log p[label]`, in nats; `log(ways)` is what guessing has.
 
     Args:
@@ -120,7 +120,7 @@ def negative_log_likelihood(probabilities: Any, labels: Any) -> float:
     return float(-logarithms(p)[np.arange(len(y)), y].mean())
 
 
-def brier_score(probabilities: Any, labels: Any) -> float:
+def brier_score(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """Return the mean of `Σ_k (p_k - [k = label])²`, between 0 and 2.
 
     Args:
@@ -138,7 +138,7 @@ def brier_score(probabilities: Any, labels: Any) -> float:
     return float(((p - np.eye(p.shape[1])[y]) ** 2).sum(axis=1).mean())
 
 
-def reliability(probabilities: Any, labels: Any, bins: int = 15) -> Reliability:
+def reliability(probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins: int = 15) -> Reliability:
     """Return mean confidence and accuracy in bins of confidence, `max_k p_k`, of equal width.
 
     Args:
@@ -163,7 +163,9 @@ def reliability(probabilities: Any, labels: Any, bins: int = 15) -> Reliability:
     return Reliability(edges, count, sure, right)
 
 
-def expected_calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
+def expected_calibration_error(
+    probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins: int = 15
+) -> float:
     """Return `Σ_b n_b / n |accuracy_b - confidence_b|` over bins of confidence of equal width.
 
     Args:
@@ -182,7 +184,7 @@ def expected_calibration_error(probabilities: Any, labels: Any, bins: int = 15) 
     return reliability(probabilities, labels, bins).error
 
 
-def entropy(probabilities: Any) -> Array:
+def entropy(probabilities: npt.ArrayLike) -> Array:
     """Return the entropy of each row, `-Σ_k p_k log p_k`, in nats, `[n]`.
 
     Args:
@@ -192,10 +194,10 @@ def entropy(probabilities: Any) -> Array:
         ValueError: If they are no probabilities.
     """
     logs = logarithms(probabilities)
-    return np.asarray(-(probabilities * logs).sum(axis=1))
+    return np.asarray(-np.sum(probabilities * logs, axis=1))
 
 
-def rejection_curve(probabilities: Any, labels: Any) -> tuple[Array, Array]:
+def rejection_curve(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Array, Array]:
     """Return how right the surest predictions are, for each share of them that is kept.
 
     Predictions are kept in the order of their entropy, the smallest first. Among those of equal
@@ -227,7 +229,7 @@ def rejection_curve(probabilities: Any, labels: Any) -> tuple[Array, Array]:
     return kept / len(y), np.cumsum(np.repeat(by_group, size)) / kept
 
 
-def auroc(scores: Any, positive: Any) -> float:
+def auroc(scores: npt.ArrayLike, positive: npt.ArrayLike) -> float:
     """Return the chance that a positive's score is above a negative's, a tie counting half.
 
     This is the area under the receiver operating characteristic.
@@ -263,7 +265,7 @@ def auroc(scores: Any, positive: Any) -> float:
     return float(above / (positives * (of.size - positives)))
 
 
-def fit_temperature(logits: Any, labels: Any) -> float:
+def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """Return the temperature T with the least negative log likelihood of `softmax(z / T)`.
 
     In 1 / T it is convex, with the derivative `mean(Σ_k p_k z_k - z_label)`, whose zero is found by
@@ -298,7 +300,7 @@ def fit_temperature(logits: Any, labels: Any) -> float:
     return float(np.exp((low + high) / 2))
 
 
-def _matrix(name: str, values: Any) -> Array:
+def _matrix(name: str, values: npt.ArrayLike) -> Array:
     x = np.asarray(values, np.float64)
     if x.ndim != 2 or len(x) == 0 or x.shape[1] < 2:
         raise ValueError(
@@ -312,7 +314,7 @@ def _matrix(name: str, values: Any) -> Array:
     return x
 
 
-def _probabilities(values: Any) -> Array:
+def _probabilities(values: npt.ArrayLike) -> Array:
     p = _matrix("probabilities", values)
     sums = p.sum(axis=1)
     wrong = np.flatnonzero((np.abs(sums - 1) > _TOLERANCE) | (p < 0).any(axis=1))
@@ -325,7 +327,7 @@ def _probabilities(values: Any) -> Array:
     return p
 
 
-def _labels(values: Any, rows: Array) -> Array:
+def _labels(values: npt.ArrayLike, rows: Array) -> Array:
     y = np.asarray(values)
     if y.shape != rows.shape[:1] or not np.issubdtype(y.dtype, np.integer):
         raise ValueError(
@@ -340,6 +342,6 @@ def _labels(values: Any, rows: Array) -> Array:
     return y
 
 
-def _checked(probabilities: Any, labels: Any) -> tuple[Array, Array]:
+def _checked(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Array, Array]:
     p = _probabilities(probabilities)
     return p, _labels(labels, p)

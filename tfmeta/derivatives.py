@@ -10,14 +10,14 @@ import tensorflow as tf
 from tfmeta.types import Tensor
 
 
-def dense(gradient: Tensor) -> Any:
+def dense(gradient: Tensor) -> Tensor:
     """Return a gradient as a tensor: that of a look-up, as in an embedding, is some rows of it."""
     return None if gradient is None else tf.convert_to_tensor(gradient)
 
 
 def gradients(
-    tape: tf.GradientTape, target: Any, sources: Sequence[Any], upstream: Tensor = None
-) -> list[Any]:
+    tape: tf.GradientTape, target: Tensor, sources: Sequence[Any], upstream: Tensor = None
+) -> list[Tensor]:
     """Return the gradients of `target` at `sources`, `None` where it does not reach one.
 
     Args:
@@ -36,8 +36,8 @@ def gradients(
 
 
 def gradients_or_zeros(
-    tape: tf.GradientTape, target: Any, sources: Sequence[Any], upstream: Tensor = None
-) -> list[Any]:
+    tape: tf.GradientTape, target: Tensor, sources: Sequence[Any], upstream: Tensor = None
+) -> list[Tensor]:
     """Return what `gradients` does, and zeros where `target` does not reach a source."""
     # TensorFlow's own zeros are not for variables of Keras.
     return [

@@ -148,7 +148,7 @@ class Implicit:
     def _near(self, start: Params, step: InnerStep) -> InnerStep:
         """Return a step on the loss with the proximal term."""
 
-        def proximal_loss(adapted: Params, state: Params, k: Any) -> tuple[Any, Params, Params]:
+        def proximal_loss(adapted: Params, state: Params, k: Tensor) -> tuple[Any, Params, Params]:
             loss, state, written = step.support_loss(adapted, state, k)
             square = sum(tf.reduce_sum((a - s) ** 2) for a, s in zip(adapted, start, strict=True))
             return loss + tf.cast(self.proximal / 2 * square, loss.dtype), state, written
@@ -186,7 +186,7 @@ class Implicit:
 
 def conjugate_gradients(
     matrix: Callable[[Params], Params], b: Params, steps: int
-) -> tuple[Params, Any]:
+) -> tuple[Params, Tensor]:
     """Solve `A x = b` for a symmetric, positive definite A, from x = 0.
 
     Args:
@@ -201,7 +201,7 @@ def conjugate_gradients(
         Hestenes and Stiefel, *Methods of Conjugate Gradients for Solving Linear Systems*, 1952.
     """
 
-    def body(k: Any, x: Params, r: Params, p: Params, square: Tensor) -> Any:
+    def body(k: Tensor, x: Params, r: Params, p: Params, square: Tensor) -> Any:
         product = matrix(p)
         # After an exact solution there is nothing left to divide.
         length = tf.math.divide_no_nan(square, _dot(p, product))
@@ -217,5 +217,5 @@ def conjugate_gradients(
     return x, tf.sqrt(tf.math.divide_no_nan(left, square))
 
 
-def _dot(first: Params, second: Params) -> Any:
+def _dot(first: Params, second: Params) -> Tensor:
     return tf.add_n([tf.reduce_sum(a * b) for a, b in zip(first, second, strict=True)])

@@ -5,17 +5,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 
 from tfmeta.kernels import library, threads, usable
-from tfmeta.types import Tensor
+from tfmeta.types import Nest, Tensor
 
 _TYPES = (tf.float32, tf.float64)
 
 
-def prototypes(embeddings: Tensor, labels: Tensor, ways: Any) -> Any:
+def prototypes(embeddings: Tensor, labels: Tensor, ways: int | Tensor) -> Tensor:
     """Return the mean of each class, `[tasks, ways, d]`; zeros for one without examples."""
     labels = tf.cast(labels, tf.int64)
     if not usable(embeddings, types=_TYPES):
@@ -32,7 +30,7 @@ def prototypes(embeddings: Tensor, labels: Tensor, ways: Any) -> Any:
     return means
 
 
-def squared_euclidean(queries: Any, prototypes: Any) -> Any:
+def squared_euclidean(queries: Tensor, prototypes: Tensor) -> Tensor:
     """Return `‖q − c‖²`, `[tasks, q, ways]`."""
     if usable(queries, prototypes, types=_TYPES):
         return library().tfmeta_squared_euclidean(
@@ -41,7 +39,7 @@ def squared_euclidean(queries: Any, prototypes: Any) -> Any:
     return tf.reduce_sum(tf.square(_differences(queries, prototypes)), axis=-1)
 
 
-def cosine_similarity(queries: Any, prototypes: Any) -> Any:
+def cosine_similarity(queries: Tensor, prototypes: Tensor) -> Tensor:
     """Return `q·c / (‖q‖ ‖c‖)`, `[tasks, q, ways]`."""
     if usable(queries, prototypes, types=_TYPES):
         return library().tfmeta_cosine_similarity(
@@ -50,18 +48,18 @@ def cosine_similarity(queries: Any, prototypes: Any) -> Any:
     return _cosine(queries, prototypes)
 
 
-def _differences(queries: Any, prototypes: Any) -> Any:
+def _differences(queries: Tensor, prototypes: Tensor) -> Tensor:
     return queries[:, :, None, :] - prototypes[:, None, :, :]
 
 
-def _cosine(queries: Any, prototypes: Any) -> Any:
+def _cosine(queries: Tensor, prototypes: Tensor) -> Tensor:
     queries = tf.math.l2_normalize(queries, axis=-1)
     prototypes = tf.math.l2_normalize(prototypes, axis=-1)
     return tf.matmul(queries, prototypes, transpose_b=True)
 
 
 @tf.RegisterGradient("TfmetaPrototypes")  # type: ignore[untyped-decorator]
-def _(op: Any, to_means: Any) -> Any:
+def _(op: tf.Operation, to_means: Tensor) -> Nest:
     _, labels, _ = op.inputs
     to_embeddings = library().tfmeta_prototypes_gradient(
         to_means=to_means, labels=labels, threads=threads()
@@ -71,19 +69,19 @@ def _(op: Any, to_means: Any) -> Any:
 
 
 @tf.RegisterGradient("TfmetaPrototypesGradient")  # type: ignore[untyped-decorator]
-def _(op: Any, a: Any) -> Any:
+def _(op: tf.Operation, a: Tensor) -> Nest:
     to_means, labels = op.inputs
     return prototypes(a, labels, tf.shape(to_means)[1]), None
 
 
 @tf.RegisterGradient("TfmetaSquaredEuclidean")  # type: ignore[untyped-decorator]
-def _(op: Any, adjoint: Any) -> Any:
+def _(op: tf.Operation, adjoint: Tensor) -> Nest:
     queries, prototypes = op.inputs
     return _gradient_of_squares(queries, prototypes, adjoint)
 
 
 @tf.RegisterGradient("TfmetaSquaredEuclideanGradient")  # type: ignore[untyped-decorator]
-def _(op: Any, a: Any, b: Any) -> Any:
+def _(op: tf.Operation, a: Tensor, b: Tensor) -> Nest:
     # With weights w, the gradients are 2 Σ w (q − c) to q, and less that to c. Hence
     # ⟨a, to_q⟩ + ⟨b, to_c⟩ = 2 Σ w ⟨a − b, q − c⟩: the pairs a, b and q, c may change places.
     queries, prototypes, adjoint = op.inputs
@@ -91,7 +89,9 @@ def _(op: Any, a: Any, b: Any) -> Any:
     return *_gradient_of_squares(a, b, adjoint), 2 * tf.reduce_sum(products, axis=-1)
 
 
-def _gradient_of_squares(queries: Any, prototypes: Any, adjoint: Any) -> tuple[Any, Any]:
+def _gradient_of_squares(
+    queries: Tensor, prototypes: Tensor, adjoint: Tensor
+) -> tuple[Tensor, Tensor]:
     to_queries, to_prototypes = library().tfmeta_squared_euclidean_gradient(
         queries=queries, prototypes=prototypes, adjoint=adjoint, threads=threads()
     )
@@ -99,7 +99,7 @@ def _gradient_of_squares(queries: Any, prototypes: Any, adjoint: Any) -> tuple[A
 
 
 @tf.RegisterGradient("TfmetaCosineSimilarity")  # type: ignore[untyped-decorator]
-def _(op: Any, adjoint: Any) -> Any:
+def _(op: tf.Operation, adjoint: Tensor) -> Nest:
     queries, prototypes = op.inputs
     to_queries, to_prototypes = library().tfmeta_cosine_similarity_gradient(
         queries=queries, prototypes=prototypes, adjoint=adjoint, threads=threads()
@@ -108,7 +108,7 @@ def _(op: Any, adjoint: Any) -> Any:
 
 
 @tf.RegisterGradient("TfmetaCosineSimilarityGradient")  # type: ignore[untyped-decorator]
-def _(op: Any, a: Any, b: Any) -> Any:
+def _(op: tf.Operation, a: Tensor, b: Tensor) -> Nest:
     inputs = list(op.inputs)
     with tf.GradientTape() as outer:
         outer.watch(inputs)

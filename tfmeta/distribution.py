@@ -65,17 +65,17 @@ def _of_slurm() -> Any:
     )
 
 
-def workers_of(strategy: Any) -> tuple[int, int]:
+def workers_of(strategy: tf.distribute.Strategy) -> tuple[int, int]:
     """Return which worker this process is, and how many there are."""
     return worker_of(strategy)
 
 
-def local(strategy: Any, values: Nest) -> Any:
+def local(strategy: tf.distribute.Strategy, values: Nest) -> Any:
     """Return what the first replica of this process has of each of a nest of values."""
     return tf.nest.map_structure(lambda x: strategy.experimental_local_results(x)[0], values)
 
 
-def of_workers(strategy: Any, values: Tensor) -> Any:
+def of_workers(strategy: tf.distribute.Strategy, values: Tensor) -> Any:
     """Return what each of the workers has, `[workers, n]`; all must ask for it.
 
     Args:
@@ -90,8 +90,8 @@ def of_workers(strategy: Any, values: Tensor) -> Any:
         replicas = strategy.num_replicas_in_sync // workers
 
         @tf.function(autograph=False, reduce_retracing=True)  # type: ignore[untyped-decorator]
-        def gathered(mine: Any) -> Any:
-            def gather(mine: Any) -> Any:
+        def gathered(mine: Tensor) -> Any:
+            def gather(mine: Tensor) -> Any:
                 # On this replica's device, which the argument is not.
                 mine = tf.identity(mine)
                 return tf.distribute.get_replica_context().all_gather(mine, axis=0)
@@ -105,14 +105,14 @@ def of_workers(strategy: Any, values: Tensor) -> Any:
         raise lost(strategy, error) from error
 
 
-def most_of_workers(strategy: Any, value: int) -> int:
+def most_of_workers(strategy: tf.distribute.Strategy, value: int) -> int:
     """Return the largest of the workers' numbers; all must ask for it."""
     if workers_of(strategy)[1] == 1:
         return value
     return int(of_workers(strategy, np.array([value])).max())
 
 
-def lost(strategy: Any, error: Any) -> Exception:
+def lost(strategy: tf.distribute.Strategy, error: Any) -> Exception:
     """Return what to raise where TensorFlow's exchange has failed; raise what is no exchange's."""
     worker, workers = workers_of(strategy)
     if workers == 1:
@@ -134,7 +134,7 @@ def digest(*parts: Any) -> bytes:
     return sha.digest()
 
 
-def check_alike(strategy: Any, digests: Mapping[str, bytes]) -> None:
+def check_alike(strategy: tf.distribute.Strategy, digests: Mapping[str, bytes]) -> None:
     """Raise on every worker, unless all of them have the same.
 
     Args:
@@ -162,7 +162,7 @@ def check_alike(strategy: Any, digests: Mapping[str, bytes]) -> None:
             )
 
 
-def shared_out(data: Any, strategy: Any) -> Any:
+def shared_out(data: Any, strategy: tf.distribute.Strategy) -> Any:
     """Return a data set of meta-batches with the tasks of each shared out among the replicas.
 
     Replica r of n has the tasks `r·T/n` and on of each meta-batch of T tasks. Each worker draws

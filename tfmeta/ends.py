@@ -46,7 +46,7 @@ def makers(model: keras.Model) -> list[Any]:
     return [None]
 
 
-def kind_of_output(layer: Any) -> str | None:
+def kind_of_output(layer: keras.Layer) -> str | None:
     """Return `"logits"` or `"probabilities"` for what a layer makes, or `None` if it is unknown."""
     if type(layer) is keras.layers.Softmax:
         return "probabilities"
@@ -65,14 +65,14 @@ _ACTIVATED = tuple(
 )
 
 
-def _graph(model: Any) -> Any:
+def _graph(model: keras.Model) -> Any:
     """Return the graph of a functional or sequential model, if it has one that is all it does."""
     graph = graph_of(model)
     plain = graph is not None and type(graph).call.__module__.startswith("keras.")
     return graph if plain else None
 
 
-def _changes_nothing(layer: Any) -> bool:
+def _changes_nothing(layer: keras.Layer) -> bool:
     linear = type(layer) is keras.layers.Activation and (
         layer.activation is keras.activations.linear
     )

@@ -58,7 +58,7 @@ def check_layers(model: keras.Model) -> None:
 
 
 def chosen_variables(
-    model: keras.Model, choice: str | Sequence[str] | Callable[[Any], bool] | None
+    model: keras.Model, choice: str | Sequence[str] | Callable[[keras.Variable], bool] | None
 ) -> list[bool]:
     """Return for each of `model.trainable_variables` whether it is chosen.
 
@@ -227,7 +227,7 @@ def functional_call(
     return Called(outputs, new_state, list(scope.losses), new_params)
 
 
-def written_weights(model: keras.Model, example: Any, *, training: bool) -> list[bool]:
+def written_weights(model: keras.Model, example: Nest, *, training: bool) -> list[bool]:
     """Return for each of `model.trainable_variables` whether a layer writes to it in its call.
 
     Args:
@@ -237,7 +237,7 @@ def written_weights(model: keras.Model, example: Any, *, training: bool) -> list
     """
     written: list[bool] = []
 
-    def call(params: Params, state: Params, inputs: Any) -> Any:
+    def call(params: Params, state: Params, inputs: Nest) -> Nest:
         called = functional_call(model, params, state, inputs, training=training)
         written[:] = [a is not b for a, b in zip(called.params, params, strict=True)]
         return called.outputs

@@ -44,7 +44,7 @@ def in_batches(
     rows = order(number, size, steps, seed)
     each = tf.minimum(size, number) if examples is None else size
 
-    def support_loss(adapted: Params, state: Params, k: Any) -> Any:
+    def support_loss(adapted: Params, state: Params, k: Tensor) -> Any:
         here = rows[k * each : (k + 1) * each]
         x, y = tf.nest.map_structure(lambda part: tf.gather(part, here), (support_x, support_y))
         return step_on(x, y).support_loss(adapted, state, k)

@@ -52,7 +52,7 @@ class InnerStep(NamedTuple):
     constraints: Sequence[Constraint | None] | None = None
 
     def __call__(
-        self, k: Any, params: Params, state: Params, slots: Params
+        self, k: Tensor, params: Params, state: Params, slots: Params
     ) -> tuple[Any, Params, Params, Params]:
         """Take step k, and return `(loss at params, new params, new state, new slots)`."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -136,7 +136,7 @@ def inner_path(
         ValueError: If a support loss is NaN or infinite; in a graph, an `InvalidArgumentError`.
     """
 
-    def take(k: Any, at: _Reached, step: InnerStep) -> _Reached:
+    def take(k: Tensor, at: _Reached, step: InnerStep) -> _Reached:
         loss, new, state, slots = step(k, at.params, at.state, at.slots)
         loss = tf.stop_gradient(tf.cast(loss, at.losses.dtype))
         active = at.used >= tf.cast(k, at.used.dtype)
@@ -165,7 +165,7 @@ def inner_path(
             for p, *by_step in zip(params, *(step.rates(k) for k in range(steps)), strict=True)
         ]
 
-        def take_at(k: Any, at: _Reached, given: Any) -> _Reached:
+        def take_at(k: Tensor, at: _Reached, given: Any) -> _Reached:
             fixed, rates = given
             return take(k, at, step_at(fixed)._replace(rates=lambda k: [r[k] for r in rates]))
 
@@ -194,7 +194,7 @@ def inner_solution(
         ValueError: As `inner_path`.
     """
 
-    def body(k: Any, params: Params, state: Params, slots: Params, losses: Tensor) -> Any:
+    def body(k: Tensor, params: Params, state: Params, slots: Params, losses: Tensor) -> Any:
         loss, params, state, slots = step(k, params, state, slots)
         losses = tf.where(tf.range(steps) == k, tf.cast(loss, losses.dtype), losses)
         return k + 1, params, state, slots, losses
@@ -206,7 +206,7 @@ def inner_solution(
         return tuple([tf.stop_gradient(x) for x in xs] for xs in end)  # type: ignore[return-value]
 
 
-def _where(condition: Any, new: Params, old: Params, axes: Sequence[int] | None) -> Params:
+def _where(condition: Tensor, new: Params, old: Params, axes: Sequence[int] | None) -> Params:
     conditions = [condition] * len(new)
     if axes is not None and condition.shape.rank:
         conditions = [along(condition, a, len(p.shape)) for a, p in zip(axes, new, strict=True)]

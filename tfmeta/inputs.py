@@ -17,7 +17,7 @@ import tensorflow as tf
 from tfmeta.ends import readers
 from tfmeta.foreign.of_keras import graph_of, layers_of
 from tfmeta.padding import MASKS
-from tfmeta.types import Nest
+from tfmeta.types import Nest, Tensor
 
 _ways: contextvars.ContextVar[int | None] = contextvars.ContextVar("ways", default=None)
 
@@ -107,7 +107,7 @@ def known_example(model: keras.Model) -> Any:
     )
 
 
-def arrays(name: str, values: Nest, example: Any = None) -> Any:
+def arrays(name: str, values: Nest, example: Nest = None) -> Any:
     """Return a nest of arrays, where a list of numbers, or of single examples, is one array.
 
     Args:
@@ -162,7 +162,7 @@ def check_support(support_x: Nest, support_y: Nest) -> None:
             raise ValueError(f"`{name}` must be finite. Received: NaN or infinite values")
 
 
-def check_examples(x: Any, model: keras.Model, example: Any, name: str, axes: int = 1) -> None:
+def check_examples(x: Any, model: keras.Model, example: Nest, name: str, axes: int = 1) -> None:
     """Raise unless examples are what the model takes, as far as their shapes and types tell.
 
     Args:
@@ -202,7 +202,7 @@ def check_examples(x: Any, model: keras.Model, example: Any, name: str, axes: in
             )
 
 
-def check_ids(x: Any, model: keras.Model, example: Any, name: str) -> None:
+def check_ids(x: Any, model: keras.Model, example: Nest, name: str) -> None:
     """Raise unless what the model reads as whole numbers is so, and has a row in its tables.
 
     Args:
@@ -271,7 +271,7 @@ def check_targets(
         )
 
 
-def refusing_unscaled(adapted: keras.Model, model: keras.Model, example: Any) -> keras.Model:
+def refusing_unscaled(adapted: keras.Model, model: keras.Model, example: Nest) -> keras.Model:
     """Return a model that refuses what `check_examples` takes for unscaled.
 
     Keras would make floats of bytes without a word. It is this object that does so, and not one
@@ -308,7 +308,7 @@ def check_masks(inputs: dict[str, Any]) -> None:
             )
 
 
-def _masks(inputs: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
+def _masks(inputs: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Return the masks of a meta-batch, if it has any."""
     if not any(name in inputs for name in MASKS):
         return {}
@@ -343,7 +343,7 @@ _FOR_INTEGERS = (
 )
 
 
-def _parts(x: Any, model: keras.Model, example: Any) -> list[tuple[Any, Any, list[Any] | None]]:
+def _parts(x: Any, model: keras.Model, example: Nest) -> list[tuple[Any, Any, list[Any] | None]]:
     """Return each input with what the model expects of it and the layers that read it, if known."""
     flat = keras.tree.flatten(x), keras.tree.flatten(example)
     read: Any = readers(model)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tfmeta.foreign.of_tensorflow import in_xla
-from tfmeta.types import Tensor
+from tfmeta.types import Nest, Tensor
 
 
 class _Window(NamedTuple):
@@ -72,7 +72,9 @@ def limited_threads(most: int | None) -> Iterator[None]:
         _most_threads.reset(token)
 
 
-def batch_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any]:
+def batch_norm(
+    x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return `(y, mean, variance)`; see `tfmeta.packed.normalization`."""
     y, mean, variance = library().tfmeta_batch_norm(
         x=x, gamma=gamma, beta=beta, epsilon=epsilon, threads=threads()
@@ -81,8 +83,8 @@ def batch_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any,
 
 
 def batch_norm_first(
-    dy: Any, x: Any, gamma: Any, mean: Tensor, variance: Tensor, epsilon: float
-) -> tuple[Any, Any, Any]:
+    dy: Tensor, x: Tensor, gamma: Tensor, mean: Tensor, variance: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients to `x`, γ and β; see `tfmeta.packed.normalization`."""
     to_x, to_gamma, to_beta = library().tfmeta_batch_norm_first(
         dy=dy, x=x, gamma=gamma, mean=mean, variance=variance, epsilon=epsilon, threads=threads()
@@ -91,16 +93,16 @@ def batch_norm_first(
 
 
 def batch_norm_second(
-    dy: Any,
-    x: Any,
-    gamma: Any,
+    dy: Tensor,
+    x: Tensor,
+    gamma: Tensor,
     mean: Tensor,
     variance: Tensor,
-    a: Any,
-    p: Any,
-    q: Any,
+    a: Tensor,
+    p: Tensor,
+    q: Tensor,
     epsilon: float,
-) -> tuple[Any, Any, Any]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the adjoints of `dy`, `x` and `gamma`; see `tfmeta.packed.normalization`."""
     first = {"dy": dy, "x": x, "gamma": gamma, "mean": mean, "variance": variance}
     to_dy, to_x, to_gamma = library().tfmeta_batch_norm_second(
@@ -109,7 +111,7 @@ def batch_norm_second(
     return to_dy, to_x, to_gamma
 
 
-def max_pool(x: Any, size: Any, strides: Any, padding: str) -> Any:
+def max_pool(x: Tensor, size: Any, strides: Any, padding: str) -> Tensor:
     """Return the largest of each window.
 
     Args:
@@ -123,14 +125,14 @@ def max_pool(x: Any, size: Any, strides: Any, padding: str) -> Any:
     how = {"x": fixed, "window": [*size, *strides, *before, *out], "threads": threads()}
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def put(values: Tensor) -> Any:
+    def put(values: Tensor) -> Tensor:
         """Return each of `values` where the largest of its window is: the adjoint of `take`."""
         placed = library().tfmeta_max_pool_put(values=values, **how)
         placed.set_shape(x.shape)
         return placed, take
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def take(values: Tensor) -> Any:
+    def take(values: Tensor) -> Tensor:
         """Return what of `values` is where the largest of each window is."""
         taken = library().tfmeta_max_pool_take(values=values, **how)
         taken.set_shape([x.shape[0], *out, x.shape[-1]])
@@ -154,7 +156,7 @@ class Products(NamedTuple):
     to_kernel: Callable[[Any, Any], Any]
 
 
-def convolution_products(x: Any, kernel: Tensor, strides: Any, padding: str) -> Products:
+def convolution_products(x: Tensor, kernel: Tensor, strides: Any, padding: str) -> Products:
     """Return the products that convolve groups of channels, as many as `channels / kernel[2]`.
 
     Args:
@@ -174,39 +176,39 @@ def convolution_products(x: Any, kernel: Tensor, strides: Any, padding: str) -> 
     )
 
 
-def _convolution(x: Any, kernel: Tensor, window: _Window) -> Any:
+def _convolution(x: Tensor, kernel: Tensor, window: _Window) -> Tensor:
     y = library().tfmeta_convolution(x=x, kernel=kernel, window=window, threads=threads())
     y.set_shape([x.shape[0], window.out_height, window.out_width, kernel.shape[-1]])
     return y
 
 
-def _convolution_to_input(y: Tensor, kernel: Tensor, window: _Window) -> Any:
+def _convolution_to_input(y: Tensor, kernel: Tensor, window: _Window) -> Tensor:
     x = library().tfmeta_convolution_to_input(y=y, kernel=kernel, window=window, threads=threads())
     x.set_shape([y.shape[0], window.height, window.width, window.groups * kernel.shape[2]])
     return x
 
 
-def _convolution_to_kernel(x: Any, y: Tensor, window: _Window) -> Any:
+def _convolution_to_kernel(x: Tensor, y: Tensor, window: _Window) -> Tensor:
     kernel = library().tfmeta_convolution_to_kernel(x=x, y=y, window=window, threads=threads())
     size = [window.kernel_height, window.kernel_width]
     kernel.set_shape([*size, x.shape[-1] // window.groups, y.shape[-1]])
     return kernel
 
 
-def product(x: Any, kernel: Tensor) -> Any:
+def product(x: Tensor, kernel: Tensor) -> Tensor:
     """Return `[tasks, n, outputs]`, the product of `[tasks, n, d]` and `[tasks, d, outputs]`."""
     y = library().tfmeta_product(x=x, kernel=kernel, threads=threads())
     y.set_shape([*x.shape[:2], kernel.shape[2]])
     return y
 
 
-def _product_to_input(y: Tensor, kernel: Tensor) -> Any:
+def _product_to_input(y: Tensor, kernel: Tensor) -> Tensor:
     x = library().tfmeta_product_to_input(y=y, kernel=kernel, threads=threads())
     x.set_shape([*y.shape[:2], kernel.shape[1]])
     return x
 
 
-def _product_to_kernel(x: Any, y: Tensor) -> Any:
+def _product_to_kernel(x: Tensor, y: Tensor) -> Tensor:
     kernel = library().tfmeta_product_to_kernel(x=x, y=y, threads=threads())
     kernel.set_shape([x.shape[0], x.shape[2], y.shape[2]])
     return kernel
@@ -216,37 +218,37 @@ def _product_to_kernel(x: Any, y: Tensor) -> Any:
 
 
 @tf.RegisterGradient("TfmetaProduct")  # type: ignore[untyped-decorator]
-def _(op: Any, dy: Any) -> Any:
+def _(op: tf.Operation, dy: Tensor) -> Nest:
     x, kernel = op.inputs
     return _product_to_input(dy, kernel), _product_to_kernel(x, dy)
 
 
 @tf.RegisterGradient("TfmetaProductToInput")  # type: ignore[untyped-decorator]
-def _(op: Any, dx: Any) -> Any:
+def _(op: tf.Operation, dx: Tensor) -> Nest:
     y, kernel = op.inputs
     return product(dx, kernel), _product_to_kernel(dx, y)
 
 
 @tf.RegisterGradient("TfmetaProductToKernel")  # type: ignore[untyped-decorator]
-def _(op: Any, dkernel: Any) -> Any:
+def _(op: tf.Operation, dkernel: Tensor) -> Nest:
     x, y = op.inputs
     return _product_to_input(y, dkernel), product(x, dkernel)
 
 
 @tf.RegisterGradient("TfmetaConvolution")  # type: ignore[untyped-decorator]
-def _(op: Any, dy: Any) -> Any:
+def _(op: tf.Operation, dy: Tensor) -> Nest:
     (x, kernel), window = op.inputs, _Window(*op.get_attr("window"))
     return _convolution_to_input(dy, kernel, window), _convolution_to_kernel(x, dy, window)
 
 
 @tf.RegisterGradient("TfmetaConvolutionToInput")  # type: ignore[untyped-decorator]
-def _(op: Any, dx: Any) -> Any:
+def _(op: tf.Operation, dx: Tensor) -> Nest:
     (y, kernel), window = op.inputs, _Window(*op.get_attr("window"))
     return _convolution(dx, kernel, window), _convolution_to_kernel(dx, y, window)
 
 
 @tf.RegisterGradient("TfmetaConvolutionToKernel")  # type: ignore[untyped-decorator]
-def _(op: Any, dkernel: Any) -> Any:
+def _(op: tf.Operation, dkernel: Tensor) -> Nest:
     (x, y), window = op.inputs, _Window(*op.get_attr("window"))
     return _convolution_to_input(y, dkernel, window), _convolution(x, dkernel, window)
 

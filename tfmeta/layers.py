@@ -11,7 +11,7 @@ from tfmeta.checks import check_count
 from tfmeta.copies import copy_of
 from tfmeta.foreign.of_keras import OpenBatchNormalization, layers_of
 from tfmeta.means import mean_along
-from tfmeta.types import Tensor
+from tfmeta.types import Nest, Tensor
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
@@ -27,7 +27,7 @@ class BatchAtHandNormalization(OpenBatchNormalization):
         >>> tfmeta.layers.BatchAtHandNormalization()(images)
     """
 
-    def call(self, inputs: Any, training: bool | None = None, mask: Tensor = None) -> Any:
+    def call(self, inputs: Nest, training: bool | None = None, mask: Tensor = None) -> Tensor:
         """Normalise `inputs`; neither `training` nor `trainable` makes a difference."""
         # As in Keras, half precision would overflow.
         x = keras.ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
@@ -55,7 +55,7 @@ class BatchAtHandNormalization(OpenBatchNormalization):
         return keras.ops.cast(outputs, self.compute_dtype)
 
 
-def particle_mean(predictions: Tensor, from_logits: bool) -> Any:
+def particle_mean(predictions: Tensor, from_logits: bool) -> Tensor:
     """Return the mean over axis 1, of the class probabilities as their logarithm if `from_logits`.
 
     Of a single particle that is its own predictions.
@@ -86,7 +86,7 @@ class ParticleMean(keras.layers.Layer):
         super().__init__(**kwargs)
         self.from_logits = from_logits
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Nest) -> Tensor:
         """Return the mean of `inputs` over axis 1."""
         return particle_mean(inputs, self.from_logits)
 
@@ -130,7 +130,7 @@ class PerStepBatchNormalization(OpenBatchNormalization):
         """Make a weight with a row for each step."""
         return super().add_weight(shape=(self.steps, *shape), **kwargs)
 
-    def call(self, inputs: Any, training: bool | None = None, mask: Tensor = None) -> Any:
+    def call(self, inputs: Nest, training: bool | None = None, mask: Tensor = None) -> Tensor:
         """Normalise with the row of the current step."""
         # As in Keras, half precision would overflow.
         x = keras.ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
@@ -155,10 +155,10 @@ class PerStepBatchNormalization(OpenBatchNormalization):
         """Return the arguments, for Keras's saving."""
         return {**super().get_config(), "steps": self.steps}
 
-    def _row(self, variable: Any) -> Any:
+    def _row(self, variable: keras.Variable) -> Any:
         return keras.ops.convert_to_tensor(variable)[self.step]
 
-    def _move(self, variable: Any, value: Any) -> None:
+    def _move(self, variable: keras.Variable, value: Tensor) -> None:
         rows = keras.ops.convert_to_tensor(variable)
         here = keras.ops.one_hot(self.step % self.steps, self.steps, dtype=rows.dtype)[:, None]
         change = (1.0 - self.momentum) * (keras.ops.cast(value, rows.dtype) - rows)
@@ -257,7 +257,7 @@ class Context(keras.layers.Layer):
         """Make the parameters."""
         self.context = self.add_weight(shape=(self.units,), initializer="zeros", name="context")
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Nest) -> Tensor:
         """Return `[n, ..., d + units]` of `[n, ..., d]`."""
         sizes = keras.ops.shape(inputs)[:-1]
         context = keras.ops.cast(self.context, inputs.dtype)

@@ -72,7 +72,7 @@ class GaussianNLL(keras.losses.Loss):
         mean, spread = keras.ops.split(outputs, 2, axis=-1)
         return mean, keras.ops.softplus(spread) + self.least_variance
 
-    def call(self, y_true: Nest, y_pred: Nest) -> Any:
+    def call(self, y_true: Nest, y_pred: Nest) -> Nest:
         """Return the loss of each example, `[...]` of `[..., d]` and `[..., 2d]`."""
         mean, variance = self.mean_and_variance(y_pred)
         if y_true.shape[-1] != mean.shape[-1]:

@@ -6,8 +6,10 @@ from typing import Any
 
 import keras
 
+from tfmeta.types import Tensor
 
-def mean_along(x: Any, axes: Any) -> Any:
+
+def mean_along(x: Tensor, axes: Any) -> Tensor:
     """Return the mean over some axes, one after another, which stay as axes of size 1.
 
     Where thousands of numbers are the same, as of a flat background, a single sum of them all would

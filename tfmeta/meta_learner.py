@@ -71,7 +71,7 @@ from tfmeta.task_map import (
     sum_over_tasks,
 )
 from tfmeta.task_model import TaskModel
-from tfmeta.types import Inputs, Nest
+from tfmeta.types import Inputs, Nest, Tensor
 
 _IN_FLIGHT = 8
 # What `keras.Model` takes.
@@ -165,7 +165,7 @@ class MetaLearner(Replicated, abc.ABC):
             self._check_weights()
 
     @abc.abstractmethod
-    def adapt_task(self, support_x: Nest, support_y: Nest, *, training: bool) -> Any:
+    def adapt_task(self, support_x: Nest, support_y: Nest, *, training: bool) -> Nest:
         """Return what is learnt from one support set.
 
         Args:
@@ -178,7 +178,7 @@ class MetaLearner(Replicated, abc.ABC):
         """
 
     @abc.abstractmethod
-    def predict_task(self, state: Any, query_x: Nest, *, training: bool) -> Any:
+    def predict_task(self, state: Nest, query_x: Nest, *, training: bool) -> Nest:
         """Return the predictions `[queries, outputs]` for one task's query set.
 
         Args:
@@ -187,7 +187,7 @@ class MetaLearner(Replicated, abc.ABC):
             training: Whether this happens inside `fit`.
         """
 
-    def embed(self, x: Any, *, training: bool, model: keras.Model | None = None) -> Any:
+    def embed(self, x: Any, *, training: bool, model: keras.Model | None = None) -> Tensor:
         """Return what the wrapped model makes of examples, in the precision of the weights.
 
         Of several tasks at once it computes all examples in one call. In training batch
@@ -283,7 +283,7 @@ class MetaLearner(Replicated, abc.ABC):
             self.check_examples(inputs)
         return super().__call__(inputs, *args, **kwargs)
 
-    def call(self, inputs: Inputs, training: bool | None = None) -> Any:
+    def call(self, inputs: Inputs, training: bool | None = None) -> Nest:
         """Adapt to each task and predict its queries.
 
         Args:
@@ -505,7 +505,9 @@ class MetaLearner(Replicated, abc.ABC):
             given = [keeping_notes(in_one_axis, part) for part in given]
         return super().compute_metrics(x, *given)
 
-    def task_gradients(self, x: Inputs, y: Nest, sample_weight: Nest = None, **options: Any) -> Any:
+    def task_gradients(
+        self, x: Inputs, y: Nest, sample_weight: Nest = None, **options: Any
+    ) -> tuple[Tensor, list[Tensor], Nest]:
         """Return the outer loss of one task, its gradients and the query predictions.
 
         Of tasks side by side, loss and gradients are the sums over them.
@@ -543,7 +545,7 @@ class MetaLearner(Replicated, abc.ABC):
             ) from error
         return loss, gradients, predictions
 
-    def task_loss(self, x: Inputs, y: Nest, sample_weight: Nest = None) -> tuple[Any, Any]:
+    def task_loss(self, x: Inputs, y: Nest, sample_weight: Nest = None) -> tuple[Tensor, Nest]:
         """Return the outer loss of one task in training, and the query predictions.
 
         Args:
@@ -555,7 +557,7 @@ class MetaLearner(Replicated, abc.ABC):
         predictions = self.predict_task(state, x["query_x"], training=True)
         return self.losses_of_tasks(y, predictions, sample_weight, x=x), predictions
 
-    def test_task(self, x: Inputs, y: Nest, sample_weight: Nest = None) -> tuple[Any, Any]:
+    def test_task(self, x: Inputs, y: Nest, sample_weight: Nest = None) -> tuple[Tensor, Nest]:
         """Return the loss of one task's query predictions in evaluation, and these.
 
         Args:
@@ -574,9 +576,9 @@ class MetaLearner(Replicated, abc.ABC):
         y_pred: Nest,
         sample_weight: Nest = None,
         *,
-        x: Any = None,
+        x: Inputs | None = None,
         training: bool = True,
-    ) -> Any:
+    ) -> Tensor:
         """Return the compiled loss of one task, or `[tasks]` of several side by side."""
         if side_by_side():
             return task_losses(self, x, y, y_pred, sample_weight, training=training)
@@ -730,7 +732,7 @@ class MetaLearner(Replicated, abc.ABC):
         """Whether a prediction depends on the queries that are asked together."""
         return False
 
-    def output_spec(self) -> Any:
+    def output_spec(self) -> Nest:
         """Return symbolic predictions `[n, outputs]` of a task, or `None` where it is not known."""
         return None
 
@@ -764,14 +766,14 @@ class MetaLearner(Replicated, abc.ABC):
             ways=ways,
         )
 
-    def outputs_of_model(self) -> Any:
+    def outputs_of_model(self) -> Nest:
         """Return what the wrapped model returns for symbolic examples."""
         if self._outputs is None:
             # Once, for Keras may have to trace the model to tell.
             self._outputs = self.model.compute_output_spec(self.example)
         return self._outputs
 
-    def named_state(self, state: Any) -> dict[str, Any]:
+    def named_state(self, state: Nest) -> dict[str, Tensor]:
         """Return what of a state an export passes from `adapt` to `predict`, by name.
 
         A state that is a dict of tensors has its names.
@@ -783,7 +785,7 @@ class MetaLearner(Replicated, abc.ABC):
             return dict(state)
         return {f"state_{i}": x for i, x in enumerate(tf.nest.flatten(state))}
 
-    def state_of(self, tensors: dict[str, Any], structure: Nest) -> Any:
+    def state_of(self, tensors: dict[str, Tensor], structure: Nest) -> Nest:
         """Return the state for `predict_task`: the reverse of `named_state`.
 
         Args:
@@ -843,7 +845,7 @@ class MetaLearner(Replicated, abc.ABC):
             if example is not None and name in inputs and keras.tree.flatten(inputs[name]):
                 check_examples(inputs[name], self.model, example, name, axes=2)
 
-    def adapted_model(self, state: Any) -> keras.Model:
+    def adapted_model(self, state: Nest) -> keras.Model:
         """Return the model for one task, given what `adapt_task` returned.
 
         The default calls the learner's `predict_task`, with weights of its own; learners that can
@@ -1021,7 +1023,7 @@ def _number_of_tasks(inputs: Inputs) -> Any:
     return tf.shape(tf.nest.flatten(inputs)[0])[0]
 
 
-def _is_named(state: Any) -> bool:
+def _is_named(state: Nest) -> bool:
     """Return whether a state is a dict of tensors, whose keys can name arguments."""
     return isinstance(state, dict) and not any(
         keras.tree.is_nested(x) or not str(name).isidentifier() or name == "query_x"
@@ -1029,7 +1031,7 @@ def _is_named(state: Any) -> bool:
     )
 
 
-def _check_finite(state: Any) -> None:
+def _check_finite(state: Nest) -> None:
     for x in tf.nest.flatten(state):
         if x.dtype.is_floating and not np.isfinite(x.numpy()).all():
             raise ValueError(

@@ -21,7 +21,7 @@ _HALVES = (tf.float16, tf.bfloat16)
 _FLOATS = (tf.float32, tf.float64, *_HALVES)
 
 
-def prototypes(embeddings: Tensor, labels: Tensor, ways: Any) -> Any:
+def prototypes(embeddings: Tensor, labels: Tensor, ways: int | Tensor) -> Tensor:
     """Return the mean embedding of each class.
 
     `c_k = Σ_{i: y_i = k} z_i / |{i: y_i = k}|`; with tensors, a class without examples gets zeros,
@@ -71,7 +71,7 @@ def prototypes(embeddings: Tensor, labels: Tensor, ways: Any) -> Any:
     return distances.prototypes(embeddings, labels, ways)
 
 
-def squared_euclidean(queries: Any, prototypes: Any) -> Any:
+def squared_euclidean(queries: Tensor, prototypes: Tensor) -> Tensor:
     """Return `‖q − c‖²` for every query and prototype.
 
     The differences are formed before they are squared: the expanded form `‖q‖² − 2qc + ‖c‖²`
@@ -92,7 +92,7 @@ def squared_euclidean(queries: Any, prototypes: Any) -> Any:
     return _measured(distances.squared_euclidean, queries, prototypes)
 
 
-def cosine_similarity(queries: Any, prototypes: Any) -> Any:
+def cosine_similarity(queries: Tensor, prototypes: Tensor) -> Tensor:
     """Return `q·c / (‖q‖ ‖c‖)` for every query and prototype; 0 where either is zero.
 
     Args:
@@ -110,12 +110,12 @@ def cosine_similarity(queries: Any, prototypes: Any) -> Any:
     return _measured(distances.cosine_similarity, queries, prototypes)
 
 
-def _plain(x: Any) -> bool:
+def _plain(x: Tensor) -> bool:
     """Return whether the core can take `x` as it is."""
     return isinstance(x, np.ndarray) and x.dtype.str in _NATIVE and x.flags.carray
 
 
-def _measured(measure: Any, queries: Any, prototypes: Any) -> Any:
+def _measured(measure: Any, queries: Tensor, prototypes: Tensor) -> Tensor:
     queries, prototypes = tf.convert_to_tensor(queries), tf.convert_to_tensor(prototypes)
     dtype = queries.dtype
     if (
@@ -144,5 +144,5 @@ def _fit(one: Any, other: Any, ranks: tuple[int, int], axes: tuple[int, int]) ->
     )
 
 
-def _described(x: Any) -> str:
+def _described(x: Tensor) -> str:
     return f"{x.dtype.name}{x.shape}"

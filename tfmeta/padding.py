@@ -54,7 +54,7 @@ def most_ways(inputs: Inputs) -> Any:
     return tf.cast(tf.reduce_max(labels), tf.int32) + 1
 
 
-def put_back(mask: Tensor, values: Nest, columns: Any = None) -> Any:
+def put_back(mask: Tensor, values: Nest, columns: Tensor | None = None) -> Any:
     """Return `[*mask.shape, ...]` with the rows of `values` where `mask` is true, zeros elsewhere.
 
     Args:
@@ -67,7 +67,7 @@ def put_back(mask: Tensor, values: Nest, columns: Any = None) -> Any:
         return values
     places = tf.where(mask)
 
-    def put(rows: Any) -> Any:
+    def put(rows: Tensor) -> Any:
         if columns is not None and rows.shape[-1] is None and rows.dtype.is_floating:
             others = [[0, 0]] * (len(rows.shape) - 1) + [[0, columns - tf.shape(rows)[-1]]]
             rows = tf.pad(rows, others, constant_values=rows.dtype.min / 2)

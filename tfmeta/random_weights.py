@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from tfmeta.foreign.derivatives import changed
 from tfmeta.foreign.of_keras import kernel_of, layers_of, own_weights
-from tfmeta.types import Params
+from tfmeta.types import Params, Tensor
 
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 _DRAWN_ONCE = (
@@ -47,7 +47,7 @@ class Noise:
             return tf.random.normal(shape, dtype=self.dtype)
         return tf.random.stateless_normal(shape, [next(self._count), 0], dtype=self.dtype)
 
-    def signs(self, shape: Any) -> Any:
+    def signs(self, shape: Any) -> Tensor:
         """Return -1 and 1, as often as each other."""
         return tf.where(self(shape) < 0, -tf.ones([], self.dtype), tf.ones([], self.dtype))
 
@@ -107,12 +107,12 @@ def _layers(model: keras.Model) -> list[Any]:
 
 
 def _call(
-    call: Callable[..., Any], deviation: Any, activation: Any, /, x: Any, **kwargs: Any
-) -> Any:
+    call: Callable[..., Any], deviation: Tensor, activation: Any, /, x: Tensor, **kwargs: Any
+) -> Tensor:
     return activation(call(x, **kwargs) + deviation(x))
 
 
-def _dense(layer: Any, log_stds: dict[int, Any], noise: Noise, x: Any) -> Any:
+def _dense(layer: keras.Layer, log_stds: dict[int, Any], noise: Noise, x: Tensor) -> Tensor:
     """Return how far the outputs are from their means: a sum of normal numbers is one."""
     variance = tf.matmul(x**2, tf.exp(2 * log_stds[id(kernel_of(layer))]))
     if layer.use_bias:
@@ -120,7 +120,7 @@ def _dense(layer: Any, log_stds: dict[int, Any], noise: Noise, x: Any) -> Any:
     return tf.sqrt(variance) * noise(tf.shape(variance))
 
 
-def _convolution(layer: Any, log_stds: dict[int, Any], noise: Noise, x: Any) -> Any:
+def _convolution(layer: keras.Layer, log_stds: dict[int, Any], noise: Noise, x: Tensor) -> Tensor:
     if layer.data_format != "channels_last":
         raise ValueError(
             "`model` must have its channels last. Received: layer "

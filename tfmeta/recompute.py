@@ -12,8 +12,8 @@ from tfmeta.types import Tensor
 
 
 def recomputed(
-    body: Callable[[Any, Any, Any], Any], start: Any, given: Any, steps: int, *, every: bool
-) -> list[Any]:
+    body: Callable[[Any, Any, Any], Any], start: Tensor, given: Any, steps: int, *, every: bool
+) -> list[Tensor]:
     """Compute `x_{k+1} = body(k, x_k, given)`; for the gradient, compute each step once more.
 
     Forwards, the tensors x_k are stored; backwards, step k is computed again from them, and
@@ -30,7 +30,7 @@ def recomputed(
     """
     flat_start, flat_given = tf.nest.flatten(start), tf.nest.flatten(given)
 
-    def step(k: Any, x: list[Any], given_: list[Any]) -> list[Any]:
+    def step(k: Tensor, x: list[Tensor], given_: list[Tensor]) -> Any:
         new = body(k, tf.nest.pack_sequence_as(start, x), tf.nest.pack_sequence_as(given, given_))
         flat = zip(tf.nest.flatten(new), flat_start, strict=True)
         return [tf.ensure_shape(n, x.shape) for n, x in flat]
@@ -39,7 +39,7 @@ def recomputed(
     def run(*inputs: Any) -> Any:
         first, fixed = list(inputs[: len(flat_start)]), list(inputs[len(flat_start) :])
 
-        def forward(k: Any, x: list[Any], stored: list[Any]) -> Any:
+        def forward(k: Tensor, x: list[Tensor], stored: list[Tensor]) -> Any:
             stored = [a.write(k, value) for a, value in zip(stored, x, strict=True)]
             return k + 1, step(k, x, fixed), stored
 
@@ -53,10 +53,10 @@ def recomputed(
         if every:
             stored = [a.write(steps, x) for a, x in zip(stored, last, strict=True)]
 
-        def gradient(*sparse: Any) -> list[Any]:
+        def gradient(*sparse: Any) -> Any:
             upstream = [dense(g) for g in sparse]
 
-            def backward(i: Any, to_x: list[Any], to_fixed: list[Any]) -> Any:
+            def backward(i: Any, to_x: list[Tensor], to_fixed: list[Tensor]) -> Any:
                 k = steps - 1 - i
                 if every:
                     to_x = [g + u[k] for g, u in zip(to_x, _floats(upstream, first), strict=True)]
@@ -93,6 +93,6 @@ def recomputed(
     return [tf.nest.pack_sequence_as(start, list(x)) for x in by_step]
 
 
-def _floats(values: Tensor, like: list[Any]) -> list[Any]:
+def _floats(values: Tensor, like: list[Tensor]) -> list[Tensor]:
     """Return those of `values` that stand where `like` has floating-point tensors."""
     return [v for v, x in zip(values, like, strict=True) if x.dtype.is_floating]

@@ -18,7 +18,7 @@ from tfmeta.distribution import (
 )
 from tfmeta.foreign.of_keras import OpenModel, gradients_are_summed, loss_tracker_of
 from tfmeta.notes import with_notes
-from tfmeta.types import Nest, Tensor
+from tfmeta.types import Inputs, Nest, Tensor
 
 
 class Replicated(OpenModel):
@@ -135,7 +135,7 @@ class Replicated(OpenModel):
 
     def compute_loss(
         self,
-        x: Any = None,
+        x: Inputs | None = None,
         y: Nest = None,
         y_pred: Nest = None,
         sample_weight: Nest = None,
@@ -195,7 +195,7 @@ class Replicated(OpenModel):
         with gradients_are_summed(self.optimizer):
             self.optimizer.apply_gradients(zip(of_weights, self.trainable_variables, strict=True))
 
-    def own_statistics(self) -> list[Any]:
+    def own_statistics(self) -> list[keras.Variable]:
         """Return the weights that each replica changes by itself in a step, to be averaged then.
 
         The default is all that its models have of statistics.

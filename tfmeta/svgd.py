@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfmeta.types import Params
+from tfmeta.types import Params, Tensor
 
 
 def descent_direction(
@@ -57,13 +57,13 @@ def descent_direction(
     ]
 
 
-def _by_task(x: Any, axis: int, number: int) -> Any:
+def _by_task(x: Tensor, axis: int, number: int) -> Tensor:
     """Return `[n, tasks, M, m]` of a tensor with `tasks*M` in an axis: nothing is moved."""
     before, behind = math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
     return tf.reshape(x, [before, -1, number, behind])
 
 
-def _kernel(products: Any, number: int) -> tuple[Any, Any]:
+def _kernel(products: Any, number: int) -> tuple[Tensor, Tensor]:
     """Return the kernel `[tasks, M, M]`, symmetric, and its width `[tasks]`, of inner products."""
     square = tf.linalg.diag_part(products)
     distances = tf.maximum(square[:, :, None] + square[:, None] - 2 * products, 0)

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfmeta.copies import resources_of
 from tfmeta.kernels import avoided
+from tfmeta.types import Nest
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
@@ -25,7 +26,7 @@ class TaskModel(keras.Model):
         **kwargs: `name` and `dtype`.
     """
 
-    def __init__(self, learner: Any, state: Any, **kwargs: Any) -> None:
+    def __init__(self, learner: Any, state: Nest, **kwargs: Any) -> None:
         defaults = {"name": f"{learner.name}_task", "dtype": learner.variable_dtype}
         super().__init__(**{**defaults, **kwargs})
         variables = learner.variables
@@ -38,7 +39,7 @@ class TaskModel(keras.Model):
         self._tables.all = resources_of(learner)
         self.example, self.transductive = learner.example, learner.transductive
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Nest) -> Nest:
         """Return `[n, outputs]` for `[n, ...]`."""
         learner, variables = self._replaced()
         state = tf.nest.pack_sequence_as(

@@ -139,7 +139,7 @@ class AmortizedBayesianMAML(PosteriorMAML):
         start = list(itertools.compress([*weights.model, *weights.head], self.chosen()))
         weight = self._kl_weight(support_x)
 
-        def bound(adapted: Params, state: Params, k: Any) -> tuple[Any, Params, Params]:
+        def bound(adapted: Params, state: Params, k: Tensor) -> tuple[Any, Params, Params]:
             likelihood, state, written = step.support_loss(adapted, state, k)
             likelihood += tf.cast(weight * divergence(adapted, start), likelihood.dtype)
             return likelihood, state, written
@@ -150,7 +150,7 @@ class AmortizedBayesianMAML(PosteriorMAML):
         self,
         weights: FastWeights,
         state: Params,
-        x: Any,
+        x: Nest,
         *,
         training: bool,
         statistics: Statistics,
@@ -178,14 +178,16 @@ class AmortizedBayesianMAML(PosteriorMAML):
         y_pred: Nest,
         sample_weight: Nest = None,
         *,
-        x: Any = None,
+        x: Inputs | None = None,
         training: bool = True,
-    ) -> Any:
+    ) -> Tensor:
         """Return the mean over draws of the compiled loss of one task."""
         y, sample_weight = self._repeated(y), self._repeated(sample_weight)
         return super().losses_of_tasks(y, y_pred, sample_weight, x=x, training=training)
 
-    def task_loss(self, x: Inputs, y: Nest, sample_weight: Nest = None, **how: Any) -> Any:
+    def task_loss(
+        self, x: Inputs, y: Nest, sample_weight: Nest = None, **how: Any
+    ) -> tuple[Tensor, Nest]:
         """Return the outer loss of one task, and the mean of the query predictions."""
         support_x, query_x = x["support_x"], x["query_x"]
         path = self.path(support_x, x["support_y"], training=True, **how)
@@ -202,18 +204,18 @@ class AmortizedBayesianMAML(PosteriorMAML):
         self.keep(called.state)
         return loss, self.mean(called.outputs)
 
-    def by_draw(self, outputs: Tensor) -> Any:
+    def by_draw(self, outputs: Tensor) -> Nest:
         """Return `[1, samples, n, ...]` of `[samples*n, ...]`."""
         sizes = tf.concat([[1, self.samples, -1], tf.shape(outputs)[1:]], 0)
         return tf.ensure_shape(
             tf.reshape(outputs, sizes), [1, self.samples, None, *outputs.shape[1:]]
         )
 
-    def ordinary_model(self, state: Any) -> None:
+    def ordinary_model(self, state: Nest) -> None:
         """Return none, for a model of one task draws its weights as the learner does."""
         del state
 
-    def _kl_weight(self, x: Any) -> Any:
+    def _kl_weight(self, x: Inputs | None) -> Any:
         """Return β over the number of examples."""
         n = tf.shape(tf.nest.flatten(x)[0])[0]
         return self.kl_weight / tf.cast(n, self.variable_dtype)
@@ -229,7 +231,7 @@ class AmortizedBayesianMAML(PosteriorMAML):
         return tf.nest.map_structure(repeated, values)
 
 
-def divergence(params: Params, start: Params) -> Any:
+def divergence(params: Params, start: Params) -> Tensor:
     """Return `KL(N(μ, σ²) ‖ N(μ₀, σ₀²))` of independent numbers.
 
     `Σ log(σ₀/σ) + (σ² + (μ − μ₀)²)/(2σ₀²) − ½`
@@ -249,7 +251,7 @@ def divergence(params: Params, start: Params) -> Any:
     return tf.add_n(terms)
 
 
-def log_prior(theta: Params, a: float, b: float) -> Any:
+def log_prior(theta: Params, a: float, b: float) -> Tensor:
     """Return `log N(μ; 0, 1) Gamma(1/σ²; a, b)`, summed over all weights."""
     half = len(theta) // 2
     count = sum(math.prod(x.shape) for x in theta[:half])

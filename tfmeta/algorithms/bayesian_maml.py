@@ -140,7 +140,7 @@ class BayesianMAML(PosteriorMAML):
         tasks = tf.nest.flatten(support_x)[0].shape[0] if side_by_side() else 1
         axes = task_axes(self.model)
 
-        def spread(variable: Any, others: list[Any]) -> Any:
+        def spread(variable: keras.Variable, others: list[Any]) -> Any:
             if not keras.backend.is_float_dtype(variable.dtype):
                 return tf.convert_to_tensor(variable)
             first = tf.convert_to_tensor(variable)[None]
@@ -170,7 +170,7 @@ class BayesianMAML(PosteriorMAML):
         self,
         weights: FastWeights,
         state: Params,
-        x: Any,
+        x: Nest,
         *,
         training: bool,
         statistics: Statistics,
@@ -186,16 +186,18 @@ class BayesianMAML(PosteriorMAML):
         y_pred: Nest,
         sample_weight: Nest = None,
         *,
-        x: Any = None,
+        x: Inputs | None = None,
         training: bool = True,
-    ) -> Any:
+    ) -> Tensor:
         """Return the mean over particles of the compiled loss, of one task or `[tasks]`."""
         del x
         y, sample_weight = self._for_each(y), self._for_each(sample_weight)
         losses = task_losses(self, None, y, y_pred, sample_weight, training=training)
         return self.of_tasks(tf.reduce_mean(tf.reshape(losses, [-1, self.particles]), axis=1))
 
-    def task_loss(self, x: Inputs, y: Nest, sample_weight: Nest = None, **how: Any) -> Any:
+    def task_loss(
+        self, x: Inputs, y: Nest, sample_weight: Nest = None, **how: Any
+    ) -> tuple[Tensor, Nest]:
         """Return the outer loss of one task, and the mean of the query predictions."""
         support_x, support_y, query_x = x["support_x"], x["support_y"], x["query_x"]
         path = self.path(support_x, support_y, training=True, **how)
@@ -214,11 +216,11 @@ class BayesianMAML(PosteriorMAML):
         self.keep(called.state)
         return loss, self.mean(called.outputs)
 
-    def by_draw(self, outputs: Tensor) -> Any:
+    def by_draw(self, outputs: Tensor) -> Nest:
         """Return `[tasks, M, ...]` of `[tasks*M, ...]`."""
         return tf.reshape(outputs, tf.concat([[-1, self.particles], tf.shape(outputs)[1:]], 0))
 
-    def ordinary_model(self, state: Any) -> keras.Model | None:
+    def ordinary_model(self, state: Nest) -> keras.Model | None:
         """Return the particles as one model, an ensemble with the mean of their predictions.
 
         Its layer `"particles"` has the predictions of each, `[n, M, outputs]`.
@@ -258,7 +260,7 @@ class BayesianMAML(PosteriorMAML):
             for v in self.model.trainable_variables
         ]
 
-    def _particle(self, m: int, variable: Any, values: Tensor) -> Any:
+    def _particle(self, m: int, variable: keras.Variable, values: Tensor) -> Any:
         """Return what particle m of a single task has in the place of a variable of the model."""
         if not keras.backend.is_float_dtype(variable.dtype):
             return values
@@ -272,7 +274,7 @@ class BayesianMAML(PosteriorMAML):
             lambda x: None if x is None else tf.repeat(x, self.particles, axis=0), values
         )
 
-    def _chaser_loss(self, x: Any, y: Nest, weights: FastWeights, state: Params) -> Any:
+    def _chaser_loss(self, x: Inputs | None, y: Nest, weights: FastWeights, state: Params) -> Any:
         """Return how far the particles are from where more steps on `x`, `y` would bring them."""
         particles, changed = self.parts(training=True).taken(weights, state)
         leader = Unrolled(first_order=True)(
@@ -300,6 +302,6 @@ class BayesianMAML(PosteriorMAML):
             if not keras.backend.is_float_dtype(variable.dtype):
                 variable.assign(value)
 
-    def losses_at(self, params: Params) -> Any:
+    def losses_at(self, params: Params) -> Tensor:
         """Return a context for a loss outside of metrics; packed models have no regularisation."""
         return keras.StatelessScope()

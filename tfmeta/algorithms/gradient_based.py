@@ -42,7 +42,7 @@ from tfmeta.meta_learner import MetaLearner
 from tfmeta.packed import packed_call, spread_weights, task_axes, tried
 from tfmeta.query_batch_norm import MODES
 from tfmeta.task_map import side_by_side
-from tfmeta.types import Inputs, Nest, Params, Rates
+from tfmeta.types import Inputs, Nest, Params, Rates, Tensor
 
 # Keeps the gradients of a mean loss above what float16 can hold.
 _HALF_PRECISION_SCALE = 1024.0
@@ -98,7 +98,7 @@ class GradientBased(MetaLearner):
         evaluation_steps: int | None = None,
         inner_optimizer: UpdateRule | None = None,
         inner_clip_norm: float | None = None,
-        adapt_layers: str | Sequence[str] | Callable[[Any], bool] | None = None,
+        adapt_layers: str | Sequence[str] | Callable[[keras.Variable], bool] | None = None,
         batch_norm: BatchNormMode = "transductive",
         **kwargs: Any,
     ) -> None:
@@ -166,7 +166,7 @@ class GradientBased(MetaLearner):
         chosen = chosen_variables(self.model, self.adapt_layers)
         return chosen + [True] * len(self.head_weights())
 
-    def rates_of_step(self, k: Any) -> Rates:
+    def rates_of_step(self, k: Tensor) -> Rates:
         """Return the rate of inner step k for each tensor that is adapted."""
         rate = given_rate(self.rule.learning_rate, k, self.variable_dtype)
         return [rate] * sum(self.chosen())
@@ -175,7 +175,7 @@ class GradientBased(MetaLearner):
         self,
         weights: FastWeights,
         state: Params,
-        x: Any,
+        x: Nest,
         *,
         training: bool,
         statistics: Statistics,
@@ -204,7 +204,7 @@ class GradientBased(MetaLearner):
             )
         parts = self.parts(training)
 
-        def support_loss(adapted: Params, changed: Params, k: Any) -> tuple[Any, Params, Params]:
+        def support_loss(adapted: Params, changed: Params, k: Tensor) -> tuple[Any, Params, Params]:
             at, state = parts.put(weights, adapted, changed)
             called = self.forward(
                 at, state, support_x, training=training, statistics=self.mode.inner, step=k
@@ -228,7 +228,7 @@ class GradientBased(MetaLearner):
 
     def task_loss(
         self, x: Inputs, y: Nest, sample_weight: Nest = None, **how: Any
-    ) -> tuple[Any, Any]:
+    ) -> tuple[Tensor, Nest]:
         """Return `L_Q(φ_K) + λ L_Q(θ)` of one task, and the query predictions at φ_K."""
         support_x = x["support_x"]
         path = self.path(support_x, x["support_y"], training=True, **how)
@@ -244,19 +244,19 @@ class GradientBased(MetaLearner):
 
     # What the methods are made of.
 
-    def adapt_task(self, support_x: Nest, support_y: Nest, *, training: bool) -> Any:
+    def adapt_task(self, support_x: Nest, support_y: Nest, *, training: bool) -> Nest:
         """Return the adapted weights φ_K and the model's state, for `predict_task`."""
         path = self.path(support_x, support_y, training=training)
         return self.task_state(path.params[-1], path.states[-1], support_x, training=training)
 
-    def predict_task(self, state: Any, query_x: Nest, *, training: bool) -> Any:
+    def predict_task(self, state: Nest, query_x: Nest, *, training: bool) -> Nest:
         """Return the predictions `[queries, outputs]` at the adapted weights."""
         called = self.query(state, query_x, training=training)
         if training:
             self.keep(called.state)
         return called.outputs
 
-    def test_task(self, x: Inputs, y: Nest, sample_weight: Nest = None) -> tuple[Any, Any]:
+    def test_task(self, x: Inputs, y: Nest, sample_weight: Nest = None) -> tuple[Tensor, Nest]:
         """Return `L_Q(φ_K)` of one task in evaluation, and the query predictions."""
         state = self.adapt_task(x["support_x"], x["support_y"], training=False)
         called = self.query(state, x["query_x"], training=False)
@@ -303,7 +303,7 @@ class GradientBased(MetaLearner):
         *,
         training: bool,
         step: int = -1,
-    ) -> Any:
+    ) -> Nest:
         """Return what `query` needs to know of a task at the weights of inner step `step`."""
         if self.mode.settles and batch_norm_layers(self.model):
             # The last inner step saw the statistics at the weights before it.
@@ -313,12 +313,12 @@ class GradientBased(MetaLearner):
             weights, state = weights._replace(model=called.params), called.state
         return (weights, state, support_x) if self.sees_support else (weights, state)
 
-    def query(self, task_state: Any, query_x: Nest, *, training: bool, step: int = -1) -> Called:
+    def query(self, task_state: Nest, query_x: Nest, *, training: bool, step: int = -1) -> Called:
         """Compute the query predictions, with the batch normalisation that was chosen."""
         weights, state, *support = task_state
         weights = FastWeights(*weights)  # a state that was saved and loaded is a plain tuple
 
-        def call(x: Any) -> Called:
+        def call(x: Nest) -> Called:
             return self.forward(
                 weights, state, x, training=training, statistics=self.mode.query, step=step
             )
@@ -328,14 +328,14 @@ class GradientBased(MetaLearner):
         called: Called = self.mode.outputs(call, query_x, support[0])
         return called._replace(params=weights.model)
 
-    def query_loss(self, x: Inputs, y: Nest, called: Called, sample_weight: Nest) -> Any:
+    def query_loss(self, x: Inputs, y: Nest, called: Called, sample_weight: Nest) -> Tensor:
         """Return the loss of query predictions, with regularisation losses of their activities."""
         loss = self.losses_of_tasks(y, called.outputs, sample_weight, x=x)
         return loss + sum(tf.cast(value, loss.dtype) for value in called.activity_losses)
 
     def joint_loss(
         self, x: Inputs, y: Nest, state: Params, sample_weight: Nest
-    ) -> tuple[Any, Params]:
+    ) -> tuple[Tensor, Params]:
         """Return `λ L_Q(θ)` and the model's state after it."""
         if not self.joint_weight:
             return 0.0, state
@@ -395,7 +395,7 @@ class GradientBased(MetaLearner):
         heads = [0] * len(self.head_weights())
         return list(itertools.compress([*own, *heads], self.chosen()))
 
-    def losses_at(self, params: Params) -> Any:
+    def losses_at(self, params: Params) -> Tensor:
         """Return a context for a loss with regularisation of the model's weights at `params`.
 
         It is outside of metrics: the losses' own metrics are for the queries at φ_K.
@@ -415,7 +415,7 @@ class GradientBased(MetaLearner):
             if id(variable) not in passing:
                 variable.assign(value)
 
-    def own_statistics(self) -> list[Any]:
+    def own_statistics(self) -> list[keras.Variable]:
         """Return the moving statistics, where they are kept."""
         passing = self._passing()
         return [v for v in super().own_statistics() if id(v) not in passing]
@@ -472,11 +472,11 @@ class GradientBased(MetaLearner):
             return super().outputs_are()
         return [kind_of_output(layer) for layer in makers(self.model)]
 
-    def output_spec(self) -> Any:
+    def output_spec(self) -> Nest:
         """Return what the model returns for symbolic examples."""
         return self.outputs_of_model()
 
-    def named_state(self, state: Any) -> dict[str, Any]:
+    def named_state(self, state: Nest) -> dict[str, Tensor]:
         """Return the weights that are adapted, and the statistics that queries are normalised by.
 
         With `batch_norm="with_support"` the support set itself, too.
@@ -491,7 +491,7 @@ class GradientBased(MetaLearner):
         named = {name: value for name, value, differs in passed if differs}
         return {**named, **({"support_x": support[0]} if support else {})}
 
-    def state_of(self, tensors: dict[str, Any], structure: Nest) -> Any:
+    def state_of(self, tensors: dict[str, Tensor], structure: Nest) -> Nest:
         """Return weights and state of a task: those given, and the learner's own in between."""
         weights, _, *support = structure
         head = [None] * len(weights.head)
@@ -516,7 +516,7 @@ class GradientBased(MetaLearner):
         again = [names[:i].count(name) for i, name in enumerate(names)]
         return [f"{name}_{n}" if n else name for name, n in zip(names, again, strict=True)]
 
-    def adapted_model(self, state: Any) -> keras.Model:
+    def adapted_model(self, state: Nest) -> keras.Model:
         """Return the user's model with the adapted weights.
 
         With `batch_norm="transductive"` its batch normalisation uses the batch at hand, like the
@@ -528,7 +528,7 @@ class GradientBased(MetaLearner):
         model = self.ordinary_model(state)
         return super().adapted_model(state) if model is None else model
 
-    def ordinary_model(self, state: Any) -> keras.Model | None:
+    def ordinary_model(self, state: Nest) -> keras.Model | None:
         """Return a model for one task without tfmeta's learner in it; `None` if there cannot be."""
         adapted = None if self.sees_support else self._copy_for_a_task()
         if adapted is None:
@@ -594,7 +594,7 @@ class GradientBased(MetaLearner):
         """Return for each part of the model's state whether queries see a task's own of it."""
         changed: list[bool] = []
 
-        def call(x: Any) -> Any:
+        def call(x: Nest) -> Nest:
             weights, state = GradientBased.start(self, x, None, training=False)
             called = GradientBased.forward(
                 self, weights, state, x, training=False, statistics=self.mode.inner

@@ -22,7 +22,7 @@ from tfmeta.algorithms.rates import (
 from tfmeta.checks import check_at_least_zero
 from tfmeta.differentiation import Unrolled
 from tfmeta.task_map import side_by_side
-from tfmeta.types import Rates
+from tfmeta.types import Rates, Tensor
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")
@@ -118,7 +118,7 @@ class MAML(GradientBased):
             shapes = [shape for _, shape in self.adapted_weights()]
             self.rates = weights_of_rates(self, self.learned_rates, shapes)
 
-    def rates_of_step(self, k: Any) -> Rates:
+    def rates_of_step(self, k: Tensor) -> Rates:
         """Return the rate of inner step k for each tensor that is adapted."""
         if self.learned_rates is None:
             return super().rates_of_step(k)

@@ -20,7 +20,7 @@ from tfmeta.differentiation import Unrolled
 from tfmeta.inner_loop import Path
 from tfmeta.layers import per_step_batch_norm as with_per_step_batch_norm
 from tfmeta.task_map import current_tasks
-from tfmeta.types import Inputs, Nest
+from tfmeta.types import Inputs, Nest, Tensor
 
 MultiStepLoss = Literal["annealed", "discounted"]
 
@@ -164,7 +164,9 @@ class MAMLPlusPlus(MAML):
         # First, so that what is saved at the end of an epoch has it counted.
         return super().fit(x, *args, callbacks=[_CountEpochs(), *others], **kwargs)
 
-    def task_gradients(self, x: Inputs, y: Nest, sample_weight: Nest = None, **options: Any) -> Any:
+    def task_gradients(
+        self, x: Inputs, y: Nest, sample_weight: Nest = None, **options: Any
+    ) -> tuple[Tensor, list[Tensor], Nest]:
         """Return loss, gradients and predictions of one task, as the epoch demands them."""
         if options:
             return super().task_gradients(x, y, sample_weight, **options)
@@ -196,7 +198,7 @@ class MAMLPlusPlus(MAML):
         *,
         first_order: bool | None = None,
         multi_step: bool = False,
-    ) -> tuple[Any, Any]:
+    ) -> tuple[Tensor, Nest]:
         """Return the outer loss of one task, and the query predictions at φ_K."""
         how = self.differentiation
         if first_order is not None:
@@ -220,7 +222,7 @@ class MAMLPlusPlus(MAML):
         self.keep(state)
         return total + joint, called.outputs
 
-    def step_weights(self) -> Any:
+    def step_weights(self) -> Tensor:
         """Return the weights `[K]` of the inner steps' query losses in the current epoch."""
         k = self.inner_steps
         dtype = self.variable_dtype

@@ -59,11 +59,11 @@ class PosteriorMAML(GradientBased):
         super().compile(*args, **kwargs)
         self._moments_function = None  # the loss may say that outputs are logits
 
-    def by_draw(self, outputs: Tensor) -> Any:
+    def by_draw(self, outputs: Tensor) -> Nest:
         """Return the outputs of `forward` as `[tasks, draws, queries, outputs]`."""
         raise NotImplementedError
 
-    def of_tasks(self, values: Tensor) -> Any:
+    def of_tasks(self, values: Tensor) -> Nest:
         """Return `[tasks, ...]` as it is, where there are several; of one task without the axis."""
         return values if side_by_side() else tf.nest.map_structure(lambda x: x[0], values)
 
@@ -71,11 +71,11 @@ class PosteriorMAML(GradientBased):
         """Return the mean over draws of the outputs of `forward`."""
         return self.of_tasks(particle_mean(self.by_draw(outputs), self.takes_logits()))
 
-    def predict_task(self, state: Any, query_x: Nest, *, training: bool) -> Any:
+    def predict_task(self, state: Nest, query_x: Nest, *, training: bool) -> Nest:
         """Return the mean over draws of the predictions, `[queries, outputs]`."""
         return self.mean(super().predict_task(state, query_x, training=training))
 
-    def test_task(self, x: Inputs, y: Nest, sample_weight: Nest = None) -> tuple[Any, Any]:
+    def test_task(self, x: Inputs, y: Nest, sample_weight: Nest = None) -> tuple[Tensor, Nest]:
         """Return the loss of the mean over draws of one task's predictions, and these."""
         state = self.adapt_task(x["support_x"], x["support_y"], training=False)
         called = self.query(state, x["query_x"], training=False)
@@ -83,7 +83,7 @@ class PosteriorMAML(GradientBased):
         loss = MetaLearner.losses_of_tasks(self, y, predictions, sample_weight, x=x, training=False)
         return loss + sum(tf.cast(v, loss.dtype) for v in called.activity_losses), predictions
 
-    def moments(self, inputs: Inputs) -> tuple[Any, Any]:
+    def moments(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Adapt to each task; return mean and variance over draws of the predictions.
 
         Args:
@@ -108,20 +108,20 @@ class PosteriorMAML(GradientBased):
         mean, variance = self._moments_function(tf.nest.map_structure(tf.convert_to_tensor, inputs))
         return mean, variance
 
-    def moments_of_task(self, state: Any, query_x: Nest) -> Any:
+    def moments_of_task(self, state: Nest, query_x: Nest) -> Nest:
         """Return mean and variance over draws of the predictions of one task, or of several."""
         outputs = self.by_draw(self.query(state, query_x, training=False).outputs)
         if self.takes_logits():
             outputs = tf.nn.softmax(outputs)
         return self.of_tasks(tf.nn.moments(outputs, axes=1))
 
-    def named_state(self, state: Any) -> dict[str, Any]:
+    def named_state(self, state: Nest) -> dict[str, Tensor]:
         """Return all weights of the draws and the state of the model, by name."""
         weights, model_state = state
         every = [*weights.model, *weights.head, *model_state]
         return dict(zip(self.names(), every, strict=True))
 
-    def state_of(self, tensors: dict[str, Any], structure: Nest) -> Any:
+    def state_of(self, tensors: dict[str, Tensor], structure: Nest) -> Nest:
         """Return the state for `predict_task`: the reverse of `named_state`."""
         every = [tensors[name] for name in self.names()]
         model = len(structure[0].model)

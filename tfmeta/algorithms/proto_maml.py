@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.algorithms.maml import MAML
-from tfmeta.algorithms.prototypical import present_classes
+from tfmeta.algorithms.prototype_head import present_classes
 from tfmeta.fast_weights import FastWeights
 from tfmeta.functional import Called
 from tfmeta.labels import ClassNumbers
@@ -107,11 +107,11 @@ class ProtoMAML(MAML):
         bias = bias[:, None] if side_by_side() else bias
         return called._replace(outputs=tf.cast(called.outputs, kernel.dtype) @ kernel + bias)
 
-    def output_spec(self) -> Any:
+    def output_spec(self) -> Nest:
         """Return symbolic predictions `[n, ways]` for any number of ways."""
         return keras.KerasTensor((None, None), self.compute_dtype)
 
-    def ordinary_model(self, state: Any) -> keras.Model | None:
+    def ordinary_model(self, state: Nest) -> keras.Model | None:
         """Return encoder and head as one model."""
         kernel, bias = state[0].head
         encoder = super().ordinary_model(state)

@@ -1,4 +1,4 @@
-"""The head of a Prototypical Network in Keras's own layers."""
+"""Which classes have prototypes, and a head of prototypes in Keras's own layers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfmeta.types import Tensor
+from tfmeta.inputs import known_ways
+from tfmeta.types import Nest, Tensor
 
 
 def model_of_prototypes(
-    encoder: keras.Model, example: Any, means: Tensor, distance: str, temperature: Any
+    encoder: keras.Model, example: Nest, means: Tensor, distance: str, temperature: Any
 ) -> keras.Model:
     """Return an encoder and a head of prototypes as one model, with the logits of the distance.
 
@@ -51,3 +52,14 @@ def model_of_prototypes(
         head.kernel.assign(2 * t * tf.transpose(means))
         head.bias.assign(-t * tf.reduce_sum(means**2, axis=-1))
     return keras.Model(inputs, outputs, name="adapted")
+
+
+def present_classes(labels: Tensor, static: bool) -> tuple[Any, Any]:
+    """Return the number of ways of `labels` `[tasks, n]`, and which are there, `[tasks, ways]`.
+
+    XLA needs a number that is `static`; that is then the most that a support set can have.
+    """
+    labels = tf.cast(labels, tf.int32)
+    most = known_ways() or (labels.shape[1] if static else None)
+    ways = tf.reduce_max(labels) + 1 if most is None else most
+    return ways, tf.reduce_any(tf.one_hot(labels, ways, on_value=True, off_value=False), axis=1)

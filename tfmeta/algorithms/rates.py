@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfmeta.types import Rates
+from tfmeta.types import Rates, Tensor
 
 LearnedRates = Literal["scalar", "step", "tensor", "tensor_step", "weight"]
 LEARNED_RATES = ("scalar", "step", "tensor", "tensor_step", "weight")
@@ -40,7 +40,7 @@ def check_enough(
         )
 
 
-def given_rate(given: Given, k: Any, dtype: str) -> Any:
+def given_rate(given: Given, k: Tensor, dtype: str) -> Any:
     """Return the rate of step k, a number or a tensor as k is."""
     if not isinstance(given, tuple):
         return given
@@ -68,7 +68,7 @@ def weights_of_rates(
 
 
 def learned_at(
-    weights: list[Any], learned: LearnedRates, k: Any, number: int, axes: list[int] | None
+    weights: list[Any], learned: LearnedRates, k: Tensor, number: int, axes: list[int] | None
 ) -> Rates:
     """Return the learned rates of step k, one for each tensor.
 

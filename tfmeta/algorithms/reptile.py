@@ -94,7 +94,7 @@ class Reptile(GradientBased):
         super().build(input_shape)
         self.slots = slots_of(self)
 
-    def own_statistics(self) -> list[Any]:
+    def own_statistics(self) -> list[keras.Variable]:
         """Return the moving statistics, where they are kept, and the inner optimizer's slots."""
         slots = [slot for slot in self.slots if keras.backend.is_float_dtype(slot.dtype)]
         return [*super().own_statistics(), *slots]
@@ -123,7 +123,9 @@ class Reptile(GradientBased):
         """Return the seed `[2]` of the order in which examples are drawn."""
         return seed_of_task(self.seed, self.optimizer.iterations) if training else OF_EVALUATION
 
-    def task_gradients(self, x: Inputs, y: Nest, sample_weight: Nest = None, **options: Any) -> Any:
+    def task_gradients(
+        self, x: Inputs, y: Nest, sample_weight: Nest = None, **options: Any
+    ) -> tuple[Tensor, list[Tensor], Nest]:
         """Return the query loss of one task, `ε (θ − φ)`, and the query predictions."""
         path = self.path(x["support_x"], x["support_y"], training=True)
         # After the path, on which layers may have written to θ.
@@ -136,7 +138,7 @@ class Reptile(GradientBased):
         gradients = [self.optimizer.scale_loss(rate * (before - end)) for before, end in ends]
         return self.query_loss(x, y, called, sample_weight), gradients, called.outputs
 
-    def outer_rate(self) -> Any:
+    def outer_rate(self) -> Tensor:
         """Return ε in the current outer step."""
         if self.annealing_steps is None:
             return self.outer_learning_rate

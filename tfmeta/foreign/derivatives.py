@@ -69,8 +69,8 @@ def exact_moments() -> Iterator[None]:
 
 
 def _moments(
-    x: Any, axes: Any, shift: Any = None, keepdims: bool = False, name: str | None = None
-) -> tuple[Any, Any]:
+    x: Tensor, axes: Any, shift: Any = None, keepdims: bool = False, name: str | None = None
+) -> tuple[Tensor, Tensor]:
     del shift, name  # as in TensorFlow, where the shift has no effect any more
     mean = mean_along(x, axes)
     variance = mean_along(tf.math.squared_difference(x, mean), axes)
@@ -88,13 +88,13 @@ def exact_resizing() -> Iterator[None]:
         yield
 
 
-def _resize(original: Any, images: Any, size: Any, *args: Any, **kwargs: Any) -> Any:
+def _resize(original: Any, images: Tensor, size: Any, *args: Any, **kwargs: Any) -> Tensor:
     images = tf.convert_to_tensor(images)
     if not images.dtype.is_floating:
         return original(images, size, *args, **kwargs)
 
     # Resizing is linear: its derivative is its transpose, and the derivative of that itself.
-    def forward(x: Any) -> Any:
+    def forward(x: Tensor) -> Any:
         return original(x, size, *args, **kwargs), transposed
 
     def backward(y: Tensor) -> Any:
@@ -122,13 +122,13 @@ def exact_pooling() -> Iterator[None]:
 
 def _max_pool(
     original: Any,
-    x: Any,
+    x: Tensor,
     size: Any,
     strides: Any,
     padding: Any,
     data_format: str | None = None,
     **kwargs: Any,
-) -> Any:
+) -> Tensor:
     space = x.shape[1:-1]
     channels_last = data_format is None or data_format.endswith("C")
     if not (in_xla() and channels_last and None not in space and padding in ("SAME", "VALID")):
@@ -145,7 +145,7 @@ def _max_pool(
         x = tf.pad(x, around, constant_values=x.dtype.min)
     out = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:-1], sizes, steps, strict=True)]
 
-    def at(tap: tuple[int, ...]) -> Any:
+    def at(tap: tuple[int, ...]) -> Tensor:
         """Return of each window the number at one place."""
         cuts = (slice(t, t + (n - 1) * s + 1, s) for t, n, s in zip(tap, out, steps, strict=True))
         return x[(slice(None), *cuts)]
@@ -169,7 +169,7 @@ def once_differentiable_ctc() -> Iterator[None]:
         yield
 
 
-def _ctc_loss(original: Any, labels: Tensor, logits: Tensor, *args: Any, **kwargs: Any) -> Any:
+def _ctc_loss(original: Any, labels: Tensor, logits: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def loss(logits: Tensor) -> Any:
         with tf.GradientTape() as tape:
@@ -200,8 +200,8 @@ def exact_logsumexp() -> Iterator[None]:
 
 
 def _logsumexp(
-    input_tensor: Any, axis: Any = None, keepdims: bool = False, name: str | None = None
-) -> Any:
+    input_tensor: Tensor, axis: Any = None, keepdims: bool = False, name: str | None = None
+) -> Tensor:
     del name
     x = tf.convert_to_tensor(input_tensor)
     most = tf.reduce_max(x, axis, keepdims=True)

@@ -22,7 +22,7 @@ FROM_WITHIN_FIT = "_use_cached_eval_dataset"
 OF_CALLBACKS = ("_model", "params")
 
 
-def layers_of(model: Any, **how: Any) -> list[Any]:
+def layers_of(model: keras.Model, **how: Any) -> list[Any]:
     """Return a model with all layers in it, and in these. `layers` has those of the first level.
 
     Args:
@@ -32,17 +32,17 @@ def layers_of(model: Any, **how: Any) -> list[Any]:
     return list(model._flatten_layers(**how))
 
 
-def own_weights(layer: Any) -> list[Any]:
+def own_weights(layer: keras.Layer) -> list[Any]:
     """Return the trainable weights of a layer by itself, without those of layers in it."""
     return list(layer._trainable_variables)
 
 
-def kernel_of(layer: Any) -> Any:
+def kernel_of(layer: keras.Layer) -> Any:
     """Return the variable of a kernel; where there is LoRA, `kernel` is a sum."""
     return layer._kernel
 
 
-def merge_function_of(layer: Any) -> Any:
+def merge_function_of(layer: keras.Layer) -> Any:
     """Return what a merging layer, as `Add`, computes of inputs whose shapes need no matching."""
     return layer._merge_function
 
@@ -52,7 +52,7 @@ def arguments_of_loss(loss: Any) -> dict[str, Any]:
     return dict(getattr(loss, "_fn_kwargs", {}))
 
 
-def graph_of(model: Any) -> Any:
+def graph_of(model: keras.Model) -> Any:
     """Return the Functional model that a sequential one is made into, or a functional one itself.
 
     `None` for others: whether a model is Functional cannot be asked in public.
@@ -73,7 +73,7 @@ def maker_of(tensor: Any) -> tuple[Any, Any, int]:
     return maker, maker._inbound_nodes[call].input_tensors, place
 
 
-def run_through_graph(model: Any, inputs: Any, operation: Any) -> Any:
+def run_through_graph(model: keras.Model, inputs: Any, operation: Any) -> Any:
     """Compute a Functional model with other operations in the place of its layers'.
 
     Args:
@@ -84,22 +84,22 @@ def run_through_graph(model: Any, inputs: Any, operation: Any) -> Any:
     return model._run_through_graph(inputs, operation_fn=operation)
 
 
-def loss_tracker_of(model: Any) -> Any:
+def loss_tracker_of(model: keras.Model) -> Any:
     """Return the metric `loss`, which a step of one's own has to update."""
     return model._loss_tracker
 
 
-def loss_metrics_of(model: Any) -> list[Any]:
+def loss_metrics_of(model: keras.Model) -> list[Any]:
     """Return the metrics that Keras has of the losses of several outputs."""
     return list(model._compile_loss.metrics)
 
 
-def additional_loss(model: Any, loss: Tensor) -> Any:
+def additional_loss(model: keras.Model, loss: Tensor) -> Any:
     """Return the loss of a regularizer as Keras adds it to the compiled loss."""
     return model._aggregate_additional_loss(loss)
 
 
-def build_metrics(model: Any, labels: Tensor, predictions: Tensor) -> None:
+def build_metrics(model: keras.Model, labels: Tensor, predictions: Tensor) -> None:
     """Create the variables of compiled metrics, which Keras leaves to the first step.
 
     Args:
@@ -110,18 +110,18 @@ def build_metrics(model: Any, labels: Tensor, predictions: Tensor) -> None:
     model._compile_metrics.build(labels, predictions)
 
 
-def metrics_are_built(model: Any) -> bool:
+def metrics_are_built(model: keras.Model) -> bool:
     """Return whether there is no metric whose variables have yet to be created."""
     metrics = model._compile_metrics
     return metrics is None or bool(metrics.built)
 
 
-def begin_at(model: Any, epoch: int | None) -> None:
+def begin_at(model: keras.Model, epoch: int | None) -> None:
     """Have the training that begins go on at an epoch, as Keras's `BackupAndRestore` does."""
     model._initial_epoch = epoch
 
 
-def forget_validation_data(model: Any) -> None:
+def forget_validation_data(model: keras.Model) -> None:
     """Have `fit` not go on with the validation data of a call that failed."""
     model._eval_epoch_iterator = None
 
@@ -182,7 +182,7 @@ class OpenBatchNormalization(keras.layers.BatchNormalization):
         return mean, variance
 
     def renormalized(
-        self, mean: Tensor, variance: Tensor, gamma: Any, beta: Any, dtype: Any
+        self, mean: Tensor, variance: Tensor, gamma: Tensor, beta: Tensor, dtype: Any
     ) -> tuple[Any, Any, Any, Any]:
         """Return statistics, γ and β of batch renormalisation."""
         r, d, mean, variance = self._renorm_correction_and_moments(mean, variance)

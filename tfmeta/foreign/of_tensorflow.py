@@ -52,7 +52,7 @@ def memory_of_gpus() -> list[int]:
     return [device.memory_limit for device in devices if device.device_type == "GPU"]
 
 
-def worker_of(strategy: Any) -> tuple[int, int]:
+def worker_of(strategy: tf.distribute.Strategy) -> tuple[int, int]:
     """Return which worker of a strategy this process is, and how many there are.
 
     `cluster_resolver` counts chiefs and workers apart, as the strategy's exchanges don't.

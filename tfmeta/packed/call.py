@@ -17,7 +17,7 @@ from tfmeta.functional import Called, Statistics
 from tfmeta.notes import keeping_notes
 from tfmeta.packed.layout import pack, spread, task_axes, unpack
 from tfmeta.packed.rules import EVERYWHERE, RULES, NoRule, Rule, Trace
-from tfmeta.types import Params
+from tfmeta.types import Nest, Params
 
 
 def packed_call(
@@ -80,7 +80,7 @@ def spread_weights(
     """Return packed params and state that are the same for each task."""
     axes = task_axes(model)
 
-    def packed(variable: Any, value: Any) -> Any:
+    def packed(variable: keras.Variable, value: Any) -> Any:
         return spread(value, axes[id(variable)], tasks) if _is_packed(variable) else value
 
     return (
@@ -120,7 +120,7 @@ class Trial(NamedTuple):
     activations: int
 
 
-def tried(model: keras.Model, example: Any) -> Trial:
+def tried(model: keras.Model, example: Nest) -> Trial:
     """Find out whether a model can be computed for several tasks at once.
 
     Args:
@@ -147,7 +147,7 @@ def tried(model: keras.Model, example: Any) -> Trial:
     return Trial(None, sum(made) // (2 * 3))
 
 
-def _is_packed(variable: Any) -> bool:
+def _is_packed(variable: keras.Variable) -> bool:
     return bool(keras.backend.is_float_dtype(variable.dtype))
 
 
@@ -162,7 +162,7 @@ def _as_declared(x: Any, declared: Any) -> Any:
     return x
 
 
-def _run(model: Any, inputs: Any, trace: Trace) -> Any:
+def _run(model: keras.Model, inputs: Any, trace: Trace) -> Any:
     sequential = type(model) is keras.Sequential
     if not sequential and type(model).call is not _functional_class().call:
         raise NoRule(f"model {model.name!r} ({type(model).__name__}) has a call of its own")
@@ -184,7 +184,7 @@ def _functional_class() -> Any:
     return type(keras.Model(x, keras.layers.Identity()(x)))
 
 
-def _apply(layer: Any, trace: Trace, *args: Any, **kwargs: Any) -> Any:
+def _apply(layer: keras.Layer, trace: Trace, *args: Any, **kwargs: Any) -> Any:
     """Apply the rule of a layer to the inputs that it is called with."""
     if isinstance(layer, keras.layers.InputLayer):
         return args[0]
@@ -215,7 +215,7 @@ def _apply(layer: Any, trace: Trace, *args: Any, **kwargs: Any) -> Any:
     return outputs
 
 
-def _unusual(layer: Any, rule: Rule) -> str | None:
+def _unusual(layer: keras.Layer, rule: Rule) -> str | None:
     """Return what about a layer its rule does not know, if there is such a thing."""
     known = {*EVERYWHERE, *rule.arguments.split()}
     try:

@@ -13,8 +13,8 @@ from tfmeta.types import Tensor
 
 
 def convolution(
-    x: Any, kernel: Tensor, strides: Any, padding: str, dilations: Any, bias: Tensor = None
-) -> Any:
+    x: Tensor, kernel: Tensor, strides: Any, padding: str, dilations: Any, bias: Tensor = None
+) -> Tensor:
     """Convolve groups of channels, as many as `channels / kernel.shape[2]`.
 
     Args:
@@ -40,7 +40,7 @@ def convolution(
     return products.forward(x, kernel) if bias is None else _biased(products, x, kernel, bias)
 
 
-def product(x: Any, kernel: Tensor) -> Any:
+def product(x: Tensor, kernel: Tensor) -> Tensor:
     """Return `[tasks, n, outputs]`, the product of `[tasks, n, d]` and `[tasks, d, outputs]`.
 
     oneDNN's has all threads share in it, also where each is busy with other tasks, and waits for
@@ -50,7 +50,7 @@ def product(x: Any, kernel: Tensor) -> Any:
     return kernels.product(x, kernel) if ours else tf.matmul(x, kernel)
 
 
-def _tensorflow_products(x: Any, kernel: Tensor, how: dict[str, Any]) -> kernels.Products:
+def _tensorflow_products(x: Tensor, kernel: Tensor, how: dict[str, Any]) -> kernels.Products:
     how = {**how, "strides": [1, *how["strides"], 1], "dilations": [1, *how["dilations"], 1]}
     ops, size = tf.raw_ops, sizes(x)
     return kernels.Products(
@@ -64,7 +64,7 @@ def _tensorflow_products(x: Any, kernel: Tensor, how: dict[str, Any]) -> kernels
     )
 
 
-def _biased(products: kernels.Products, x: Any, kernel: Tensor, bias: Tensor) -> Any:
+def _biased(products: kernels.Products, x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     """Convolve and add a bias, whose second derivative takes no pass of its own.
 
     With adjoints v and p of the gradients to kernel and bias, that of the gradient to y is
@@ -73,19 +73,19 @@ def _biased(products: kernels.Products, x: Any, kernel: Tensor, bias: Tensor) ->
     """
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def forward(x: Any, kernel: Tensor, bias: Tensor) -> Any:
+    def forward(x: Tensor, kernel: Tensor, bias: Tensor) -> Any:
         y = tf.nn.bias_add(products.forward(x, kernel), bias)
         return y, lambda dy: (products.to_input(dy, kernel), *to_weights(x, dy))
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def to_weights(x: Any, dy: Any) -> Any:
+    def to_weights(x: Tensor, dy: Tensor) -> Any:
         first = products.to_kernel(x, dy), tf.raw_ops.BiasAddGrad(out_backprop=dy)
         return first, lambda v, p: (products.to_input(dy, v), forward(x, v, p))
 
     return forward(x, kernel, bias)
 
 
-def _pays(x: Any, kernel: Tensor, groups: int, dilations: Any) -> bool:
+def _pays(x: Tensor, kernel: Tensor, groups: int, dilations: Any) -> bool:
     """Return whether kernels of our own are faster than oneDNN's.
 
     They are where channels and filters fill registers: with a stride by a third, without one by a
@@ -101,8 +101,8 @@ def _pays(x: Any, kernel: Tensor, groups: int, dilations: Any) -> bool:
 
 
 def depthwise_convolution(
-    x: Any, kernel: Tensor, strides: Any, padding: str, dilations: Any
-) -> Any:
+    x: Tensor, kernel: Tensor, strides: Any, padding: str, dilations: Any
+) -> Tensor:
     """Convolve each channel by itself; `kernel` is `[*size, channels, multiplier]`."""
     strides = (1, *strides, 1)
     return tf.nn.depthwise_conv2d(x, kernel, strides, padding, dilations=dilations)

@@ -24,7 +24,7 @@ _BY_CHANNEL = (
 )
 
 
-def pack(x: Any) -> Any:
+def pack(x: Tensor) -> Tensor:
     """Return the packed layout of `[tasks, n, ...]`."""
     rank = len(x.shape)
     if rank < 4:
@@ -33,7 +33,7 @@ def pack(x: Any) -> Any:
     return tf.transpose(x, [*range(1, rank - 1), 0, rank - 1])
 
 
-def unpack(x: Any) -> Any:
+def unpack(x: Tensor) -> Tensor:
     """Return `[tasks, n, ...]` of the packed layout."""
     rank = len(x.shape)
     if rank < 4:
@@ -41,17 +41,17 @@ def unpack(x: Any) -> Any:
     return tf.transpose(x, [rank - 2, *range(rank - 2), rank - 1])
 
 
-def merge(x: Any) -> Any:
+def merge(x: Tensor) -> Tensor:
     """Return `[n, *space, tasks*channels]` of `[n, *space, tasks, channels]`."""
     return reshaped(x, [*sizes(x)[:-2], x.shape[-2] * x.shape[-1]])
 
 
-def part(x: Any, tasks: int) -> Any:
+def part(x: Tensor, tasks: int) -> Tensor:
     """Return `[n, *space, tasks, channels]` of `[n, *space, tasks*channels]`."""
     return reshaped(x, [*sizes(x)[:-1], tasks, x.shape[-1] // tasks])
 
 
-def sizes(x: Any) -> list[Any]:
+def sizes(x: Tensor) -> list[Tensor]:
     """Return the sizes of `x`, as numbers where they are known."""
     if None not in x.shape:
         return list(x.shape)
@@ -59,7 +59,7 @@ def sizes(x: Any) -> list[Any]:
     return [dynamic[i] if n is None else n for i, n in enumerate(x.shape)]
 
 
-def reshaped(x: Any, shape: list[Any]) -> Any:
+def reshaped(x: Tensor, shape: list[Tensor]) -> Tensor:
     """Reshape, keeping what is known of the shape."""
     known = [n if isinstance(n, int) else None for n in shape]
     if known.count(None) == 0:
@@ -80,12 +80,12 @@ def task_axes(model: keras.Model) -> dict[int, int]:
     return axes
 
 
-def spread(x: Any, axis: int, tasks: Any) -> Any:
+def spread(x: Tensor, axis: int, tasks: Any) -> Tensor:
     """Return a weight for each task, all the same: `x` with an axis of `tasks` at `axis`."""
     shape = [*x.shape[:axis], tasks, *x.shape[axis:]]
     return tf.broadcast_to(tf.expand_dims(x, axis), shape)
 
 
-def along(values: Tensor, axis: int, rank: int) -> Any:
+def along(values: Tensor, axis: int, rank: int) -> Tensor:
     """Return `[tasks]` values in a shape that broadcasts to a packed weight."""
     return tf.reshape(values, [1] * axis + [-1] + [1] * (rank - axis - 1))

@@ -23,9 +23,12 @@ import tensorflow as tf
 
 from tfmeta import kernels
 from tfmeta.packed.layout import reshaped, sizes
+from tfmeta.types import Tensor
 
 
-def batch_normalization(x: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any]:
+def batch_normalization(
+    x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Normalise each channel by its own statistics.
 
     Args:
@@ -42,7 +45,7 @@ def batch_normalization(x: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[
     fused = not ours and x.dtype == tf.float32 and kernels.gpus()
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def forward(x: Any, gamma: Any, beta: Any) -> Any:
+    def forward(x: Tensor, gamma: Tensor, beta: Tensor) -> Any:
         if ours:
             y, mean, variance = kernels.batch_norm(_rows(x), gamma, beta, epsilon)
             y = reshaped(y, sizes(x))
@@ -53,12 +56,12 @@ def batch_normalization(x: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[
             y = (x - mean) * (tf.math.rsqrt(variance + epsilon) * gamma) + beta
 
         @tf.custom_gradient  # type: ignore[untyped-decorator]
-        def backward(dy: Any, x: Any, gamma: Any) -> Any:
+        def backward(dy: Tensor, x: Tensor, gamma: Tensor) -> Any:
             if ours:
                 known = _rows(dy), _rows(x), gamma, mean, variance
                 to_x, *narrow = kernels.batch_norm_first(*known, epsilon)
 
-                def second(a: Any, p: Any, q: Any) -> Any:
+                def second(a: Tensor, p: Tensor, q: Tensor) -> Any:
                     *wide, to_gamma = kernels.batch_norm_second(*known, _rows(a), p, q, epsilon)
                     return *(reshaped(z, sizes(x)) for z in wide), to_gamma
 
@@ -75,7 +78,7 @@ def batch_normalization(x: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[
     return y, tf.stop_gradient(mean), tf.stop_gradient(variance)
 
 
-def total(x: Any) -> Any:
+def total(x: Tensor) -> Tensor:
     """Return the sums over all axes but the last one, one axis after another.
 
     Where a channel has one value at most places, as of a flat background, a sum of thousands would
@@ -89,41 +92,43 @@ def total(x: Any) -> Any:
     return x
 
 
-def average(x: Any) -> Any:
+def average(x: Tensor) -> Tensor:
     """Return the means over all axes but the last one."""
     return total(x) / _number(x)
 
 
-def _number(x: Any) -> Any:
+def _number(x: Tensor) -> Any:
     """Return how many numbers a channel has, to calculate with."""
     n = math.prod(sizes(x)[:-1])
     return tf.cast(n, x.dtype) if tf.is_tensor(n) else float(n)
 
 
-def moments(x: Any) -> tuple[Any, Any]:
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the means and variances over all axes but the last one."""
     mean = average(x)
     return mean, average(tf.math.squared_difference(x, mean))
 
 
-def _rows(x: Any) -> Any:
+def _rows(x: Tensor) -> Any:
     return reshaped(x, [None, x.shape[-1]])
 
 
-def _normal(x: Any, epsilon: float) -> tuple[Any, Any]:
+def _normal(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     mean, variance = moments(x)
     scale = tf.math.rsqrt(variance + epsilon)
     return scale, (x - mean) * scale
 
 
-def _first(dy: Any, x: Any, gamma: Any, epsilon: float) -> Any:
+def _first(dy: Tensor, x: Tensor, gamma: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
     scale, normal = _normal(x, epsilon)
     dy_normal = dy * normal
     dx = gamma * scale * (dy - average(dy) - normal * average(dy_normal))
     return dx, total(dy_normal), total(dy)
 
 
-def _second(dy: Any, x: Any, gamma: Any, a: Any, p: Any, q: Any, epsilon: float) -> Any:
+def _second(
+    dy: Tensor, x: Tensor, gamma: Tensor, a: Tensor, p: Tensor, q: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
     n = _number(x)
     scale, normal = _normal(x, epsilon)
     dy_normal, a_normal = total(dy * normal), total(a * normal)
@@ -139,7 +144,7 @@ def _second(dy: Any, x: Any, gamma: Any, a: Any, p: Any, q: Any, epsilon: float)
     return to_dy, to_x, scale * s
 
 
-def _fused(x: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
+def _fused(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> Any:
     y, mean, variance, *saved = tf.raw_ops.FusedBatchNormV3(
         x=_image(x),
         scale=gamma,
@@ -155,7 +160,9 @@ def _fused(x: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
     return reshaped(y, sizes(x)), mean, variance, saved
 
 
-def _fused_gradient(dy: Any, x: Any, gamma: Any, saved: Any, epsilon: float) -> Any:
+def _fused_gradient(
+    dy: Tensor, x: Tensor, gamma: Tensor, saved: list[Tensor], epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
     dx, dgamma, dbeta, _, _ = tf.raw_ops.FusedBatchNormGradV3(
         y_backprop=_image(dy),
         x=_image(x),
@@ -169,5 +176,5 @@ def _fused_gradient(dy: Any, x: Any, gamma: Any, saved: Any, epsilon: float) -> 
     return reshaped(dx, sizes(x)), dgamma, dbeta
 
 
-def _image(x: Any) -> Any:
+def _image(x: Tensor) -> Tensor:
     return _rows(x)[None, None]

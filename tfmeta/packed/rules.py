@@ -66,7 +66,7 @@ class Trace:
         self.step = step
         self.made = made
 
-    def weight(self, variable: Any, dtype: Any) -> Any:
+    def weight(self, variable: keras.Variable, dtype: Any) -> Tensor:
         """Return a weight, in the precision that its layer computes in."""
         _refuse_integers(tf.as_dtype(dtype))
         return tf.cast(self.values[id(variable)], dtype)
@@ -95,7 +95,7 @@ def _refuse_integers(dtype: Any) -> None:
         raise NoRule(f"inputs of dtype {dtype.name}")
 
 
-def _dense(layer: Any, x: Any, trace: Trace) -> Any:
+def _dense(layer: keras.Layer, x: Tensor, trace: Trace) -> Tensor:
     kernel = trace.weight(layer.kernel, x.dtype)
     if len(x.shape) == 3:
         y = product(x, kernel)
@@ -109,13 +109,13 @@ def _dense(layer: Any, x: Any, trace: Trace) -> Any:
     return layer_activation(layer)(y)
 
 
-def _conv(layer: Any, x: Any, trace: Trace) -> Any:
+def _conv(layer: keras.Layer, x: Tensor, trace: Trace) -> Tensor:
     kernel = merge(trace.weight(layer.kernel, x.dtype))
     convolve = functools.partial(convolution, bias=_bias(layer, x, trace))
     return _activated(layer, _convolved(layer, merge(x), kernel, convolve), trace)
 
 
-def _depthwise(layer: Any, x: Any, trace: Trace) -> Any:
+def _depthwise(layer: keras.Layer, x: Tensor, trace: Trace) -> Tensor:
     kernel = _by_channel_of_all(trace.weight(layer.kernel, x.dtype))
     y = _depthwise_convolved(layer, x, kernel)
     if layer.use_bias:
@@ -124,7 +124,7 @@ def _depthwise(layer: Any, x: Any, trace: Trace) -> Any:
     return _activated(layer, y, trace)
 
 
-def _separable(layer: Any, x: Any, trace: Trace) -> Any:
+def _separable(layer: keras.Layer, x: Tensor, trace: Trace) -> Tensor:
     depthwise = _by_channel_of_all(trace.weight(layer.depthwise_kernel, x.dtype))
     pointwise = merge(trace.weight(layer.pointwise_kernel, x.dtype))
     y = _depthwise_convolved(layer, x, depthwise)
@@ -136,25 +136,27 @@ def _separable(layer: Any, x: Any, trace: Trace) -> Any:
     return _activated(layer, y, trace)
 
 
-def _depthwise_convolved(layer: Any, x: Any, kernel: Tensor) -> Any:
+def _depthwise_convolved(layer: keras.Layer, x: Tensor, kernel: Tensor) -> Tensor:
     if max(layer.strides) > 1 and max(layer.dilation_rate) > 1:
         # TensorFlow has no such operation. Keras makes do without.
         raise NoRule(f"strides={layer.strides} and dilation_rate={layer.dilation_rate}")
     return _convolved(layer, merge(x), kernel, depthwise_convolution)
 
 
-def _bias(layer: Any, x: Any, trace: Trace) -> Any:
+def _bias(layer: keras.Layer, x: Tensor, trace: Trace) -> Tensor:
     """Return the bias of all tasks' channels, or `None`."""
     return tf.reshape(trace.weight(layer.bias, x.dtype), [-1]) if layer.use_bias else None
 
 
-def _by_channel_of_all(kernel: Tensor) -> Any:
+def _by_channel_of_all(kernel: Tensor) -> Tensor:
     """Return `[*size, tasks*channels, multiplier]` of `[*size, tasks, channels, multiplier]`."""
     *size, tasks, channels, multiplier = kernel.shape
     return tf.reshape(kernel, [*size, tasks * channels, multiplier])
 
 
-def _convolved(layer: Any, x: Any, kernel: Tensor, convolve: Callable[..., Any]) -> Any:
+def _convolved(
+    layer: keras.Layer, x: Tensor, kernel: Tensor, convolve: Callable[..., Any]
+) -> Tensor:
     """Convolve in one or two dimensions, with the layer's settings."""
     if layer.data_format != "channels_last":
         raise NoRule(f"data_format={layer.data_format!r}")
@@ -169,20 +171,20 @@ def _convolved(layer: Any, x: Any, kernel: Tensor, convolve: Callable[..., Any])
     return y[:, 0]
 
 
-def _activated(layer: Any, y: Tensor, trace: Trace) -> Any:
+def _activated(layer: keras.Layer, y: Tensor, trace: Trace) -> Tensor:
     return layer_activation(layer)(part(y, trace.tasks))
 
 
-def _by_channel(variable: Any, x: Any, trace: Trace) -> Any:
+def _by_channel(variable: keras.Variable, x: Tensor, trace: Trace) -> Tensor:
     """Return a weight `[tasks, channels]` in a shape that broadcasts to `x`."""
     return _broadcast(trace.weight(variable, x.dtype), x)
 
 
-def _broadcast(values: Tensor, x: Any) -> Any:
+def _broadcast(values: Tensor, x: Tensor) -> Tensor:
     return values[:, None, :] if len(x.shape) == 3 else values
 
 
-def layer_activation(layer: Any) -> Callable[[Any], Any]:
+def layer_activation(layer: keras.Layer) -> Callable[[Tensor], Tensor]:
     """Return the activation of a layer, if it works on each channel or along them."""
     known = {id(getattr(keras.activations, name)) for name in dir(keras.activations)}
     if layer.activation is not None and id(layer.activation) not in known:
@@ -191,17 +193,17 @@ def layer_activation(layer: Any) -> Callable[[Any], Any]:
     return activation
 
 
-def _activation(layer: Any, x: Any, trace: Trace) -> Any:
+def _activation(layer: keras.Layer, x: Tensor, trace: Trace) -> Tensor:
     del trace
     return layer_activation(layer)(x)
 
 
-def _elementwise(layer: Any, x: Any, trace: Trace) -> Any:
+def _elementwise(layer: keras.Layer, x: Tensor, trace: Trace) -> Tensor:
     del trace
     return layer.call(x)
 
 
-def _rescaling(layer: Any, x: Any, trace: Trace) -> Any:
+def _rescaling(layer: keras.Layer, x: Tensor, trace: Trace) -> Tensor:
     # With several axes these would meet those of the layout, as those of vectors would where
     # examples have no axis, or Keras gives them two for images with channels first.
     axes = max(np.ndim(layer.scale), np.ndim(layer.offset))
@@ -212,14 +214,14 @@ def _rescaling(layer: Any, x: Any, trace: Trace) -> Any:
     return _elementwise(layer, x, trace)
 
 
-def _softmax(layer: Any, x: Any, trace: Trace) -> Any:
+def _softmax(layer: keras.Layer, x: Tensor, trace: Trace) -> Tensor:
     del trace
     if layer.axis != -1:
         raise NoRule(f"axis={layer.axis}")
     return keras.activations.softmax(x)
 
 
-def _prelu(layer: Any, x: Any, trace: Trace) -> Any:
+def _prelu(layer: keras.Layer, x: Tensor, trace: Trace) -> Tensor:
     alpha = trace.weight(layer.alpha, x.dtype)
     if len(x.shape) < 4:
         alpha = alpha[:, None]
@@ -229,13 +231,13 @@ def _prelu(layer: Any, x: Any, trace: Trace) -> Any:
     return tf.nn.relu(x) - alpha * tf.nn.relu(-x)
 
 
-def _noise(layer: Any, x: Any, trace: Trace) -> Any:
+def _noise(layer: keras.Layer, x: Tensor, trace: Trace) -> Tensor:
     if getattr(layer, "noise_shape", None) is not None:
         raise NoRule(f"noise_shape={layer.noise_shape}")
     return layer.call(x, training=trace.training)
 
 
-def _spatial_dropout(layer: Any, x: Any, trace: Trace) -> Any:
+def _spatial_dropout(layer: keras.Layer, x: Tensor, trace: Trace) -> Tensor:
     if not (trace.training and layer.rate > 0):
         return x
     if getattr(layer, "data_format", "channels_last") != "channels_last":
@@ -245,14 +247,14 @@ def _spatial_dropout(layer: Any, x: Any, trace: Trace) -> Any:
     return keras.random.dropout(x, layer.rate, noise_shape=shape, seed=layer.seed_generator)
 
 
-def _by_channels(layer: Any, x: Any, trace: Trace) -> Any:
+def _by_channels(layer: keras.Layer, x: Tensor, trace: Trace) -> Tensor:
     """Apply a layer that treats each channel alike, whatever their number."""
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         raise NoRule(f"data_format={layer.data_format!r}")
     return part(layer.call(merge(x)), trace.tasks)
 
 
-def _max_pool(layer: Any, x: Any, trace: Trace) -> Any:
+def _max_pool(layer: keras.Layer, x: Tensor, trace: Trace) -> Tensor:
     known = layer.data_format == "channels_last" and None not in x.shape[1:]
     if not (known and kernels.usable(x)):
         return _by_channels(layer, x, trace)
@@ -261,7 +263,7 @@ def _max_pool(layer: Any, x: Any, trace: Trace) -> Any:
     return part(y, trace.tasks)
 
 
-def _global_pool(layer: Any, x: Any, trace: Trace) -> Any:
+def _global_pool(layer: keras.Layer, x: Tensor, trace: Trace) -> Tensor:
     if layer.data_format != "channels_last":
         raise NoRule(f"data_format={layer.data_format!r}")
     if layer.keepdims:
@@ -270,7 +272,7 @@ def _global_pool(layer: Any, x: Any, trace: Trace) -> Any:
     return tf.transpose(reshaped(layer.call(merge(x)), [n, tasks, channels]), [1, 0, 2])
 
 
-def _by_examples(layer: Any, x: Any, trace: Trace) -> Any:
+def _by_examples(layer: keras.Layer, x: Tensor, trace: Trace) -> Tensor:
     """Apply a layer without weights that treats each example alike, whatever their number."""
     del trace
     x = unpack(x)
@@ -279,7 +281,7 @@ def _by_examples(layer: Any, x: Any, trace: Trace) -> Any:
     return pack(reshaped(y, [tasks, n, *sizes(y)[1:]]))
 
 
-def _flatten(layer: Any, x: Any, trace: Trace) -> Any:
+def _flatten(layer: keras.Layer, x: Tensor, trace: Trace) -> Tensor:
     del trace
     if layer.data_format not in (None, "channels_last"):
         raise NoRule(f"data_format={layer.data_format!r}")
@@ -288,13 +290,13 @@ def _flatten(layer: Any, x: Any, trace: Trace) -> Any:
     return reshaped(x, [tasks, n, math.prod(rest)])
 
 
-def _batch_norm(layer: Any, x: Any, trace: Trace) -> Any:
+def _batch_norm(layer: keras.Layer, x: Tensor, trace: Trace) -> Tensor:
     if layer.axis not in (-1, len(x.shape) - 2):
         raise NoRule(f"axis={layer.axis}")
     # As in Keras, half precision would overflow.
     x = tf.cast(x, tf.float64 if x.dtype == tf.float64 else tf.float32)
 
-    def row(variable: Any) -> Any:
+    def row(variable: keras.Variable) -> Tensor:
         value = trace.weight(variable, x.dtype)
         return value[:, trace.step] if isinstance(layer, PerStepBatchNormalization) else value
 
@@ -327,7 +329,9 @@ def _batch_norm(layer: Any, x: Any, trace: Trace) -> Any:
     return tf.cast(y, layer.compute_dtype)
 
 
-def _move(layer: Any, variable: Any, value: Any, momentum: float, trace: Trace) -> None:
+def _move(
+    layer: keras.Layer, variable: keras.Variable, value: Tensor, momentum: float, trace: Trace
+) -> None:
     """Move a stored statistic towards the one of a batch, and the row of this step only."""
     old = trace.values[id(variable)]
     per_step = isinstance(layer, PerStepBatchNormalization)
@@ -341,7 +345,7 @@ def _move(layer: Any, variable: Any, value: Any, momentum: float, trace: Trace) 
     trace.values[id(variable)] = old + change * (tf.cast(value, old.dtype) - old)
 
 
-def _layer_norm(layer: Any, x: Any, trace: Trace) -> Any:
+def _layer_norm(layer: keras.Layer, x: Tensor, trace: Trace) -> Tensor:
     last = len(x.shape) - 2
     axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
     if axes not in ([-1], [last]):
@@ -351,7 +355,7 @@ def _layer_norm(layer: Any, x: Any, trace: Trace) -> Any:
     return _standardized(layer, x, [len(x.shape) - 1], trace)
 
 
-def _group_norm(layer: Any, x: Any, trace: Trace) -> Any:
+def _group_norm(layer: keras.Layer, x: Tensor, trace: Trace) -> Tensor:
     if layer.axis not in (-1, len(x.shape) - 2):
         raise NoRule(f"axis={layer.axis}")
     shape = sizes(x)
@@ -364,8 +368,8 @@ def _group_norm(layer: Any, x: Any, trace: Trace) -> Any:
 
 
 def _standardized(
-    layer: Any, x: Any, axes: list[int], trace: Trace, shape: list[Any] | None = None
-) -> Any:
+    layer: keras.Layer, x: Tensor, axes: list[int], trace: Trace, shape: list[Any] | None = None
+) -> Tensor:
     _refuse_integers(x.dtype)
     wide = tf.cast(x, tf.float64 if x.dtype == tf.float64 else tf.float32)
     mean = mean_along(wide, axes)
@@ -381,7 +385,7 @@ def _standardized(
     return tf.cast(y, layer.compute_dtype)
 
 
-def _embedding(layer: Any, x: Any, trace: Trace) -> Any:
+def _embedding(layer: keras.Layer, x: Tensor, trace: Trace) -> Tensor:
     if layer.mask_zero:
         raise NoRule("mask_zero=True")
     table = trace.weight(layer.embeddings, layer.compute_dtype)
@@ -391,14 +395,14 @@ def _embedding(layer: Any, x: Any, trace: Trace) -> Any:
     return pack(tf.gather(table, rows, batch_dims=1))
 
 
-def _merge_layers(layer: Any, xs: Any, trace: Trace) -> Any:
+def _merge_layers(layer: keras.Layer, xs: list[Tensor], trace: Trace) -> Tensor:
     del trace
     if len({len(x.shape) for x in xs}) > 1:
         raise NoRule("inputs with different numbers of axes")
     return merge_function_of(layer)(xs)
 
 
-def _concatenate(layer: Any, xs: Any, trace: Trace) -> Any:
+def _concatenate(layer: keras.Layer, xs: list[Tensor], trace: Trace) -> Tensor:
     del trace
     rank = len(xs[0].shape) - 1
     axis = layer.axis % rank
@@ -408,14 +412,14 @@ def _concatenate(layer: Any, xs: Any, trace: Trace) -> Any:
     return keras.ops.concatenate(xs, -1 if last else axis + (len(xs[0].shape) == 3))
 
 
-def _context(layer: Any, x: Any, trace: Trace) -> Any:
+def _context(layer: keras.Layer, x: Tensor, trace: Trace) -> Tensor:
     context = trace.weight(layer.context, x.dtype)
     context = context[:, None] if len(x.shape) < 4 else context
     shape = [*sizes(x)[:-1], layer.units]
     return tf.concat([x, tf.broadcast_to(context, shape)], axis=-1)
 
 
-def _same(layer: Any, x: Any, trace: Trace) -> Any:
+def _same(layer: keras.Layer, x: Tensor, trace: Trace) -> Tensor:
     del layer, trace
     return x
 

@@ -1,0 +1,165 @@
+"""`EmbeddingLearner`: what learners have in common that put a head on embeddings."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfmeta.derivatives import gradients_or_zeros
+from tfmeta.functional import batch_norm_layers
+from tfmeta.inputs import episode_inputs
+from tfmeta.losses import task_losses
+from tfmeta.meta_learner import MetaLearner
+from tfmeta.moving_statistics import warn_of_lagging
+from tfmeta.packed import trained_by_rules, tried
+from tfmeta.padding import MASKS, put_back, without_padding
+from tfmeta.task_map import in_one_axis
+from tfmeta.types import Inputs, Nest, Tensor
+
+
+class EmbeddingLearner(MetaLearner):
+    """A learner that puts a head on the embeddings of all tasks' examples, which are one batch.
+
+    A new one supplies `learn` and `answer`, for several tasks at once. In training, support and
+    query sets of all tasks are embedded together, so that batch normalisation sees one batch; with
+    several replicas, that of all of them. Elsewhere it uses its moving averages.
+
+    Examples that only fill up a task have the label −1, and zeros for an embedding: a head leaves
+    them out, as sums over one-hot labels do by themselves.
+    """
+
+    @abc.abstractmethod
+    def learn(self, embedded: Tensor, labels: Tensor) -> Nest:
+        """Return what is learnt from embedded support sets, a nest of tensors `[tasks, ...]`.
+
+        Args:
+            embedded: `[tasks, n, d]`.
+            labels: `[tasks, n]`.
+        """
+
+    @abc.abstractmethod
+    def answer(self, state: Nest, embedded: Tensor) -> Nest:
+        """Return the predictions `[tasks, queries, outputs]` for embedded queries.
+
+        Args:
+            state: What `learn` returned.
+            embedded: `[tasks, queries, d]`.
+        """
+
+    @property
+    def encoder(self) -> keras.Model:
+        """The wrapped model."""
+        return self.model
+
+    def call(self, inputs: Inputs, training: bool | None = None) -> Nest:
+        """Return the predictions `[tasks, queries, outputs]`: `MetaLearner.call`, in one pass."""
+        tensors = episode_inputs(inputs)
+        labels = tensors["support_y"]
+        examples = tf.nest.map_structure(
+            lambda *x: tf.concat(x, 1), tensors["support_x"], tensors["query_x"]
+        )
+        # Sizes as numbers where they are known, which the head's operations can then rely on.
+        first = tf.nest.flatten(examples)[0]
+        sizes = [tf.shape(first)[i] if first.shape[i] is None else first.shape[i] for i in (0, 1)]
+        shots = tf.shape(labels)[1] if labels.shape[1] is None else labels.shape[1]
+        flat, mask = tf.nest.map_structure(in_one_axis, examples), None
+        if self._padded(tensors):
+            mask = in_one_axis(tf.concat([tensors[name] for name in MASKS], 1))
+            (flat,) = without_padding(mask, flat)
+        embedded = put_back(mask, self._embed(flat, training))
+        embedded = tf.reshape(embedded, [*sizes, embedded.shape[-1]])
+        return self.answer(self.learn(embedded[:, :shots], labels), embedded[:, shots:])
+
+    def adapt_task(self, support_x: Nest, support_y: Nest, *, training: bool) -> Nest:
+        """Return what `learn` returns, of one task."""
+        if len(support_y.shape) != 1:
+            raise ValueError(
+                "`support_y` must have one axis, a class number for each example. "
+                f"Received: shape={tuple(support_y.shape)}"
+            )
+        state = self.learn(self._embed(support_x, training)[None], support_y[None])
+        return tf.nest.map_structure(lambda x: x[0], state)
+
+    def predict_task(self, state: Nest, query_x: Nest, *, training: bool) -> Nest:
+        """Return what `answer` returns, of one task."""
+        state = tf.nest.map_structure(lambda x: x[None], state)
+        return self.answer(state, self._embed(query_x, training)[None])[0]
+
+    def build(self, input_shape: Any) -> None:
+        """Build the encoder; with several replicas, its batch normalisation sees all their tasks.
+
+        That is `synchronized=True` of Keras's `BatchNormalization`.
+        """
+        super().build(input_shape)
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            for layer in batch_norm_layers(self.model):
+                layer.synchronized = True
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Train on episodes as `MetaLearner.fit` does.
+
+        Where more than 1 % of what batch normalisation's running statistics were before the first
+        step is left in them, momentum^steps, that is said in the log, with the layer's name.
+        """
+        history = super().fit(*args, **kwargs)
+        warn_of_lagging(self.model, int(self.optimizer.iterations.numpy()))
+        return history
+
+    def train_step(self, data: Any) -> Any:
+        """Take one outer step on all tasks at once, as Keras's own step does."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            predictions, loss = self._scored(x, y, sample_weight, training=True)
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = gradients_or_zeros(tape, scaled, self.trainable_variables)
+        self.outer_update(loss, *gradients, tasks=tf.shape(predictions)[0])
+        return self.compute_metrics(x, y, predictions, sample_weight=sample_weight)
+
+    def test_step(self, data: Any) -> Any:
+        """Score a meta-batch, all tasks at once."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        predictions, loss = self._scored(x, y, sample_weight, training=False)
+        self.log_loss(loss, tf.shape(predictions)[0])
+        return self.compute_metrics(x, y, predictions, sample_weight=sample_weight)
+
+    def own_statistics(self) -> list[keras.Variable]:
+        """Return none, for statistics are those of all replicas."""
+        return []
+
+    def why_not_packed(self) -> str | None:
+        """Return which layer of the encoder has no rule, if there is one."""
+        return tried(self.model, self.example).obstacle
+
+    def _can_pack(self) -> bool:
+        # All tasks are one batch anyway; the rules' batch normalisation is faster than Keras's,
+        # and without rules there is nothing to warn of. It is not that of several replicas.
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            return False
+        if self.task_axis == "packed":
+            return super()._can_pack()
+        return self.task_axis == "auto" and self.why_not_packed() is None
+
+    def _embed(self, examples: Nest, training: bool | None) -> Any:
+        if training and self.packs:
+            embedded = trained_by_rules(self.model, examples)
+        else:
+            embedded = self.model(examples, training=training)
+        if len(embedded.shape) != 2:
+            raise ValueError(
+                "`encoder` must return one vector [n, d] for each example. "
+                f"Received: shape={tuple(embedded.shape)}"
+            )
+        return embedded
+
+    def _scored(self, x: Inputs, y: Nest, sample_weight: Nest, *, training: bool) -> Any:
+        """Return predictions and loss of a meta-batch, over tasks as Keras's is over examples."""
+        predictions = self(x, training=training)
+        mask = x.get("query_mask")
+        losses = task_losses(
+            self, None, y, predictions, sample_weight, training=training, mask=mask
+        )
+        over_tasks = tf.reduce_sum if self.sums_over_tasks() else tf.reduce_mean
+        return predictions, over_tasks(losses)
