@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfmeta
-from tests.algorithms.test_common import LEARNERS, episodes
+from tests.learners import LEARNERS, episodes
 
 STEPS = 3
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import pytest
+
+# What has been imported stays: the garbage collector need not look through it again and again.
+gc.collect()
+gc.freeze()
 
 
 @pytest.fixture(scope="session")

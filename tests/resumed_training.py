@@ -20,7 +20,7 @@ import keras
 import numpy as np
 
 import tfmeta
-from tests.algorithms.test_common import LEARNERS
+from tests.learners import LEARNERS
 from tfmeta.states import SaveState
 
 STEPS, EPOCHS, EVERY = 40, 8, 3

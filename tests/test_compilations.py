@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.algorithms.test_common import LEARNERS, TASKS
+from tests.learners import LEARNERS, TASKS
 
 # Learners whose number of outputs an export finds in the labels: XLA, which must know it, has a
 # program for each way in which the labels are ordered, and here there are two.

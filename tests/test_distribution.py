@@ -153,7 +153,7 @@ def test_two_devices(tmp_path: Path) -> None:
 
 
 def test_two_workers(tmp_path: Path) -> None:
-    names = "maml,maml_plus_plus"
+    names = "maml"
     for i, done in enumerate(learn("workers", 2, names, tmp_path)):
         message = f"All workers must have the same episodes. Received, in worker {i}, the digests "
         assert done["refusals"]["episodes"].startswith(message)
@@ -339,6 +339,7 @@ def lose(worker: int, photos: Path, undisturbed: Path, tmp_path: Path) -> None:
     finish(command, run, undisturbed, log)
 
 
+@pytest.mark.slow
 def test_lost_worker(photos: Path, undisturbed: Path, tmp_path: Path) -> None:
     lose(1, photos, undisturbed, tmp_path)
 

@@ -63,7 +63,7 @@ def encoder(outputs: int | None, *, normalise: bool = True) -> keras.Model:
 
 LEARNERS: dict[str, Any] = {
     "MAML": lambda: tfmeta.MAML(encoder(WAYS), 0.1, 2),
-    "MAML++": lambda: tfmeta.MAMLPlusPlus(encoder(WAYS), 0.1, 2),
+    "MAML++": lambda: tfmeta.MAMLPlusPlus(encoder(WAYS), 0.1, 2, multi_step_loss="discounted"),
     "MAML-running": lambda: tfmeta.MAML(encoder(WAYS), 0.1, 1, batch_norm="running"),
     "ProtoMAML": lambda: tfmeta.ProtoMAML(encoder(None), 0.1, 1),
     "ImplicitMAML": lambda: tfmeta.ImplicitMAML(encoder(WAYS), 0.1, 2),

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import tfmeta
-from tests.algorithms.test_common import LEARNERS, QUERIES, SHOTS, WAYS
+from tests.learners import LEARNERS, QUERIES, SHOTS, WAYS
 from tfmeta.states import SaveState, State, Stopped, newest
 from tfmeta.states.settings import check_settings
 

@@ -99,6 +99,8 @@ def real_sum(values: Tensor) -> Any:
 
 def in_one_axis(x: Any) -> Any:
     """Return the examples of all tasks one after another: `[tasks*n, ...]` of `[tasks, n, ...]`."""
+    if None not in x.shape[2:]:
+        return tf.reshape(x, [-1, *x.shape[2:]])
     rows = tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], 0))
     return tf.ensure_shape(rows, [None, *x.shape[2:]])
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import tfmeta
 from tests.algorithms.test_bayesian_maml import network, trained
-from tests.algorithms.test_common import episodes
+from tests.learners import episodes
 from tests.test_svgd import numeric_gradient
 from tfmeta.algorithms.amortized_bayesian_maml import divergence, log_prior
 from tfmeta.functional import functional_call

@@ -14,7 +14,7 @@ import tfmeta
 from tests.algorithms.test_maml import assert_directional_derivatives
 from tfmeta.functional import BATCH_NORM_MODES
 
-TASKS, SUPPORT, QUERIES, RATE = 2, 4, 3, 0.3
+TASKS, SUPPORT, QUERIES, STEPS, RATE = 2, 4, 3, 2, 0.3
 # Made anew for each model, for a loss computes in the precision of the time when it was made.
 CLASSES = functools.partial(keras.losses.SparseCategoricalCrossentropy, from_logits=True)
 ONE_HOT = functools.partial(keras.losses.CategoricalCrossentropy, from_logits=True)
@@ -173,6 +173,17 @@ CASES = {
 }
 
 
+# Kin of a case that is tested each time, and layers of which tests/conformance has a test.
+SLOW = {
+    *("inputs in a list", "outputs in a list", "binary column", "frozen Dense", "GaussianNoise"),
+    *("SpatialDropout1D", "LayerNormalization", "GroupNormalization", "RMSNormalization"),
+    *("UnitNormalization", "Embedding", "GRU", "SimpleRNN", "Bidirectional", "Conv1D"),
+    *("DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose"),
+}
+assert set(CASES) >= SLOW
+NAMES = [pytest.param(x, marks=pytest.mark.slow) if x in SLOW else x for x in CASES]
+
+
 def part(nest, where):
     return keras.tree.map_structure(lambda values: values[where], nest)
 
@@ -213,7 +224,7 @@ def assert_gradient_is_that_of_training(case, batch_norm="transductive", weight=
     inputs, targets = episodes(x, y)
     # Side by side, all tasks draw their masks at once.
     axis = "loop" if any("seed" in v.path for v in model.variables) else "auto"
-    learner = tfmeta.MAML(model, RATE, 3, batch_norm=batch_norm, task_axis=axis)
+    learner = tfmeta.MAML(model, RATE, STEPS, batch_norm=batch_norm, task_axis=axis)
     learner.compile(keras.optimizers.SGD(1.0), loss, jit_compile=False)
     learner.build(keras.tree.map_structure(np.shape, inputs))
     model.compile(keras.optimizers.SGD(RATE), loss, jit_compile=False)
@@ -241,7 +252,7 @@ def assert_gradient_is_that_of_training(case, batch_norm="transductive", weight=
         for task in range(TASKS):
             assign(theta, initial)
             support_x, support_y, query_x = (part(value, task) for value in inputs.values())
-            for _ in range(3):
+            for _ in range(STEPS):
                 model.train_on_batch(support_x, support_y)
             predictions = QUERY[batch_norm](model, support_x, query_x)
             weights = None if weight is None else weight[task]
@@ -252,7 +263,7 @@ def assert_gradient_is_that_of_training(case, batch_norm="transductive", weight=
     assert_directional_derivatives(theta, gradients, outer_loss)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_gradient_is_that_of_training(float64, name):
     assert_gradient_is_that_of_training(CASES[name])
 
@@ -269,7 +280,7 @@ def test_gradient_of_weighted_queries(float64):
     assert_gradient_is_that_of_training(CASES["Functional"], weight=weight)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_fit_and_adapt(name):
     """`fit` with a metric; the adapted model predicts what the learner does."""
     model, x, y, loss = CASES[name]()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import tfmeta
-from tests.algorithms.test_common import episodes
+from tests.learners import episodes
 from tests.test_svgd import median_width, numeric_gradient, twin
 
 RATE, STEPS, PARTICLES, LEADER_STEPS, REPULSION = 0.1, 2, 3, 2, 0.3

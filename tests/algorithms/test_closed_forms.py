@@ -182,7 +182,7 @@ BY_DIFFERENCES = {
     "ProtoMAML-joint": lambda: tfmeta.ProtoMAML(
         network(None), 0.01, 2, joint_weight=0.5, batch_norm="support", learned_rates="weight"
     ),
-    "MAMLPlusPlus": lambda: tfmeta.MAMLPlusPlus(network(), 0.05, 3),
+    "MAMLPlusPlus": lambda: tfmeta.MAMLPlusPlus(network(), 0.05, 3, multi_step_loss="discounted"),
     "multi-step": lambda: plus_plus(multi_step_loss="annealed"),
     "discounted": lambda: plus_plus(multi_step_loss="discounted", batch_norm="support"),
     "per-step": lambda: plus_plus(per_step_batch_norm=True),

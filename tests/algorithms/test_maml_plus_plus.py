@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 
 import tfmeta
-from tests.algorithms.test_common import episodes
-from tests.algorithms.test_common import network as conv_network
 from tests.algorithms.test_maml import outer_gradient
+from tests.learners import episodes
+from tests.learners import network as conv_network
 from tfmeta.layers import PerStepBatchNormalization, per_step_batch_norm
 
 OFF = {"multi_step_loss": None, "learned_rates": None, "per_step_batch_norm": False}

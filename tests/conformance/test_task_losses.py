@@ -15,6 +15,7 @@ import tensorflow as tf
 import tfmeta
 from tests.conformance.reference import RATE, right
 from tests.conformance.test_losses import CLASSES, NUMBERS, check, tasks_of
+from tests.learners import plain
 
 SPARSE = keras.losses.SparseCategoricalCrossentropy
 
@@ -45,20 +46,9 @@ def _network(outputs: int | None = 3) -> keras.Model:
 
 
 LEARNERS = {
-    "MAML": lambda: tfmeta.MAML(_network(), 0.1, 2),
+    **plain(_network),
     "MAML in turn": lambda: tfmeta.MAML(_network(), 0.1, 2, task_axis="loop"),
     "MAML in chunks": lambda: tfmeta.MAML(_network(), 0.1, 2, task_chunk=2),
-    "FOMAML": lambda: tfmeta.FOMAML(_network(), 0.1, 2),
-    "MAMLPlusPlus": lambda: tfmeta.MAMLPlusPlus(_network(), 0.1, 2),
-    "MetaSGD": lambda: tfmeta.MetaSGD(_network(), 0.1, 2),
-    "ANIL": lambda: tfmeta.ANIL(_network(), 0.1, 2),
-    "BOIL": lambda: tfmeta.BOIL(_network(), 0.1, 2),
-    "ProtoMAML": lambda: tfmeta.ProtoMAML(_network(None), 0.1, 2),
-    "ImplicitMAML": lambda: tfmeta.ImplicitMAML(_network(), 0.1, 3),
-    "Reptile": lambda: tfmeta.Reptile(_network(), 0.1, 2),
-    "BayesianMAML": lambda: tfmeta.BayesianMAML(_network(), 0.1, 2, particles=2),
-    "AmortizedBayesianMAML": lambda: tfmeta.AmortizedBayesianMAML(_network(), 0.1, 2, samples=2),
-    "PrototypicalNetwork": lambda: tfmeta.PrototypicalNetwork(_network(None)),
 }
 
 

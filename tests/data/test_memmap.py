@@ -62,7 +62,12 @@ def sparse_file(path: pathlib.Path, size: int) -> pathlib.Path:
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is measured through /proc")
 @pytest.mark.parametrize(
     ("dtype", "side", "parts"),
-    [("uint8", 84, 1), ("uint8", 84, 20), ("float32", 42, 1), ("float64", 42, 1)],
+    [
+        ("uint8", 84, 1),
+        ("float32", 42, 1),
+        pytest.param("uint8", 84, 20, marks=pytest.mark.slow),
+        pytest.param("float64", 42, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_a_file_of_50_gb_is_read_within_200_mb(
     tmp_path: pathlib.Path, dtype: str, side: int, parts: int

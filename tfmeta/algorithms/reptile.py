@@ -123,9 +123,7 @@ class Reptile(GradientBased):
         """Return the seed `[2]` of the order in which examples are drawn."""
         return seed_of_task(self.seed, self.optimizer.iterations) if training else OF_EVALUATION
 
-    def task_gradients(
-        self, x: Inputs, y: Nest, sample_weight: Nest = None, **options: Any
-    ) -> tuple[Tensor, list[Tensor], Nest]:
+    def task_gradients(self, x: Inputs, y: Nest, sample_weight: Nest = None, **options: Any) -> Any:
         """Return the query loss of one task, `ε (θ − φ)`, and the query predictions."""
         path = self.path(x["support_x"], x["support_y"], training=True)
         # After the path, on which layers may have written to θ.

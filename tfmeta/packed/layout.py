@@ -63,7 +63,7 @@ def reshaped(x: Tensor, shape: list[Tensor]) -> Tensor:
     """Reshape, keeping what is known of the shape."""
     known = [n if isinstance(n, int) else None for n in shape]
     if known.count(None) == 0:
-        return tf.reshape(x, shape)
+        return x if x.shape == known else tf.reshape(x, shape)
     if known.count(None) == 1:
         shape = [-1 if n is None else n for n in known]
     return tf.ensure_shape(tf.reshape(x, shape), known)
