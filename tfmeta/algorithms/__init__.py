@@ -4,6 +4,8 @@ from tfmeta.algorithms.amortized_bayesian_maml import AmortizedBayesianMAML
 from tfmeta.algorithms.bayesian_maml import BayesianMAML
 from tfmeta.algorithms.cavia import CAVIA
 from tfmeta.algorithms.implicit_maml import ImplicitMAML
+from tfmeta.algorithms.k_nearest_neighbors import KNearestNeighbors
+from tfmeta.algorithms.logistic_regression import LogisticRegression
 from tfmeta.algorithms.maml import FOMAML, MAML
 from tfmeta.algorithms.maml_plus_plus import MAMLPlusPlus
 from tfmeta.algorithms.meta_curvature import MetaCurvature
@@ -11,7 +13,9 @@ from tfmeta.algorithms.meta_sgd import MetaSGD
 from tfmeta.algorithms.partial import ANIL, BOIL
 from tfmeta.algorithms.proto_maml import ProtoMAML
 from tfmeta.algorithms.prototypical import PrototypicalNetwork
+from tfmeta.algorithms.r2d2 import R2D2
 from tfmeta.algorithms.reptile import Reptile
+from tfmeta.algorithms.simple_shot import SimpleShot
 
 __all__ = [
     "ANIL",
@@ -19,13 +23,17 @@ __all__ = [
     "CAVIA",
     "FOMAML",
     "MAML",
+    "R2D2",
     "AmortizedBayesianMAML",
     "BayesianMAML",
     "ImplicitMAML",
+    "KNearestNeighbors",
+    "LogisticRegression",
     "MAMLPlusPlus",
     "MetaCurvature",
     "MetaSGD",
     "ProtoMAML",
     "PrototypicalNetwork",
     "Reptile",
+    "SimpleShot",
 ]

@@ -8,9 +8,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfmeta.algorithms.prototype_head import present_classes
 from tfmeta.derivatives import gradients_or_zeros
 from tfmeta.functional import batch_norm_layers
 from tfmeta.inputs import episode_inputs
+from tfmeta.labels import ClassNumbers
 from tfmeta.losses import task_losses
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.moving_statistics import warn_of_lagging
@@ -21,33 +23,45 @@ from tfmeta.types import Inputs, Nest, Tensor
 
 
 class EmbeddingLearner(MetaLearner):
-    """A learner that puts a head on the embeddings of all tasks' examples, which are one batch.
+    """A classifier on the embeddings of all tasks' examples, which are one batch.
 
     A new one supplies `learn` and `answer`, for several tasks at once. In training, support and
     query sets of all tasks are embedded together, so that batch normalisation sees one batch; with
     several replicas, that of all of them. Elsewhere it uses its moving averages.
 
-    Examples that only fill up a task have the label −1, and zeros for an embedding: a head leaves
-    them out, as sums over one-hot labels do by themselves.
+    The encoder may be frozen, or have no weights at all: then `evaluate`, `adapt` and `export` work
+    at once, and `fit` trains what weights the learner has of its own.
     """
 
+    gives_logits = True
+    labels = ClassNumbers(each=True)
+    # Whether the outer loss has a derivative.
+    trains = True
+    # Whether training gathers something besides, by `gather`.
+    gathers = False
+
     @abc.abstractmethod
-    def learn(self, embedded: Tensor, labels: Tensor) -> Nest:
-        """Return what is learnt from embedded support sets, a nest of tensors `[tasks, ...]`.
+    def learn(self, embedded: Tensor, labels: Tensor, ways: Tensor) -> dict[str, Tensor]:
+        """Return what is learnt from embedded support sets: tensors `[tasks, ...]` by name.
 
         Args:
             embedded: `[tasks, n, d]`.
-            labels: `[tasks, n]`.
+            labels: `[tasks, n]`. Examples that only fill up a task have the label −1, and zeros for
+                an embedding: a head leaves them out, as sums over one-hot labels do by themselves.
+            ways: How many classes a task has at most, a number or a scalar.
         """
 
     @abc.abstractmethod
-    def answer(self, state: Nest, embedded: Tensor) -> Nest:
-        """Return the predictions `[tasks, queries, outputs]` for embedded queries.
+    def answer(self, state: dict[str, Tensor], embedded: Tensor) -> Tensor:
+        """Return the logits `[tasks, queries, ways]` for embedded queries.
 
         Args:
             state: What `learn` returned.
             embedded: `[tasks, queries, d]`.
         """
+
+    def gather(self, embedded: Tensor) -> None:
+        """Take note of all embeddings `[n, d]` of a meta-batch in training, where it `gathers`."""
 
     @property
     def encoder(self) -> keras.Model:
@@ -55,7 +69,7 @@ class EmbeddingLearner(MetaLearner):
         return self.model
 
     def call(self, inputs: Inputs, training: bool | None = None) -> Nest:
-        """Return the predictions `[tasks, queries, outputs]`: `MetaLearner.call`, in one pass."""
+        """Return logits `[tasks, queries, ways]`, embedding all tasks' examples in one pass."""
         tensors = episode_inputs(inputs)
         labels = tensors["support_y"]
         examples = tf.nest.map_structure(
@@ -69,24 +83,40 @@ class EmbeddingLearner(MetaLearner):
         if self._padded(tensors):
             mask = in_one_axis(tf.concat([tensors[name] for name in MASKS], 1))
             (flat,) = without_padding(mask, flat)
-        embedded = put_back(mask, self._embed(flat, training))
+        embedded = self._embed(flat, training)
+        if training and self.gathers:
+            self.gather(tf.stop_gradient(embedded))
+        embedded = put_back(mask, embedded)
         embedded = tf.reshape(embedded, [*sizes, embedded.shape[-1]])
-        return self.answer(self.learn(embedded[:, :shots], labels), embedded[:, shots:])
+        return self._answers(self._learnt(embedded[:, :shots], labels), embedded[:, shots:])
 
     def adapt_task(self, support_x: Nest, support_y: Nest, *, training: bool) -> Nest:
-        """Return what `learn` returns, of one task."""
+        """Return what `learn` returns, of one task, and which classes are `present`, `[ways]`."""
         if len(support_y.shape) != 1:
             raise ValueError(
                 "`support_y` must have one axis, a class number for each example. "
                 f"Received: shape={tuple(support_y.shape)}"
             )
-        state = self.learn(self._embed(support_x, training)[None], support_y[None])
+        state = self._learnt(self._embed(support_x, training)[None], support_y[None])
         return tf.nest.map_structure(lambda x: x[0], state)
 
     def predict_task(self, state: Nest, query_x: Nest, *, training: bool) -> Nest:
-        """Return what `answer` returns, of one task."""
+        """Return the logits `[queries, ways]`."""
         state = tf.nest.map_structure(lambda x: x[None], state)
-        return self.answer(state, self._embed(query_x, training)[None])[0]
+        return self._answers(state, self._embed(query_x, training)[None])[0]
+
+    def output_spec(self) -> Nest:
+        """Return symbolic predictions `[n, ways]` for any number of ways."""
+        return keras.KerasTensor((None, None), self.compute_dtype)
+
+    def named_state(self, state: Nest) -> dict[str, Tensor]:
+        """Return what `learn` returned: an export refuses support sets that lack a class."""
+        return {name: x for name, x in state.items() if name != "present"}
+
+    def state_of(self, tensors: dict[str, Tensor], structure: Nest) -> Nest:
+        """Return the state again, in which all classes are present."""
+        del structure
+        return dict(tensors)
 
     def build(self, input_shape: Any) -> None:
         """Build the encoder; with several replicas, its batch normalisation sees all their tasks.
@@ -104,8 +134,15 @@ class EmbeddingLearner(MetaLearner):
         Where more than 1 % of what batch normalisation's running statistics were before the first
         step is left in them, momentum^steps, that is said in the log, with the layer's name.
         """
+        if not self.gathers and not (self.trains and self._weights_to_train()):
+            raise ValueError(
+                f"{type(self).__name__} must have something to train. Received: a model "
+                f"{self.model.name!r} without trainable weights, or a head that has no derivative; "
+                "evaluate, adapt and export work without `fit`"
+            )
         history = super().fit(*args, **kwargs)
-        warn_of_lagging(self.model, int(self.optimizer.iterations.numpy()))
+        if self.model.trainable_variables:
+            warn_of_lagging(self.model, int(self.optimizer.iterations.numpy()))
         return history
 
     def train_step(self, data: Any) -> Any:
@@ -114,8 +151,13 @@ class EmbeddingLearner(MetaLearner):
         with tf.GradientTape() as tape:
             predictions, loss = self._scored(x, y, sample_weight, training=True)
             scaled = self.optimizer.scale_loss(loss)
-        gradients = gradients_or_zeros(tape, scaled, self.trainable_variables)
-        self.outer_update(loss, *gradients, tasks=tf.shape(predictions)[0])
+        tasks = tf.shape(predictions)[0]
+        if self.trains and self.trainable_variables:
+            gradients = gradients_or_zeros(tape, scaled, self.trainable_variables)
+            self.outer_update(loss, *gradients, tasks=tasks)
+        else:
+            self.optimizer.iterations.assign_add(1)
+            self.log_loss(loss, tasks)
         return self.compute_metrics(x, y, predictions, sample_weight=sample_weight)
 
     def test_step(self, data: Any) -> Any:
@@ -141,6 +183,25 @@ class EmbeddingLearner(MetaLearner):
         if self.task_axis == "packed":
             return super()._can_pack()
         return self.task_axis == "auto" and self.why_not_packed() is None
+
+    def _weights_to_train(self) -> bool:
+        """Return whether there are some, as far as can be known before a model is built."""
+        return not self.model.built or bool(self.trainable_variables)
+
+    def _check_weights(self) -> None:
+        """Take any model: what it gives is a start for the head."""
+
+    def _learnt(self, embedded: Tensor, labels: Tensor) -> Nest:
+        ways, present = present_classes(labels, static=bool(self.compiled and self.jit_compile))
+        return {"present": present, **self.learn(embedded, labels, ways)}
+
+    def _answers(self, state: Nest, embedded: Tensor) -> Tensor:
+        state = dict(state)
+        present = state.pop("present", None)
+        logits = self.answer(state, embedded)
+        # A class without support examples cannot be predicted.
+        lowest = logits.dtype.min / 2
+        return logits if present is None else tf.where(present[:, None, :], logits, lowest)
 
     def _embed(self, examples: Nest, training: bool | None) -> Any:
         if training and self.packs:

@@ -11,10 +11,9 @@ import keras
 import tensorflow as tf
 
 from tfmeta.algorithms.embedding_learner import EmbeddingLearner
-from tfmeta.algorithms.prototype_head import model_of_prototypes, present_classes
+from tfmeta.algorithms.prototype_head import model_of_prototypes
 from tfmeta.checks import check_positive
 from tfmeta.copies import copy_of
-from tfmeta.labels import ClassNumbers
 from tfmeta.ops import cosine_similarity, prototypes, squared_euclidean
 from tfmeta.types import Nest, Tensor
 
@@ -47,7 +46,7 @@ class PrototypicalNetwork(EmbeddingLearner):
 
     Raises:
         TypeError: If `encoder` is not a Keras model.
-        ValueError: If a value is out of range, or the encoder has no trainable weights.
+        ValueError: If a value is out of range.
 
     Example:
         ```python
@@ -57,9 +56,6 @@ class PrototypicalNetwork(EmbeddingLearner):
         learner.fit(sampler.dataset(), steps_per_epoch=100, epochs=20)
         ```
     """
-
-    gives_logits = True
-    labels = ClassNumbers(each=True)
 
     def __init__(
         self,
@@ -87,46 +83,29 @@ class PrototypicalNetwork(EmbeddingLearner):
             name="temperature",
         )
 
-    def learn(self, embedded: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the prototypes `[tasks, ways, d]`, and which have examples, `[tasks, ways]`."""
-        ways, present = present_classes(labels, static=bool(self.compiled and self.jit_compile))
-        return prototypes(embedded, labels, ways), present
+    def learn(self, embedded: Tensor, labels: Tensor, ways: Tensor) -> dict[str, Tensor]:
+        """Return the prototypes `[tasks, ways, d]`."""
+        return {"prototypes": prototypes(embedded, labels, ways)}
 
-    def answer(self, state: tuple[Tensor, Tensor], embedded: Tensor) -> Nest:
+    def answer(self, state: dict[str, Tensor], embedded: Tensor) -> Tensor:
         """Return the logits `[tasks, queries, ways]`."""
-        means, present = state
+        means = state["prototypes"]
         if self.distance == "cosine":
             similarity = cosine_similarity(embedded, means)
         else:
             similarity = -squared_euclidean(embedded, means)
-        logits = tf.cast(self.temperature, similarity.dtype) * similarity
-        # A class without support examples cannot be predicted.
-        return tf.where(present[:, None, :], logits, logits.dtype.min / 2)
+        return tf.cast(self.temperature, similarity.dtype) * similarity
 
-    def output_spec(self) -> Nest:
-        """Return symbolic predictions `[n, ways]` for any number of ways."""
-        return keras.KerasTensor((None, None), self.compute_dtype)
-
-    def named_state(self, state: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """Return the prototypes `[ways, d]`."""
-        return {"prototypes": state[0]}
-
-    def state_of(self, tensors: dict[str, Tensor], structure: Nest) -> tuple[Tensor, Tensor]:
-        """Return prototypes, and that each class has one: an export refuses other support sets."""
-        del structure
-        means = tensors["prototypes"]
-        return means, tf.ones(tf.shape(means)[:1], tf.bool)
-
-    def adapted_model(self, state: tuple[Tensor, Tensor]) -> keras.Model:
+    def adapted_model(self, state: Nest) -> keras.Model:
         """Return encoder and head as one model of Keras's own layers, with the same logits.
 
         An encoder that cannot be copied is called as the learner calls it, with weights of its own.
         """
         # Under XLA the prototypes of absent classes are there too.
-        means, present = (tf.boolean_mask(x, state[1]) for x in state)
+        means = tf.boolean_mask(state["prototypes"], state["present"])
         encoder = copy_of(self.model)
         if encoder is None:
-            return super().adapted_model((means, present))
+            return super().adapted_model({"prototypes": means})
         return model_of_prototypes(encoder, self.example, means, self.distance, self.temperature)
 
     def get_config(self) -> dict[str, Any]:
