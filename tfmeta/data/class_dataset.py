@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfmeta.checks import did_you_mean
+from tfmeta.data.maps import packed, unpacked
 from tfmeta.data.readers import read_directory, read_tfds
 from tfmeta.data.shards import Shards
 from tfmeta.data.splits import shuffled
@@ -237,6 +237,13 @@ class ClassDataset:
         )
         return f"ClassDataset({text}{', ' + repr(self.description) if self.description else ''})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """In a pickle a memory map is the name of its file."""
+        return {**self.__dict__, "examples": packed(self.examples)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({**state, "examples": unpacked(state["examples"])})
+
     def select(self, classes: Iterable[int | str]) -> ClassDataset:
         """Returns the data set of some classes only, in the order given.
 
@@ -348,7 +355,8 @@ class ClassDataset:
         """The data set of these classes, which may repeat; nothing is checked again."""
         chosen = np.asarray(classes, np.int64)
         starts, sizes = self.class_offsets[chosen], np.diff(self.class_offsets)[chosen]
-        other = copy.copy(self)
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
         other.class_indices = np.concatenate(
             [self.class_indices[i : i + n] for i, n in zip(starts, sizes, strict=True)]
         )

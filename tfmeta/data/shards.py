@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tfmeta.data.maps import packed, unpacked
 from tfmeta.types import Array
 
 
@@ -92,6 +93,13 @@ class Shards:
             here = shards == shard
             taken[here] = self.arrays[shard][numbers[here] - self._offsets[shard]]
         return taken
+
+    def __getstate__(self) -> dict[str, Any]:
+        """In a pickle a memory map is the name of its file."""
+        return {**self.__dict__, "arrays": tuple(map(packed, self.arrays))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({**state, "arrays": tuple(map(unpacked, state["arrays"]))})
 
     def __repr__(self) -> str:
         return f"Shards({len(self.arrays)} arrays, shape={self.shape}, dtype={self.dtype})"
