@@ -41,9 +41,9 @@ def gather_turns(shared):
 
 table = (np.arange(0, 6004, 4), np.arange(6000), np.zeros(1500, np.uint8))
 
-def sample(offsets=table[0], pools=np.array([0, 1500]), classes=np.arange(1500)):
+def sample(offsets=table[0], classes=np.arange(1500)):
     drawn, indices, _ = _core.sample(
-        offsets, *table[1:], pools, classes, (1500, 1500), (1, 1), 1, 5, 6, 40
+        offsets, *table[1:], np.array([0, 1500]), classes, (1500, 1500), (1, 1), 1, 5, 6, 40
     )
     assert drawn.min() >= 0 and drawn.max() < 1500
     assert indices.min() >= 0 and indices.max() < 6000
@@ -58,7 +58,6 @@ cases = {
     "gather_indices": (np.full(n, 3), 1 << 40, gather_indices),
     "gather_turns": (np.zeros(n, np.uint8), 1, gather_turns),
     "sample_offsets": (table[0].copy(), 1 << 40, sample),
-    "sample_pools": (np.array([0, 1500]), 1 << 40, lambda shared: sample(pools=shared)),
     "sample_classes": (np.arange(1500), 1 << 40, lambda shared: sample(classes=shared)),
     "prototypes": (np.zeros([1, n], np.int64), 1 << 40, prototypes),
 }
@@ -84,10 +83,7 @@ done.set()
 writer.join()
 """
 
-CASES = (
-    *("gather_indices", "gather_turns"),
-    *("sample_offsets", "sample_pools", "sample_classes", "prototypes"),
-)
+CASES = ("gather_indices", "gather_turns", "sample_offsets", "sample_classes", "prototypes")
 
 
 @pytest.mark.parametrize("case", CASES)

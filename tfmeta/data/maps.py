@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from mmap import ALLOCATIONGRANULARITY
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from tfmeta.foreign.of_numpy import mapping_of
 from tfmeta.types import Array
 
-_MODES = {"r": "r", "r+": "r+", "w+": "r+"}  # what was written to other maps is in no file
+# What was written to maps of other modes is in no file.
+_MODES: dict[str, Literal["r", "r+"]] = {"r": "r", "r+": "r+", "w+": "r+"}
 
 
 def map_of(array: Any) -> Any:
@@ -35,7 +36,7 @@ class MappedFile(NamedTuple):
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     dtype: np.dtype[Any]
-    mode: str
+    mode: Literal["r", "r+"]
     size: int
     time: int | None  # in nanoseconds; of a map that nobody writes to
 
