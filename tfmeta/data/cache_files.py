@@ -66,12 +66,15 @@ class CacheFiles:
                     continue  # the folder was deleted while this process waited
                 self.refuse_others()
                 if file.read() != _MARK:
-                    file.seek(0)
-                    file.write(_MARK)
-                    file.flush()
-                    os.fsync(file.fileno())
+                    self._put_mark()
                 yield
                 return
+
+    def _put_mark(self) -> None:
+        with naming(self.mark), _open(self.mark, "r+b") as file:
+            file.write(_MARK)
+            file.flush()
+            os.fsync(file.fileno())
 
     def clear(self) -> None:
         """Remove what caches write, the note that makes it a cache first."""

@@ -113,9 +113,7 @@ def _mapped(file: Path) -> Array:
             raise ValueError("it is no file")
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # of a header that is not as NumPy writes it
-            array: Array = np.load(file, mmap_mode="r")
-        if not isinstance(array, np.memmap):
-            raise ValueError(f"it holds a {type(array).__name__}")
+            array = np.lib.format.open_memmap(file, mode="r")
         said = array.offset + array.nbytes
         if said != file.stat().st_size:
             raise ValueError(f"{file.stat().st_size} bytes, where its header says {said}")
