@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -269,6 +270,14 @@ def test_tensorflow_datasets(
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
     with pytest.raises(ValueError, match="`size` must be 4 as when the cache"):
         cache("toys", tmp_path / "whole", split="train", **{**options, "size": 5})
+    # The same data elsewhere, and others of that name there.
+    shutil.copytree(tmp_path / "data", tmp_path / "copy", copy_function=shutil.copyfile)
+    elsewhere = {**options, "data_dir": tmp_path / "copy"}
+    assert_same(cache("toys", tmp_path / "whole", split="train", **elsewhere), expected)
+    store(tmp_path / "other", tfds.features.Image(shape=(8, 8, 3)), list(255 - pixels))
+    elsewhere = {**options, "data_dir": tmp_path / "other"}
+    with pytest.raises(ValueError, match=r"toys/1\.0\.0', whose files have changed"):
+        cache("toys", tmp_path / "whole", split="train", **elsewhere)
     with pytest.raises(ValueError, match="`label_key` must be one of the features"):
         cache("toys", tmp_path / "new", split="train", label_key="race", **options)
 

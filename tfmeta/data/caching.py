@@ -398,6 +398,7 @@ def _check_about(about: dict[str, Any]) -> None:
     _expect(_are(str, about["class_names"]), "class_names")
     _expect(about["groups"] is None or _are(str, about["groups"]), "groups")
     _expect(_are(str, [about["description"], about["examples"], about["labels"]]), "texts")
+    about["description"].encode()  # or it cannot be printed
     _expect(bool(re.fullmatch("[0-9a-f]{64}", about["examples"])), "examples")
 
 
