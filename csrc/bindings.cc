@@ -61,6 +61,14 @@ const T* Data(const char* name, const py::array& array, py::ssize_t rank) {
   return static_cast<const T*>(array.data());
 }
 
+// Numbers that say where something lies are checked and used as a copy: another thread may write to
+// the array in between, for the GIL is released and NumPy heeds no lock.
+template <typename T>
+std::vector<T> Copied(const char* name, const py::array& array, py::ssize_t rank) {
+  const T* data = Data<T>(name, array, rank);
+  return {data, data + array.size()};
+}
+
 // Of the lengths of an array's axes. NumPy refuses those that overflow without the ones of length
 // 0.
 template <typename Factors = std::initializer_list<std::int64_t>>
@@ -100,18 +108,19 @@ void CheckRange(const char* name, std::pair<std::int64_t, std::int64_t> range, s
 }
 
 // Offsets that ascend from 0 to the number of classes in all pools, which exist.
-void CheckPools(const std::int64_t* offsets, std::int64_t length, const std::int64_t* classes,
-                std::int64_t members, std::int64_t num_classes) {
-  bool ascend = length > 1 && offsets[0] == 0 && offsets[length - 1] == members;
-  for (std::int64_t i = 1; i < length; ++i) ascend = ascend && offsets[i - 1] <= offsets[i];
-  if (!ascend || length > std::numeric_limits<std::uint32_t>::max()) {
+void CheckPools(const std::vector<std::int64_t>& offsets, const std::vector<std::int64_t>& classes,
+                std::int64_t num_classes) {
+  const auto members = static_cast<std::int64_t>(classes.size());
+  if (offsets.size() < 2 || offsets.size() > std::numeric_limits<std::uint32_t>::max() ||
+      offsets.front() != 0 || offsets.back() != members ||
+      !std::is_sorted(offsets.begin(), offsets.end())) {
     Fail("`pool_offsets` must ascend from 0 to the length of `pool_classes`",
-         std::to_string(length) + " offsets, " + std::to_string(members) + " classes");
+         std::to_string(offsets.size()) + " offsets, " + std::to_string(members) + " classes");
   }
-  for (std::int64_t i = 0; i < members; ++i) {
-    if (classes[i] < 0 || classes[i] >= num_classes) {
+  for (const std::int64_t c : classes) {
+    if (c < 0 || c >= num_classes) {
       Fail("`pool_classes` must be at least 0 and less than " + std::to_string(num_classes),
-           std::to_string(classes[i]));
+           std::to_string(c));
     }
   }
 }
@@ -122,17 +131,17 @@ py::tuple Sample(const py::array& class_offsets, const py::array& class_indices,
                  std::pair<std::int64_t, std::int64_t> shots, std::int64_t queries,
                  std::uint64_t seed, std::uint64_t step, std::int64_t tasks,
                  std::int64_t first_task, bool random_rotation, bool balanced, bool weighted) {
-  const auto* offsets = Data<std::int64_t>("class_offsets", class_offsets, 1);
+  const auto offsets = Copied<std::int64_t>("class_offsets", class_offsets, 1);
   const auto* indices = Data<std::int64_t>("class_indices", class_indices, 1);
   const auto* turns = Data<std::uint8_t>("quarter_turns", quarter_turns, 1);
-  const auto* of_pools = Data<std::int64_t>("pool_offsets", pool_offsets, 1);
-  const auto* classes = Data<std::int64_t>("pool_classes", pool_classes, 1);
+  const auto of_pools = Copied<std::int64_t>("pool_offsets", pool_offsets, 1);
+  const auto classes = Copied<std::int64_t>("pool_classes", pool_classes, 1);
   const std::int64_t num_classes = quarter_turns.size();
   if (class_offsets.size() != num_classes + 1) {
     Fail("`class_offsets` must have one entry more than `quarter_turns`",
          "lengths " + std::to_string(class_offsets.size()) + " and " + std::to_string(num_classes));
   }
-  CheckPools(of_pools, pool_offsets.size(), classes, pool_classes.size(), num_classes);
+  CheckPools(of_pools, classes, num_classes);
   CheckRange("ways", ways, 1);
   CheckRange("shots", shots, 0);
   CheckAtLeast("queries", queries, 0);
@@ -173,8 +182,8 @@ py::tuple Sample(const py::array& class_offsets, const py::array& class_indices,
                                   drawn_turns.mutable_data()};
   {
     py::gil_scoped_release release;
-    tfmeta::SampleEpisodes({offsets, indices, turns, num_classes, class_indices.size()},
-                           {of_pools, classes, pool_offsets.size() - 1},
+    tfmeta::SampleEpisodes({offsets.data(), indices, turns, num_classes, class_indices.size()},
+                           {of_pools.data(), classes.data(), pool_offsets.size() - 1},
                            {{ways.first, ways.second},
                             {shots.first, shots.second},
                             queries,
@@ -269,7 +278,7 @@ tfmeta::Examples CheckArray(const py::array& array, bool mapped_file) {
          "strides " + Text(array.attr("strides")));
   }
   const bool images = rank > 2;
-  return {{{static_cast<const unsigned char*>(array.data()), 0, array.shape(0)}},
+  return {{{static_cast<const unsigned char*>(array.data()), 0}},
           array.strides(0),
           element,
           array.shape(0),
@@ -296,7 +305,7 @@ tfmeta::Examples CheckExamples(const std::vector<py::array>& arrays, bool mapped
     if (one.count > 1 && one.stride != examples.stride) {
       Fail("shards of `examples` must be contiguous", "strides " + Text(array.attr("strides")));
     }
-    examples.shards.push_back({one.shards[0].data, examples.count, one.count});
+    examples.shards.push_back({one.shards[0].data, examples.count});
     examples.count += one.count;
   }
   return examples;
@@ -327,11 +336,12 @@ py::array_t<float> Gather(const py::object& given, const py::array& indices, con
   const py::array& examples = shards[0];
   const tfmeta::Examples source = CheckExamples(shards, mapped_file);
   const tfmeta::Normalization normalization = CheckNormalization(examples, scale, offset);
-  const auto* index = Data<std::int64_t>("indices", indices, kAnyRank);
-  const auto* turn = Data<std::uint8_t>("turns", turns, kAnyRank);
-  const auto* changes = augmentations
-                            ? Data<tfmeta::Augmentation>("augmentations", *augmentations, kAnyRank)
-                            : nullptr;
+  const auto index = Copied<std::int64_t>("indices", indices, kAnyRank);
+  const auto turn = Copied<std::uint8_t>("turns", turns, kAnyRank);
+  std::vector<tfmeta::Augmentation> changes;
+  if (augmentations) {
+    changes = Copied<tfmeta::Augmentation>("augmentations", *augmentations, kAnyRank);
+  }
   const auto check_shape = [&](const char* name, const py::array& array) {
     if (array.ndim() == indices.ndim() &&
         std::equal(array.shape(), array.shape() + array.ndim(), indices.shape())) {
@@ -343,21 +353,19 @@ py::array_t<float> Gather(const py::object& given, const py::array& indices, con
   check_shape("turns", turns);
   if (augmentations) check_shape("augmentations", *augmentations);
   CheckAtLeast("threads", threads, 1);
-  for (py::ssize_t i = 0; i < indices.size(); ++i) {
-    if (index[i] < -1 || index[i] >= source.count) {
+  for (const std::int64_t i : index) {
+    if (i < -1 || i >= source.count) {
       Fail("`indices` must be at least -1 and less than the number of examples, " +
                std::to_string(source.count),
-           std::to_string(index[i]));
+           std::to_string(i));
     }
   }
-  for (py::ssize_t i = 0; (source.rows == 0 || source.rows != source.columns) && i < turns.size();
-       ++i) {
-    if (turn[i] % 4 != 0) {
-      Fail("`examples` must be square images `[n, height, width, ...]` to be turned",
-           "shape " + Text(examples.attr("shape")));
-    }
+  const bool square = source.rows > 0 && source.rows == source.columns;
+  if (!square && std::any_of(turn.begin(), turn.end(), [](auto t) { return t % 4 != 0; })) {
+    Fail("`examples` must be square images `[n, height, width, ...]` to be turned",
+         "shape " + Text(examples.attr("shape")));
   }
-  if (changes && source.rows == 0) {
+  if (augmentations && source.rows == 0) {
     Fail("`examples` must be images `[n, height, width, ...]` to be augmented",
          "shape " + Text(examples.attr("shape")));
   }
@@ -369,12 +377,14 @@ py::array_t<float> Gather(const py::object& given, const py::array& indices, con
   {
     float* to = gathered.mutable_data();
     py::gil_scoped_release release;
-    bad =
-        tfmeta::Gather(source, {index, turn, changes, indices.size()}, normalization, to, threads);
+    const auto count = static_cast<std::int64_t>(index.size());
+    bad = tfmeta::Gather(
+        source, {index.data(), turn.data(), augmentations ? changes.data() : nullptr, count},
+        normalization, to, threads);
   }
   if (bad >= 0) {
     Fail("`examples` must be finite numbers",
-         "a NaN or an infinity in example " + std::to_string(index[bad]));
+         "a NaN or an infinity in example " + std::to_string(index[static_cast<std::size_t>(bad)]));
   }
   return gathered;
 }
@@ -416,7 +426,7 @@ template <typename T>
 py::array PrototypesOf(const py::array& embeddings, const py::array& labels, std::int64_t ways,
                        int threads) {
   const T* const from = Data<T>("embeddings", embeddings, 3);
-  const auto* const label = Data<std::int64_t>("labels", labels, 2);
+  const auto label = Copied<std::int64_t>("labels", labels, 2);
   if (labels.shape(0) != embeddings.shape(0) || labels.shape(1) != embeddings.shape(1)) {
     Fail("`embeddings` and `labels` must be [tasks, n, d] and [tasks, n]",
          "shapes " + Text(embeddings.attr("shape")) + " and " + Text(labels.attr("shape")));
@@ -432,7 +442,7 @@ py::array PrototypesOf(const py::array& embeddings, const py::array& labels, std
                                          embeddings.shape(2)};
   py::array_t<T> out = AlignedArray<T>({prototypes.tasks, ways, prototypes.depth});
   std::vector<std::int64_t> counts(Product({prototypes.tasks, ways}));
-  std::int64_t bad = prototypes.Count(label, counts.data());
+  std::int64_t bad = prototypes.Count(label.data(), counts.data());
   for (std::int64_t i = 0; bad < 0 && i < labels.size(); ++i) bad = label[i] < 0 ? i : -1;
   if (bad >= 0) {
     Fail("`labels` must be in 0..ways-1, with ways=" + std::to_string(ways),
@@ -449,7 +459,7 @@ py::array PrototypesOf(const py::array& embeddings, const py::array& labels, std
   T* const to = out.mutable_data();
   {
     py::gil_scoped_release release;
-    prototypes.Forward(from, label, counts.data(), to, threads);
+    prototypes.Forward(from, label.data(), counts.data(), to, threads);
   }
   return out;
 }

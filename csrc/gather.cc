@@ -340,12 +340,7 @@ void Move(const Window& window, Byte* to, std::ptrdiff_t stride, std::int64_t by
 
 // ---- Memory.
 
-struct Place {
-  const Shard& shard;
-  const Byte* example;
-};
-
-Place Find(const Examples& examples, std::int64_t index) {
+const Byte* Find(const Examples& examples, std::int64_t index) {
   const std::vector<Shard>& shards = examples.shards;
   auto behind = shards.end();
   if (shards.size() > 1) {
@@ -353,49 +348,28 @@ Place Find(const Examples& examples, std::int64_t index) {
                               [](std::int64_t i, const Shard& shard) { return i < shard.first; });
   }
   const Shard& shard = *(behind - 1);
-  return {shard, shard.data + (index - shard.first) * examples.stride};
+  return shard.data + (index - shard.first) * examples.stride;
 }
 
-// Tells the system what becomes of the pages of an example, and of those around it up to multiples
-// of `unit`, but of none beyond the array, where other memory may begin.
-void Advise([[maybe_unused]] const Examples& examples, [[maybe_unused]] const Place& place,
-            [[maybe_unused]] std::int64_t bytes, [[maybe_unused]] std::uintptr_t unit,
-            [[maybe_unused]] int advice) {
+// Calls the example that comes next: from memory into the cache, or from the file into memory. No
+// advice is given that would change what memory holds, whatever memory it is.
+void Prefetch(const Examples& examples, const Byte* example, std::int64_t bytes) {
 #ifdef __linux__
-  using Address = std::uintptr_t;
-  static const auto page = static_cast<Address>(sysconf(_SC_PAGESIZE));
-  unit = std::max(unit, page);
-  const auto down = [](Address address, Address unit) { return address / unit * unit; };
-  const auto up = [](Address address, Address unit) { return (address + unit - 1) / unit * unit; };
-  const auto first = reinterpret_cast<Address>(place.shard.data);
-  const auto last = first + static_cast<Address>((place.shard.count - 1) * examples.stride + bytes);
-  const auto begin = reinterpret_cast<Address>(place.example);
-  const auto end = begin + static_cast<Address>(bytes);
-  const Address from = std::max(down(begin, unit), down(first, page));
-  const Address to = std::min(up(end, unit), up(last, page));
-  madvise(reinterpret_cast<void*>(from), to - from, advice);
-#endif
-}
-
-// Calls the example that comes next: from memory into the cache, or from the file into memory.
-void Prefetch(const Examples& examples, const Place& place, std::int64_t bytes) {
-#ifdef __linux__
-  if (examples.mapped_file) return Advise(examples, place, bytes, 1, MADV_WILLNEED);
+  if (examples.mapped_file) {
+    using Address = std::uintptr_t;
+    static const auto page = static_cast<Address>(sysconf(_SC_PAGESIZE));
+    const auto begin = reinterpret_cast<Address>(example);
+    const Address from = begin / page * page;
+    madvise(reinterpret_cast<void*>(from), begin + static_cast<Address>(bytes) - from,
+            MADV_WILLNEED);
+    return;
+  }
 #endif
 #ifdef __GNUC__
   // The start is enough for large examples: the hardware follows a run of cache lines by itself.
   for (std::int64_t i = 0; i < std::min<std::int64_t>(bytes, 1024); i += 64) {
-    __builtin_prefetch(place.example + i);
+    __builtin_prefetch(example + i);
   }
-#endif
-}
-
-// Takes the pages of an example out of this process; the file keeps them. Without it the resident
-// memory would grow towards the size of the file. The system maps 64 KiB around a missing page.
-void Release([[maybe_unused]] const Examples& examples, [[maybe_unused]] const Place& place,
-             [[maybe_unused]] std::int64_t bytes) {
-#ifdef __linux__
-  if (examples.mapped_file) Advise(examples, place, bytes, 1 << 16, MADV_DONTNEED);
 #endif
 }
 
@@ -461,8 +435,7 @@ std::int64_t Gather(const Examples& examples, const Drawn& drawn,
       std::fill_n(to, size, 0.0f);
       return true;
     }
-    const Place found = Find(examples, index);
-    const Byte* example = found.example;
+    const Byte* example = Find(examples, index);
     const int turns = drawn.turns[place] % 4;
     const Augmentation* changes = drawn.augmentations ? drawn.augmentations + place : nullptr;
 
@@ -504,7 +477,6 @@ std::int64_t Gather(const Examples& examples, const Drawn& drawn,
                     to + y * row_size + left * pixel_size);
       }
     }
-    Release(examples, found, bytes);
     return finite;
   };
 

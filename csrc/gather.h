@@ -33,7 +33,6 @@ enum class Element { kUint8, kUint16, kFloat16, kFloat32 };
 struct Shard {
   const unsigned char* data;
   std::int64_t first;  // the index of its first example
-  std::int64_t count;
 };
 
 struct Examples {
@@ -43,9 +42,10 @@ struct Examples {
   std::int64_t count;          // how many examples there are
   std::int64_t size;           // elements of one example
   std::int64_t rows, columns;  // of pixels of an image; 0 where examples are none
-  bool mapped_file;  // the pages of shared files: read ahead, and given back once they were used
+  bool mapped_file;            // which is read ahead; other memory is called into the cache
 };
 
+// Nobody else must write to these meanwhile: they are checked before, and not again.
 struct Drawn {
   const std::int64_t* indices;
   const std::uint8_t* turns;          // counter-clockwise quarter turns, of square images only

@@ -427,19 +427,21 @@ void ComputePrototypes(void* kernel, TF_OpKernelContext* context) {
   call.Expect(in.size() == 3 && examples.size() == 2 && in[0] == examples[0] &&
                   (kGradient || in[1] == examples[1]),
               "embeddings must be [tasks, n, d], labels [tasks, n]");
-  call.Expect(kGradient || (TF_NumDims(ways) == 0 && *Data<std::int64_t>(ways) >= 0),
-              "ways must be a number of at least 0");
+  call.Expect(kGradient || TF_NumDims(ways) == 0, "ways must be a number of at least 0");
   if (!call.ok()) return;
   const std::int64_t classes = kGradient ? in[1] : *Data<std::int64_t>(ways);
+  call.Expect(classes >= 0, "ways must be a number of at least 0");
   constexpr std::int64_t kMost = std::int64_t{1} << 31;
   call.Expect(
       classes <= kMost / std::max<std::int64_t>(1, in[0]) / std::max<std::int64_t>(1, in[2]),
       "ways must be such that tasks, ways and depth make less than 2^31 numbers");
   if (!call.ok()) return;
   const Prototypes prototypes = {in[0], examples[1], classes, in[2]};
-  const auto* const label = Data<std::int64_t>(labels);
+  // Checked and used as a copy: a tensor may be the memory of an array that others write to.
+  const auto* const given = Data<std::int64_t>(labels);
+  const std::vector<std::int64_t> label(given, given + in[0] * examples[1]);
   std::vector<std::int64_t> counts(in[0] * classes);
-  call.Expect(prototypes.Count(label, counts.data()) < 0,
+  call.Expect(prototypes.Count(label.data(), counts.data()) < 0,
               "labels must be in 0..ways-1, or -1 for no class");
   const int threads = KernelOf<Nothing>(kernel).Threads();
   OfType(from, [&](auto zero) {
@@ -447,9 +449,9 @@ void ComputePrototypes(void* kernel, TF_OpKernelContext* context) {
     T* const out = call.Output<T>(0, {in[0], kGradient ? examples[1] : classes, in[2]});
     if (!call.ok()) return;
     if constexpr (kGradient) {
-      prototypes.Backward(Data<T>(from), label, counts.data(), out, threads);
+      prototypes.Backward(Data<T>(from), label.data(), counts.data(), out, threads);
     } else {
-      prototypes.Forward(Data<T>(from), label, counts.data(), out, threads);
+      prototypes.Forward(Data<T>(from), label.data(), counts.data(), out, threads);
     }
   });
 }

@@ -74,9 +74,8 @@ def gather(
     along the first axis. `indices`, of any shape, `turns` and `augmentations` have the same shape;
     the result has that and an example's. Index -1 gives zeros. uint8 is multiplied by
     `float32(1 / 255)`, uint16 by `float32(1 / 65535)`; floats are checked to be finite. `scale` and
-    `offset` `[channels]` come last. The result begins at a multiple of 64 bytes. `mapped_file` says
-    that `examples` are the pages of shared memory-mapped files, which are given back to the system
-    after use. Never say so of other memory: its content would be lost.
+    `offset` `[channels]` come last. The result begins at a multiple of 64 bytes. `mapped_file` asks
+    the system to read the pages of the next example ahead, where it reads them from a file.
     """
 
 def prototypes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from tests.data.test_class_dataset import store
-from tfmeta.data import ClassDataset, EpisodeSampler, cache, caching
+from tfmeta.data import ClassDataset, EpisodeSampler, cache, cache_files, caching
 
 ROOT = Path(__file__).parents[2]
 # Runs in a process of its own, to be killed.
@@ -92,7 +93,7 @@ def test_a_folder_is_cached_once(
     assert isinstance(made.examples, np.memmap)
     assert_same(made, expected)
     assert set(contents(tmp_path / "cache")) == {
-        ".lock",
+        ".tfmeta-cache",
         "cache.json",
         "examples.npy",
         "labels.npy",
@@ -131,18 +132,22 @@ def test_an_interruption_at_the_end(
 ) -> None:
     """When the numbers are written and what is beside them is not, or not yet tidied up."""
     cache(photos, tmp_path / "whole", verbose=False)
-    for name, replaced in (("np", "save"), ("Path", "unlink")):
+    for owner, name in ((cache_files, "array_bytes"), (caching.CacheFiles, "tidy")):
+        calls = 0
 
-        def fail(*_: Any, **__: Any) -> None:
-            raise StopHereError
+        def fail(*_: Any, name: str = name, **__: Any) -> None:
+            nonlocal calls
+            calls += 1
+            if name == "array_bytes" or calls == 2:  # the first time there is nothing to tidy up
+                raise StopHereError
 
         with monkeypatch.context() as patch:
-            patch.setattr(getattr(caching, name), replaced, fail)
+            patch.setattr(owner, name, fail)
             with pytest.raises(StopHereError):
-                cache(photos, tmp_path / replaced, verbose=False)
-        cache(photos, tmp_path / replaced, verbose=False)
-        made, whole = contents(tmp_path / replaced), contents(tmp_path / "whole")
-        assert {file: made[file] for file in whole} == whole
+                cache(photos, tmp_path / name, verbose=False)
+        assert (tmp_path / name / "progress.json").exists()
+        cache(photos, tmp_path / name, verbose=False)
+        assert contents(tmp_path / name) == contents(tmp_path / "whole")
 
 
 def kill_in_the_middle(source: Path, folder: Path, chunk: int, seconds: float = 0.05) -> int:
@@ -249,14 +254,14 @@ def test_tensorflow_datasets(
     options: dict[str, Any] = {"data_dir": tmp_path / "data", "group_key": "kind", "size": 4}
     expected = ClassDataset.from_tfds("toys", "train", **options)
     monkeypatch.setattr(caching, "CHUNK", 3)
-    note = caching._note
+    put_note = cache_files.put_note
 
     def stop(*arguments: Any) -> None:
-        note(*arguments)
+        put_note(*arguments)
         raise StopHereError
 
     with monkeypatch.context() as patch:
-        patch.setattr(caching, "_note", stop)
+        patch.setattr(cache_files, "put_note", stop)
         with pytest.raises(StopHereError):
             cache("toys", tmp_path / "parts", split="train", verbose=False, **options)
     for folder in ("parts", "whole"):
@@ -265,6 +270,14 @@ def test_tensorflow_datasets(
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
     with pytest.raises(ValueError, match="`size` must be 4 as when the cache"):
         cache("toys", tmp_path / "whole", split="train", **{**options, "size": 5})
+    # The same data elsewhere, and others of that name there.
+    shutil.copytree(tmp_path / "data", tmp_path / "copy", copy_function=shutil.copyfile)
+    elsewhere = {**options, "data_dir": tmp_path / "copy"}
+    assert_same(cache("toys", tmp_path / "whole", split="train", **elsewhere), expected)
+    store(tmp_path / "other", tfds.features.Image(shape=(8, 8, 3)), list(255 - pixels))
+    elsewhere = {**options, "data_dir": tmp_path / "other"}
+    with pytest.raises(ValueError, match=r"toys/1\.0\.0', whose files have changed"):
+        cache("toys", tmp_path / "whole", split="train", **elsewhere)
     with pytest.raises(ValueError, match="`label_key` must be one of the features"):
         cache("toys", tmp_path / "new", split="train", label_key="race", **options)
 
@@ -304,13 +317,13 @@ def test_damaged_caches_are_named(photos: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     cache(photos, folder, verbose=False)
     about = (folder / "cache.json").read_text()
-    (folder / "cache.json").write_text(about.replace('"format": 1', '"format": 7'))
-    with pytest.raises(ValueError, match=r"of another version .*format 7, this version has 1"):
+    (folder / "cache.json").write_text(about.replace('"format": 2', '"format": 7'))
+    with pytest.raises(ValueError, match=r"of another version: format 7, this version has 2"):
         cache(photos, folder)
     (folder / "cache.json").write_text(about)
     with (folder / "examples.npy").open("r+b") as file:
         file.truncate(500)
-    with pytest.raises(ValueError, match=r"The cache '.*cache' is damaged"):
+    with pytest.raises(ValueError, match=r"examples\.npy' is damaged \(500 bytes, where"):
         cache(photos, folder)
 
 

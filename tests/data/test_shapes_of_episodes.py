@@ -205,7 +205,7 @@ GOOD = {"support": [[0], [3]], "query": [[1], [4]]}
     ("lines", "message"),
     [
         ([], r"must hold episodes.*empty"),
-        ([GOOD, '{"support": [[0'], r"Line 2 of .*list\.jsonl: an episode must be written in JSON"),
+        ([GOOD, '{"support": [[0'], r"Line 2 of .*list\.jsonl': an episode must be in JSON"),
         ([[1]], r"Line 1 .*must have support, query, turns. Received: list"),
         ([{"support": [[0]]}], r"must have support, query, turns. Received: \['support'\]"),
         ([{**GOOD, "more": 1}], r"Received: \['more', 'query', 'support'\]"),

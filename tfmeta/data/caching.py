@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import inspect
 import json
 import math
 import os
+import re
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from tfmeta.data import cache_files
+from tfmeta.data.cache_files import FORMAT, HEADER, Appended, CacheFiles, DamagedError
 from tfmeta.data.class_dataset import ClassDataset
-from tfmeta.data.images import CHUNK, check_image_options, different_sizes, each_image
-from tfmeta.data.images import warn_unreadable as warn_of
+from tfmeta.data.fingerprint import fingerprint
+from tfmeta.data.images import (
+    CHUNK,
+    check_image_options,
+    different_sizes,
+    each_image,
+    in_words,
+    warn_unreadable,
+)
 from tfmeta.data.readers import classes_and_groups, list_images, open_tfds
-from tfmeta.files import replacing
 from tfmeta.types import Array
 
-FORMAT = 1
-_HEADER = 256  # bytes in front of the numbers; the shape is only known in the end
+_NOTED = 256 << 20  # bytes after which it is noted how far the cache has come
 
 
 def cache(
@@ -39,15 +46,23 @@ def cache(
 
     The next call finds the folder and returns at once. A call that was interrupted, however it was,
     is continued by the next one, and ends with the same bytes. Of several processes that ask for
-    the same folder at once, one makes it and the others wait.
+    the same folder at once, one makes it and the others wait. A finished cache needs no lock, and
+    may be on a disk that cannot be written.
+
+    Whether the source has changed is told by names, sizes and what is in the files, or where they
+    have more than 64 MB together by their times instead. What is in the cache is compared with what
+    was written in the same way. A cache that was interrupted and then damaged is made anew, with a
+    warning.
 
     Args:
         source: A folder of images as for `ClassDataset.from_directory`; with `split`, the name of a
             data set of TensorFlow Datasets as for `ClassDataset.from_tfds`.
         path: The folder of the cache: `examples.npy` and `labels.npy`, the class of each, as arrays
-            of NumPy, and `cache.json` with the names of classes and groups.
+            of NumPy, and `cache.json` with the names of classes and groups. Other files in it are
+            left alone.
         split: What to read of TensorFlow Datasets.
-        overwrite: Whether to make a cache anew that was made of another source, or otherwise.
+        overwrite: Whether to make a cache anew that is damaged, or was made of another source or
+            otherwise.
         verbose: Whether to show a progress bar.
         **options: Those of `from_directory` or `from_tfds`.
 
@@ -59,8 +74,10 @@ def cache(
         FileNotFoundError: `source` is not there, and not cached.
         FileExistsError: `path` is something else than a cache.
         TypeError: An option is unknown, or the examples are texts.
-        ValueError: The cache is of another source, of other options or of another version; or what
-            `from_directory` and `from_tfds` raise.
+        OSError: The disk is full or fails; the next call goes on.
+        ValueError: The cache is damaged, of another source, of other options or of another
+            version; the source changes while it is read; or what `from_directory` and `from_tfds`
+            raise.
 
     Example:
 
@@ -70,68 +87,50 @@ def cache(
     ```
     """
     made = _folder(source, options) if split is None else _tfds(source, split, options)
-    folder = Path(path)
-    files = _Files(folder)
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not files.known()):
-        raise FileExistsError(f"'{folder}' exists and is no cache; nothing is changed")
-    folder.mkdir(parents=True, exist_ok=True)
-    with files.locked():
-        if overwrite and not _same(files, made.facts):
+    files = CacheFiles(Path(path))
+    files.refuse_others()
+    loaded, reason = None, None
+    if files.about.exists():
+        try:
+            loaded = _load(files, made.facts)
+        except (ValueError, OSError) as error:
+            reason = error  # or another process makes it anew, which is clear when it is done
+    if loaded is not None and not files.leftovers():
+        return loaded
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.locked())
+        except OSError as error:
+            if loaded is not None:
+                return loaded
+            raise reason or error from None
+        files.tidy()
+        if files.about.exists():
+            try:
+                return _load(files, made.facts)
+            except ValueError:
+                if not overwrite:
+                    raise
+        state = _interrupted(files, made, overwrite)
+        if state is None:
+            if "files" not in made.facts:
+                made.check()  # before anything is removed
             files.clear()
-        _check(files, made.facts)
-        if not files.about.exists():
-            _fill(files, made, verbose)
-        return _load(files)
+        skipped = _fill(files, made, state, verbose)
+        made.skipped(skipped)
+        return _load(files, made.facts)
 
 
 class _Source(NamedTuple):
     facts: dict[str, Any]  # what the bytes depend on
     description: str
     number: int
+    # Raises if there is nothing to be read, or if it is not as the facts say.
+    check: Callable[[], None]
     # From a position on: positions, and examples with their labels; `None` for one left out.
     examples: Callable[[int], Iterator[tuple[int, Array | None, Any]]]
     names: Callable[[list[Any]], tuple[list[str], list[str] | None, Array]]
     skipped: Callable[[list[int]], None]
-
-
-class _Files:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.examples = folder / "examples.npy"
-        self.labels = folder / "labels.npy"
-        self.about = folder / "cache.json"  # the last one to be written
-        # Of a cache that is not finished.
-        self.spelled = folder / "labels.jsonl"
-        self.progress = folder / "progress.json"
-
-    def known(self) -> bool:
-        return (self.folder / ".lock").exists()
-
-    def clear(self) -> None:
-        for file in (self.about, self.progress, self.spelled, self.labels, self.examples):
-            file.unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        with (self.folder / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
-    def read(self) -> dict[str, Any] | None:
-        """What is known of the cache, finished or not."""
-        for file in (self.about, self.progress):
-            if file.exists():
-                try:
-                    known = json.loads(file.read_text())
-                    if known["format"] != FORMAT:
-                        raise ValueError(f"format {known['format']}, this version has {FORMAT}")
-                    return dict(known)
-                except (ValueError, KeyError, TypeError) as error:
-                    raise ValueError(
-                        f"'{file}' is damaged or of another version ({error!r}); "
-                        "overwrite=True makes the cache anew"
-                    ) from error
-        return None
 
 
 def _folder(source: str | os.PathLike[str], options: dict[str, Any]) -> _Source:
@@ -142,17 +141,16 @@ def _folder(source: str | os.PathLike[str], options: dict[str, Any]) -> _Source:
     facts = {"source": os.path.abspath(source), "options": json.loads(json.dumps(chosen))}
     files: list[str] = []
     labels: list[str] = []
+    unreadable: list[str] = []
     if Path(source).exists():
-        files, labels = list_images(source)
-        digest = hashlib.sha256()
-        for file in files:
-            size = os.path.getsize(file) if os.path.exists(file) else -1
-            digest.update(f"{os.path.relpath(file, source)}\0{size}\0".encode())
-        facts["files"] = digest.hexdigest()
+        files, labels, unreadable = list_images(source, chosen["skip_unreadable"])
+        facts["files"] = fingerprint(files, source)
+
+    def check() -> None:
+        found, _, _ = list_images(source, chosen["skip_unreadable"])
+        _check_unchanged(source, facts, fingerprint(found, source))
 
     def examples(start: int) -> Iterator[tuple[int, Array | None, Any]]:
-        if not files:
-            list_images(source)  # which tells what is wrong
         for i, image in each_image(files, start=start, **chosen):
             yield i, image, labels[i]
 
@@ -162,10 +160,11 @@ def _folder(source: str | os.PathLike[str], options: dict[str, Any]) -> _Source:
         return classes, groups, np.array([numbers[name] for name in spelled], np.int64)
 
     def skipped(positions: list[int]) -> None:
-        warn_of([files[i] for i in positions], stacklevel=5)
+        warn_unreadable(unreadable, stacklevel=4, what="folder(s)")
+        warn_unreadable([files[i] for i in positions], stacklevel=4)
 
-    description = f"images of {os.fspath(source)}"
-    return _Source(facts, description, len(files), examples, names, skipped)
+    description = f"images of {in_words(source)}"
+    return _Source(facts, description, len(files), check, examples, names, skipped)
 
 
 def _tfds(source: str | os.PathLike[str], split: str, options: dict[str, Any]) -> _Source:
@@ -174,11 +173,21 @@ def _tfds(source: str | os.PathLike[str], split: str, options: dict[str, Any]) -
     records = open_tfds(**bound.arguments)
     elsewhere = ("name", "data_dir", "download")
     chosen = {name: value for name, value in bound.arguments.items() if name not in elsewhere}
+
+    def found() -> str:
+        # Nothing is found where the data are in a storage of the network.
+        walk = os.walk(records.folder)
+        files = sorted(os.path.join(folder, name) for folder, _, names in walk for name in names)
+        return f"{records.number} {fingerprint(files, records.folder)}"
+
     facts = {
         "source": records.name,
         "options": json.loads(json.dumps(chosen)),
-        "files": str(records.number),
+        "files": found(),
     }
+
+    def check() -> None:
+        _check_unchanged(source, facts, found())
 
     def examples(start: int) -> Iterator[tuple[int, Array | None, Any]]:
         for images, *columns in records.batches(start):
@@ -196,15 +205,21 @@ def _tfds(source: str | os.PathLike[str], split: str, options: dict[str, Any]) -
         return *records.names(labels, *groups), np.unique(labels, return_inverse=True)[1]
 
     description = f"{source} {split}"
-    return _Source(facts, description, records.number, examples, names, lambda positions: None)
+    return _Source(
+        facts, description, records.number, check, examples, names, lambda positions: None
+    )
 
 
-def _check(files: _Files, facts: dict[str, Any]) -> None:
+def _check_unchanged(source: str | os.PathLike[str], facts: dict[str, Any], found: str) -> None:
+    if facts.get("files", found) != found:
+        raise ValueError(
+            "`source` must stay as it is while it is cached. "
+            f"Received: source={os.fspath(source)!r}, whose files have changed meanwhile"
+        )
+
+
+def _check_facts(files: CacheFiles, before: dict[str, Any], facts: dict[str, Any]) -> None:
     """Raise unless the cache is of this source and these options."""
-    known = files.read()
-    if known is None:
-        return
-    before = known["facts"]
     for name, value in facts["options"].items():
         if before["options"].get(name) != value:
             raise ValueError(
@@ -217,40 +232,66 @@ def _check(files: _Files, facts: dict[str, Any]) -> None:
     if before["options"].keys() != facts["options"].keys() or before[same] != facts[same]:
         change = "" if before["source"] != facts["source"] else ", whose files have changed since"
         raise ValueError(
-            f"`source` must be '{before['source']}' as when the cache '{files.folder}' was made. "
-            f"Received: source='{facts['source']}'{change}; overwrite=True makes it anew"
+            f"`source` must be {before['source']!r} as when the cache '{files.folder}' was made. "
+            f"Received: source={facts['source']!r}{change}; overwrite=True makes it anew"
         )
 
 
-def _same(files: _Files, facts: dict[str, Any]) -> bool:
+def _interrupted(files: CacheFiles, source: _Source, overwrite: bool) -> dict[str, Any] | None:
+    """Return how far a cache has come that is not finished, or `None` to begin anew."""
+    if files.about.exists() or not files.progress.exists():
+        return None
     try:
-        _check(files, facts)
+        state = cache_files.read_note(files.progress)
+        _check_state(state, source.number)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        _warn_anew(files.progress, error)
+        return None
+    try:
+        _check_facts(files, state["facts"], source.facts)
     except ValueError:
-        return False
-    return True
+        if not overwrite:
+            raise
+        return None
+    return state
 
 
-def _fill(files: _Files, source: _Source, verbose: bool) -> None:
-    """Append examples to the file, and note after each chunk how far that is safe."""
+def _warn_anew(file: Path, reason: object) -> None:
+    message = (
+        f"Caching from the beginning, for '{file}' of an interrupted one is damaged ({reason})"
+    )
+    warnings.warn(message, stacklevel=4)
+
+
+def _fill(
+    files: CacheFiles, source: _Source, state: dict[str, Any] | None, verbose: bool
+) -> list[int]:
+    """Append examples to the file, and note after each chunk how far that is safe.
+
+    Returns the positions of those that were left out.
+    """
     import keras  # slow to import
 
-    state: dict[str, Any] = files.read() or {
-        "format": FORMAT,
-        "facts": source.facts,
-        "read": 0,
-        "kept": 0,
-        "labels": 0,
-        "skipped": [],
-        "shape": None,
-        "dtype": None,
-    }
-    with files.examples.open("ab") as examples, files.spelled.open("ab") as spelled:
-        size = 0 if state["shape"] is None else _bytes(state)
-        # What was written after the last note is written again.
-        examples.truncate(_HEADER + state["kept"] * size if size else 0)
-        spelled.truncate(state["labels"])
-        if not size:
-            examples.write(bytes(_HEADER))
+    with contextlib.ExitStack() as stack:
+        try:
+            appended = _appended(files, stack, state)
+        except DamagedError as error:
+            _warn_anew(error.file, error.reason)
+            stack.close()
+            state = None
+            files.clear()
+            appended = _appended(files, stack, state)
+        examples, spelled = appended
+        if state is None:
+            state = {"format": FORMAT, "facts": source.facts, "read": 0, "kept": 0, "skipped": []}
+            state |= {"shape": None, "dtype": None}
+
+        def note() -> int:
+            state["examples"], state["labels"] = examples.note(), spelled.note()
+            cache_files.put_note(files.progress, state)
+            return examples.size
+
+        noted = examples.size
         bar = keras.utils.Progbar(max(source.number, 1), verbose=int(verbose), unit_name="example")
         bar.update(state["read"])
         for position, example, label in source.examples(state["read"]):
@@ -268,73 +309,125 @@ def _fill(files: _Files, source: _Source, verbose: bool) -> None:
                 spelled.write(json.dumps(label).encode() + b"\n")
                 state["kept"] += 1
             state["read"] = position + 1
-            if state["read"] % CHUNK == 0:
-                _note(files, state, examples, spelled)
+            if state["read"] % CHUNK == 0 or examples.size >= noted + _NOTED:
+                noted = note()
                 bar.update(state["read"])
-        _note(files, state, examples, spelled)
+        note()
         bar.update(max(source.number, 1), finalize=True)
-    _finish(files, source, state)
+        _finish(files, source, state, examples)
+    return list(state["skipped"])
 
 
-def _bytes(state: dict[str, Any]) -> int:
-    size: int = math.prod(state["shape"]) * np.dtype(state["dtype"]).itemsize
-    return size
+def _appended(
+    files: CacheFiles, stack: contextlib.ExitStack, state: dict[str, Any] | None
+) -> tuple[Appended, Appended]:
+    examples = Appended(files.examples, HEADER, state and state["examples"])
+    stack.enter_context(examples)
+    spelled = Appended(files.spelled, 0, state and state["labels"])
+    stack.enter_context(spelled)
+    return examples, spelled
 
 
-def _note(files: _Files, state: dict[str, Any], *written: BinaryIO) -> None:
-    for file in written:
-        file.flush()
-        os.fsync(file.fileno())
-    state["labels"] = written[-1].tell()
-    with replacing(files.progress) as beside:
-        beside.write_text(json.dumps(state))
-
-
-def _finish(files: _Files, source: _Source, state: dict[str, Any]) -> None:
+def _finish(files: CacheFiles, source: _Source, state: dict[str, Any], examples: Appended) -> None:
     if not state["kept"]:
         raise ValueError(f"None of the {state['read']} images can be read.")
-    spelled = [json.loads(line) for line in files.spelled.read_text().splitlines()]
-    classes, groups, numbers = source.names(spelled)
-    with files.examples.open("r+b") as examples:
-        examples.write(_header((state["kept"], *state["shape"]), state["dtype"]))
-        examples.flush()
-        os.fsync(examples.fileno())
-    with replacing(files.labels) as beside:
-        np.save(beside, numbers.astype(np.int64))
+    source.check()
+    classes, groups, numbers = source.names(_labels(files, state["kept"]))
+    labels = numbers.astype("<i8")
+    shape = (state["kept"], *state["shape"])
+    digest = examples.finish(cache_files.header(shape, state["dtype"]))
+    cache_files.put(files.labels, cache_files.array_bytes(labels))
     about = {
         "format": FORMAT,
         "facts": source.facts,
         "description": source.description,
         "class_names": classes,
         "groups": groups,
+        "shape": list(shape),
+        "dtype": state["dtype"],
+        "examples": digest,
+        "labels": cache_files.sha256(labels.tobytes()),
     }
-    with replacing(files.about) as beside:
-        beside.write_text(json.dumps(about))
-    for file in (files.progress, files.spelled):
-        file.unlink()
-    source.skipped(state["skipped"])
+    cache_files.put_note(files.about, about)
+    files.tidy()
 
 
-def _header(shape: tuple[int, ...], dtype: str) -> bytes:
-    """Return what is in front of the numbers in a file of NumPy, of a length that is always one."""
-    fields = str({"descr": dtype, "fortran_order": False, "shape": shape})
-    length = _HEADER - 10
-    return (
-        b"\x93NUMPY\x01\x00"
-        + length.to_bytes(2, "little")
-        + fields.ljust(length - 1).encode()
-        + b"\n"
-    )
-
-
-def _load(files: _Files) -> ClassDataset:
-    known = files.read()
-    assert known is not None
+def _labels(files: CacheFiles, kept: int) -> list[Any]:
+    """Return the labels as they were spelled: texts, or lists of texts and numbers."""
     try:
-        examples, labels = np.load(files.examples, mmap_mode="r"), np.load(files.labels)
-    except (ValueError, OSError) as error:
-        raise ValueError(
-            f"The cache '{files.folder}' is damaged ({error}); delete it to make it anew"
-        ) from error
-    names, groups = known["class_names"], known["groups"]
-    return ClassDataset(examples, labels, names, groups, description=known["description"])
+        spelled = [
+            json.loads(line) for line in cache_files.read_whole(files.spelled).split(b"\n")[:-1]
+        ]
+        lengths = {-1 if isinstance(x, str) else len(x) for x in spelled}
+        if len(spelled) != kept or len(lengths) != 1:
+            raise ValueError(f"{len(spelled)} labels of {kept} examples")
+        if not all(isinstance(x, str | int) for label in spelled for x in label):
+            raise ValueError("labels are texts and numbers")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DamagedError(files.spelled, error) from error
+    return spelled
+
+
+def _load(files: CacheFiles, facts: dict[str, Any]) -> ClassDataset:
+    """Return a finished cache, or raise a `ValueError` if it is damaged or of other facts."""
+    about = cache_files.read_note(files.about)
+    try:
+        _check_about(about)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(files.about, f"{type(error).__name__}: {error}") from error
+    _check_facts(files, about["facts"], facts)
+    shape, dtype = tuple(about["shape"]), about["dtype"]
+    examples = cache_files.read_array(files.examples, shape, dtype, about["examples"])
+    labels = cache_files.read_array(files.labels, shape[:1], "<i8", about["labels"])
+    names, groups = about["class_names"], about["groups"]
+    try:
+        return ClassDataset(
+            examples, np.array(labels), names, groups, description=about["description"]
+        )
+    except (ValueError, TypeError) as error:
+        raise DamagedError(files.about, error) from error
+
+
+# A note may be of anybody, with a digest that fits: whatever is done with it is checked before.
+
+
+def _check_about(about: dict[str, Any]) -> None:
+    _expect_facts(about["facts"])
+    _expect(_are(int, about["shape"]) and min(about["shape"]) > 0, "shape")
+    _expect(np.dtype(about["dtype"]).kind in "biuf", "dtype")
+    _expect(_are(str, about["class_names"]), "class_names")
+    _expect(about["groups"] is None or _are(str, about["groups"]), "groups")
+    _expect(_are(str, [about["description"], about["examples"], about["labels"]]), "texts")
+    about["description"].encode()  # or it cannot be printed
+    _expect(bool(re.fullmatch("[0-9a-f]{64}", about["examples"])), "examples")
+
+
+def _check_state(state: dict[str, Any], number: int) -> None:
+    _expect_facts(state["facts"])
+    read, kept, skipped = state["read"], state["kept"], state["skipped"]
+    _expect(_are(int, [read, kept, *skipped]), "numbers")
+    _expect(0 <= kept <= read == kept + len(skipped), "read")
+    _expect(number < 0 or read <= number, "read")
+    _expect(all(0 <= position < read for position in skipped), "skipped")
+    size = 0
+    if kept:
+        _expect(_are(int, state["shape"]) and min(state["shape"], default=1) > 0, "shape")
+        _expect(np.dtype(state["dtype"]).kind in "biuf", "dtype")
+        size = kept * math.prod(state["shape"]) * np.dtype(state["dtype"]).itemsize
+    _expect(state["examples"]["bytes"] == size, "examples")
+    noted = [state[key][of] for key in ("examples", "labels") for of in ("bytes", "sha256")]
+    _expect(_are(int, noted[::2]) and _are(str, noted[1::2]) and min(noted[::2]) >= 0, "labels")
+
+
+def _expect_facts(facts: Any) -> None:
+    _expect(_are(str, [facts["source"], facts.get("files", "")]), "facts")
+    _expect(isinstance(facts["options"], dict), "facts")
+
+
+def _expect(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(f"`{what}` is not what was written")
+
+
+def _are(kind: type, values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is kind for value in values)

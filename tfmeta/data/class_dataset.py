@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tfmeta.checks import did_you_mean
+from tfmeta.data.images import in_words
+from tfmeta.data.maps import packed, unpacked
 from tfmeta.data.readers import read_directory, read_tfds
 from tfmeta.data.shards import Shards
 from tfmeta.data.splits import shuffled
@@ -183,8 +184,8 @@ class ClassDataset:
             grayscale: One channel when `True`, red, green and blue otherwise.
             invert: Whether to turn `v` into `255 - v`, so that dark ink on paper becomes bright.
             resample: `"lanczos"`, `"area"` or `"bilinear"`.
-            skip_unreadable: Leaves out files that cannot be read, with one warning that names
-                them, instead of raising an error.
+            skip_unreadable: Leaves out files and folders that cannot be read, with a warning that
+                names them, instead of raising an error.
 
         Returns:
             The images as uint8 `[n, height, width, channels]`, in sorted order of their paths.
@@ -192,8 +193,9 @@ class ClassDataset:
         Raises:
             FileNotFoundError: `path` does not exist.
             NotADirectoryError: `path` is a file.
-            ValueError: There are no images or only one class, a file cannot be read (it is
-                named), or images of different sizes come without `size`.
+            ValueError: There are no images or only one class, a file or folder cannot be read or
+                a link leads nowhere (it is named), the name of a class is not in UTF-8, or images
+                of different sizes come without `size`.
 
         Example:
 
@@ -210,7 +212,7 @@ class ClassDataset:
             resample=resample,
             skip_unreadable=skip_unreadable,
         )
-        return cls(*labelled, description=f"images of {os.fspath(path)}")
+        return cls(*labelled, description=f"images of {in_words(path)}")
 
     @property
     def num_classes(self) -> int:
@@ -236,6 +238,13 @@ class ClassDataset:
             f"example_shape={self.example_shape}, dtype={self.dtype}"
         )
         return f"ClassDataset({text}{', ' + repr(self.description) if self.description else ''})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """In a pickle a memory map is the name of its file."""
+        return {**self.__dict__, "examples": packed(self.examples)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({**state, "examples": unpacked(state["examples"])})
 
     def select(self, classes: Iterable[int | str]) -> ClassDataset:
         """Returns the data set of some classes only, in the order given.
@@ -348,7 +357,8 @@ class ClassDataset:
         """The data set of these classes, which may repeat; nothing is checked again."""
         chosen = np.asarray(classes, np.int64)
         starts, sizes = self.class_offsets[chosen], np.diff(self.class_offsets)[chosen]
-        other = copy.copy(self)
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
         other.class_indices = np.concatenate(
             [self.class_indices[i : i + n] for i, n in zip(starts, sizes, strict=True)]
         )
@@ -398,7 +408,15 @@ def _check_names(argument: str, names: Sequence[str], classes: Array) -> tuple[s
             f"`{argument}` must have one entry for each of the {len(classes)} classes that occur "
             f"in `labels`. Received: {len(names)} entries"
         )
-    return tuple(str(name) for name in names)
+    checked = tuple(str(name) for name in names)
+    for name in checked:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"`{argument}` must be texts that UTF-8 can spell. Received: {name!r}"
+            ) from None
+    return checked
 
 
 def _check_labels(labels: npt.ArrayLike, examples: int) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -31,8 +32,10 @@ class EpisodeList:
 
         {"support": [[3, 8], [41, 40]], "query": [[5], [44]], "turns": [0, 0]}
 
-    with a list of positions in `dataset.examples` for each class of the episode. `turns` are
+    There is a list of positions in `dataset.examples` for each class of the episode. `turns` are
     the counter-clockwise quarter turns of each class, 0 where there are none; it may be left out.
+    In front of all comes a line with the number of episodes and a digest of them, which a list that
+    is written by hand need not have.
     Episodes may differ in ways and shots; `batch` then gives masks, as `EpisodeSampler` does.
 
     Args:
@@ -44,7 +47,8 @@ class EpisodeList:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file has no episodes, or a line is no episode of this dataset: it is named.
+        ValueError: The file has no episodes or is not as it was written, or a line is no episode
+            of this dataset: it is named.
 
     Example:
 
@@ -76,17 +80,25 @@ class EpisodeList:
         ):
             owner[dataset.class_indices[begin:end]] = c
         episodes = []
+        name = os.fspath(path)
         try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
+            lines = Path(path).read_bytes().decode().split("\n")
         except UnicodeDecodeError as error:
-            raise ValueError(f"`path` must be a text in UTF-8. Received: {path}: {error}") from None
-        for number, line in enumerate(lines, 1):
+            raise ValueError(
+                f"`path` must be a text in UTF-8. Received: {name!r}: {error}"
+            ) from None
+        first = _is_header(lines[0])
+        if first:
+            _check_whole(name, lines)
+        if not lines[-1]:  # behind the last end of a line
+            lines.pop()
+        for number, line in enumerate(lines[first:], 1 + first):
             try:
                 episodes.append(_episode(line, owner))
             except ValueError as error:
-                raise ValueError(f"Line {number} of {os.fspath(path)}: {error}") from error
+                raise ValueError(f"Line {number} of {name!r}: {error}") from error
         if not episodes:
-            raise ValueError(f"`path` must hold episodes. Received: {os.fspath(path)}, empty")
+            raise ValueError(f"`path` must hold episodes. Received: {name!r}, empty")
         self._support = _filled([support for support, _, _ in episodes])
         self._query = _filled([query for _, query, _ in episodes])
         turns = _filled([[[t] for t in turns] for _, _, turns in episodes])[..., 0]
@@ -142,23 +154,54 @@ def write_episodes(
             f"may come twice in an episode. Received: {sampler!r}"
         )
     start = integer("start", start, 0, 2**63)
-    with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
-        for step in range(start, start + integer("episodes", episodes, 1)):
+    digest = hashlib.sha256()
+    episodes = integer("episodes", episodes, 1)
+    with replacing(path) as beside, beside.open("wb") as file:
+        file.write(_header(episodes, digest))  # of this length, when all is known
+        for step in range(start, start + episodes):
             support, query, turns = (x[0] for x in sampler.draw(step))
             ways = int((query[:, 0] >= 0).sum())
             lists = [
                 [[int(i) for i in way if i >= 0] for way in x[:ways]] for x in (support, query)
             ]
             line = dict(zip(_KEYS, [*lists, turns[:ways].tolist()], strict=True))
-            file.write(json.dumps(line) + "\n")
+            content = json.dumps(line).encode() + b"\n"
+            digest.update(content)
+            file.write(content)
+        file.seek(0)
+        file.write(_header(episodes, digest))
+
+
+def _header(episodes: int, digest: Any) -> bytes:
+    return json.dumps({"episodes": episodes, "sha256": digest.hexdigest()}).encode() + b"\n"
+
+
+def _is_header(line: str) -> bool:
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and not set(_KEYS) & set(content)
+
+
+def _check_whole(name: str, lines: list[str]) -> None:
+    """Raise unless the first line tells what follows."""
+    follows = "\n".join(lines[1:]).encode()
+    written = _header(len(lines) - 2, hashlib.sha256(follows)).decode()
+    if lines[0] + "\n" != written:
+        raise ValueError(
+            "`path` must be as `write_episodes` has written it, or have no first line that says "
+            f"otherwise. Received: {name!r}, which has changed: its first line is {lines[0]!r}, "
+            f"where {written!r} tells what follows"
+        )
 
 
 def _episode(line: str, owner: Array) -> tuple[list[list[int]], list[list[int]], list[int]]:
     """Return support, query and turns of one line; `owner` is each example's class, or -1."""
     try:
         content = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"an episode must be written in JSON. Received: {error}") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"an episode must be in JSON. Received: {error}") from error
     if not isinstance(content, dict) or not set(_KEYS[:2]) <= set(content) <= set(_KEYS):
         received = sorted(content) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"an episode must have {', '.join(_KEYS)}. Received: {received}")

@@ -13,6 +13,7 @@ from tfmeta import _core
 from tfmeta.checks import check_count
 from tfmeta.data.augmentation import Augmentation
 from tfmeta.data.class_dataset import ClassDataset
+from tfmeta.data.maps import map_of
 from tfmeta.data.normalization import Numbers, scale_and_offset
 from tfmeta.data.shards import Shards
 from tfmeta.foreign.of_numpy import mapping_of
@@ -39,7 +40,8 @@ class Gather:
     ) -> None:
         if not isinstance(dataset, ClassDataset):
             raise TypeError(f"`dataset` must be a ClassDataset. Received: {type(dataset).__name__}")
-        self.examples = examples = dataset.examples
+        self._dataset = dataset
+        examples = dataset.examples
         self.num_threads = integer(
             "num_threads", _available_cpus() if num_threads is None else num_threads, 1, 1025
         )
@@ -58,12 +60,26 @@ class Gather:
                 f"Received: examples of type {examples.dtype}, shape {examples.shape}"
             )
         self._scale, self._offset = scale_and_offset(examples, mean, std)
+        self._find()
+
+    def _find(self) -> None:
+        """Find where the examples lie."""
+        self.examples = examples = self._dataset.examples
         self._arrays = examples.arrays if isinstance(examples, Shards) else [examples]
         self._in_core = self._become_floats and all(map(_in_core, self._arrays))
         self._files = _large_mapped_files(self._arrays)
         for file in self._files:
             # Reading ahead of scattered examples would read a multiple of what is wanted.
             file.madvise(mmap.MADV_RANDOM)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Where the examples lie is another place in another process."""
+        places = ("examples", "_arrays", "_in_core", "_files")
+        return {name: value for name, value in self.__dict__.items() if name not in places}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._find()
 
     def __call__(
         self,
@@ -109,8 +125,7 @@ class Gather:
         indices = indices.copy().reshape(turns.shape)
         if not self._in_core:
             examples = self._taken(indices)
-            for file in self._files:
-                file.madvise(mmap.MADV_DONTNEED)
+            self._release()
             if not self._become_floats:
                 for place in zip(*np.nonzero(turns), strict=True):
                     examples[place] = np.rot90(examples[place], turns[place])
@@ -121,7 +136,7 @@ class Gather:
             indices = np.where(indices < 0, -1, places)
         if changes is not None:
             changes = changes.copy().reshape(turns.shape)
-        return _core.gather(
+        gathered = _core.gather(
             arrays,
             indices,
             turns,
@@ -131,6 +146,16 @@ class Gather:
             self.num_threads,
             mapped,
         )
+        self._release()
+        return gathered
+
+    def _release(self) -> None:
+        """Take the pages that were read out of this process; the system keeps them as the file's.
+
+        Without it the resident memory would grow towards the size of the files.
+        """
+        for file in self._files:
+            file.madvise(mmap.MADV_DONTNEED)
 
     def _taken(self, indices: Array) -> Array:
         """Return examples of other types and layouts in one piece, and floats as float32."""
@@ -196,16 +221,6 @@ def _in_core(examples: Array) -> bool:
 
 def _large_mapped_files(arrays: Sequence[Array]) -> list[Any]:
     """The mappings that arrays view, if the pages of all can be read from the files again."""
-    files = [file for array in arrays if (file := _mapped_file(array)) is not None]
+    files = [mapping_of(view) for array in arrays if (view := map_of(array)) is not None]
     large = sum(map(len, files)) > _SMALL_FILE and hasattr(mmap, "MADV_DONTNEED")
     return files if large and len(files) == len(arrays) else []
-
-
-def _mapped_file(array: Any) -> Any:
-    while isinstance(array, np.ndarray):
-        mapping = mapping_of(array)
-        if mapping is not None:
-            # What was written to a copy-on-write mapping is in no file.
-            return mapping if getattr(array, "mode", "c") != "c" else None
-        array = array.base
-    return None

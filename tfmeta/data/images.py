@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Condition
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,14 @@ SUFFIXES = (
     *(".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm"),
     *(".png", ".ppm", ".tif", ".tiff", ".webp"),
 )
-CHUNK = 1024  # images decoded before they are copied into the result: bounds the memory held twice
+# What files of these names may hold. Pillow would also open others by their content, of which some
+# are programs: it has PostScript run.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# Decoded ahead of the one image that is asked for: so many images, of so many bytes.
+CHUNK = 1024
+AHEAD = 1 << 30
+# What an image takes at most while it is decoded, converted, turned and resized.
+_BYTES_PER_PIXEL = 16
 
 
 def read_image(
@@ -40,7 +49,7 @@ def read_image(
     white paper, and a camera's orientation tag is obeyed.
 
     Args:
-        path: An image file.
+        path: An image file: BMP, GIF, JPEG, PBM, PGM, PNG, PPM, TIFF or WebP, whatever its name.
         size: Side of the square, or `(height, width)`, to which the image is resized (its
             proportions are not kept). `None` leaves the size as it is.
         grayscale: One channel when `True`, red, green and blue otherwise.
@@ -63,12 +72,28 @@ def read_image(
     drawing.shape    # (28, 28, 1)
     ```
     """
+    return _read(
+        path, lambda pixels: None, size=size, grayscale=grayscale, invert=invert, resample=resample
+    )
+
+
+def _read(
+    path: str | os.PathLike[str],
+    admit: Callable[[int], None],
+    *,
+    size: int | tuple[int, int] | None = None,
+    grayscale: bool = False,
+    invert: bool = False,
+    resample: str = "lanczos",
+) -> ImageArray:
+    """Read an image; `admit` is told the number of its pixels before they are decoded."""
     check_image_options(size, resample)
     name = os.fspath(path)
     if not os.path.isfile(name):
         raise FileNotFoundError(f"`path` must be an image file. Received: path={name!r}")
     try:
-        with Image.open(name) as opened:
+        with Image.open(name, formats=FORMATS) as opened:
+            admit(opened.width * opened.height)
             opened.load()
             image = _to_eight_bits(opened, "L" if grayscale else "RGB")
     # Pillow's decoders raise a dozen types (OSError, SyntaxError, struct.error, zlib.error, ...).
@@ -181,28 +206,86 @@ def each_image(
         ValueError: An image cannot be read.
     """
     check_image_options(options.get("size"), options.get("resample", "lanczos"))
+    memory = _Memory(start)
 
-    def read(path: str | os.PathLike[str]) -> ImageArray | None:
+    def read(position: int) -> ImageArray | None:
+        image = None
         try:
-            return read_image(path, **options)
+            image = _read(paths[position], lambda pixels: memory.take(position, pixels), **options)
         # A link that leads nowhere is a FileNotFoundError.
         except (ValueError, FileNotFoundError) as error:
-            if skip_unreadable:
-                return None
-            hint = "Leave out such files with skip_unreadable=True (--skip-unreadable)."
-            raise ValueError(f"{error}. {hint}") from error
+            if not skip_unreadable:
+                hint = "Leave out such files with skip_unreadable=True (--skip-unreadable)."
+                raise ValueError(f"{error}. {hint}") from error
+        finally:
+            memory.keep(position, 0 if image is None else image.nbytes)
+        return image
 
     # Worth it for photographs; small drawings are decoded too fast to gain by threads.
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for first in range(start, len(paths), CHUNK):
-            yield from enumerate(pool.map(read, paths[first : first + CHUNK]), first)
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    try:
+        ahead: deque[Future[ImageArray | None]] = deque()
+        for i in range(start, len(paths)):
+            while len(ahead) < min(CHUNK, len(paths) - i):
+                ahead.append(pool.submit(read, i + len(ahead)))
+            yield i, ahead.popleft().result()
+            memory.next()
+    finally:
+        memory.close()
+        pool.shutdown(cancel_futures=True)
 
 
-def warn_unreadable(paths: Sequence[str], stacklevel: int) -> None:
+class _Memory:
+    """Has threads that decode ahead wait while what they hold together would be too much.
+
+    The image that is asked for next is always let in, or it would wait for those behind it.
+    """
+
+    def __init__(self, start: int) -> None:
+        self._wanted = start
+        self._bytes: dict[int, int] = {}  # of each image, until the next one is asked for
+        self._sum = 0
+        self._changed = Condition()
+
+    def take(self, position: int, pixels: int) -> None:
+        needed = pixels * _BYTES_PER_PIXEL
+        with self._changed:
+            self._changed.wait_for(lambda: position <= self._wanted or self._sum + needed <= AHEAD)
+            self._set(position, needed)
+
+    def keep(self, position: int, size: int) -> None:
+        """The image is decoded, and has so many bytes."""
+        with self._changed:
+            self._set(position, size)
+
+    def next(self) -> None:
+        with self._changed:
+            self._set(self._wanted, 0)
+            self._wanted += 1
+
+    def close(self) -> None:
+        """Nothing more is asked for: nobody waits any longer."""
+        with self._changed:
+            self._wanted = 2**63
+            self._changed.notify_all()
+
+    def _set(self, position: int, size: int) -> None:
+        self._sum += size - self._bytes.pop(position, 0)
+        if size:
+            self._bytes[position] = size
+        self._changed.notify_all()
+
+
+def warn_unreadable(paths: Sequence[str], stacklevel: int, what: str = "image(s)") -> None:
     """Warns of the files that were left out, if there are any."""
     if paths:
-        shown = ", ".join(paths[:10]) + (", ..." if len(paths) > 10 else "")
-        warnings.warn(f"Left out {len(paths)} unreadable image(s): {shown}", stacklevel=stacklevel)
+        shown = ", ".join(map(in_words, paths[:10])) + (", ..." if len(paths) > 10 else "")
+        warnings.warn(f"Left out {len(paths)} unreadable {what}: {shown}", stacklevel=stacklevel)
+
+
+def in_words(path: str | os.PathLike[str]) -> str:
+    """Returns a path as a text that can be printed and encoded, whatever bytes it is made of."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def different_sizes(one: str, other: str) -> ValueError:

@@ -17,6 +17,7 @@ from tfmeta.data.images import (
     different_sizes,
     prepare,
     read_images,
+    warn_unreadable,
 )
 from tfmeta.types import Array
 
@@ -40,7 +41,8 @@ def read_directory(
     skip_unreadable: bool,
 ) -> Labelled:
     """Reads a folder of images, a sub-folder a class. See `ClassDataset.from_directory`."""
-    files, labels = list_images(path)
+    files, labels, unreadable = list_images(path, skip_unreadable)
+    warn_unreadable(unreadable, stacklevel=4, what="folder(s)")
     pixels, kept = read_images(
         files,
         size=size,
@@ -53,8 +55,19 @@ def read_directory(
     return Labelled(pixels, labels, *classes_and_groups(path, labels))
 
 
-def list_images(path: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
-    """Returns the image files below a folder and the class of each, in sorted order."""
+def list_images(
+    path: str | os.PathLike[str], skip_unreadable: bool = False
+) -> tuple[list[str], list[str], list[str]]:
+    """Returns the image files below a folder, the class of each, and what cannot be looked into.
+
+    Args:
+        path: The folder.
+        skip_unreadable: Whether to leave out folders that cannot be read and links that lead
+            nowhere, which are returned last, instead of raising an error.
+
+    Returns:
+        Files in sorted order, their classes, and what was left out.
+    """
     root = Path(path)
     if not root.exists():
         raise FileNotFoundError(f"`path` must be an existing folder. Received: path={str(path)!r}")
@@ -62,8 +75,23 @@ def list_images(path: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
         raise NotADirectoryError(f"`path` must be a folder. Received: path={str(path)!r}, a file")
     files: list[str] = []
     labels: list[str] = []
+    unreadable: list[str] = []
     seen = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+
+    def refuse(name: str, reason: str) -> None:
+        if not skip_unreadable:
+            raise ValueError(
+                f"Not a readable folder of images: {name!r} ({reason}). Leave out such folders "
+                "with skip_unreadable=True (--skip-unreadable)."
+            )
+        unreadable.append(name)
+
+    def failed(error: OSError) -> None:
+        if error.filename is None or os.fspath(error.filename) == os.fspath(root):
+            raise error
+        refuse(os.fspath(error.filename), error.strerror or str(error))
+
+    for folder, subfolders, names in os.walk(root, onerror=failed, followlinks=True):
         # Links can lead round in a circle, or to a class that is there by itself.
         real = os.path.realpath(folder)
         if real in seen:
@@ -72,16 +100,33 @@ def list_images(path: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
         seen.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         relative = Path(folder).relative_to(root)
-        if relative.parts:
-            images = sorted(name for name in names if _is_image(name))
+        images = sorted(name for name in names if _is_image(name))
+        for name in sorted(set(names) - set(images)):
+            # It may have led to a folder that is a class.
+            if not name.startswith(".") and not os.path.exists(os.path.join(folder, name)):
+                refuse(os.path.join(folder, name), "a link that leads nowhere")
+        if relative.parts and images:
             files += [os.path.join(folder, name) for name in images]
-            labels += [relative.as_posix()] * len(images)
+            labels += [_class_name(folder, relative)] * len(images)
     if not files:
         raise ValueError(
             "`path` must hold one sub-folder of images for each class; no images "
             f"({', '.join(SUFFIXES)}) were found in sub-folders. Received: path={str(path)!r}"
         )
-    return files, labels
+    return files, labels, unreadable
+
+
+def _class_name(folder: str, relative: Path) -> str:
+    """Return the name of a folder's class, which goes into texts of all kinds."""
+    name = relative.as_posix()
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            "The folder of a class must have a name in UTF-8, for it is the name of the class. "
+            f"Received: {folder!r}"
+        ) from None
+    return name
 
 
 def classes_and_groups(
@@ -119,12 +164,14 @@ class Records(NamedTuple):
 
     Attributes:
         name: With configuration and version.
+        folder: Where its files are.
         number: How many examples there are.
         batches: Gives, from an example on, columns of images, labels and, where asked for, groups.
         names: Gives the names of the classes of all labels and groups, and those of the groups.
     """
 
     name: str
+    folder: str
     number: int
     batches: Callable[[int], Iterator[list[Array]]]
     names: Callable[..., tuple[list[str], list[str] | None]]
@@ -196,7 +243,7 @@ def open_tfds(
         of = None if groups is None else _spell(features[group_key], groups[first])
         return _spell(features[label_key], classes), of
 
-    return Records(builder.info.full_name, number, batches, names)
+    return Records(builder.info.full_name, os.fspath(builder.data_dir), number, batches, names)
 
 
 def _is_image(name: str) -> bool:

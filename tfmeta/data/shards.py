@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tfmeta.data.maps import packed, unpacked
 from tfmeta.types import Array
 
 
@@ -30,8 +32,8 @@ class Shards:
     Raises:
         FileNotFoundError: A folder is not there or has no such files.
         TypeError: There are other things than arrays of numbers.
-        ValueError: Shards are empty, not contiguous, have no axis for what makes up an example, or
-            differ in type or shape.
+        ValueError: A file is damaged, or longer or shorter than it says; shards are empty, not
+            contiguous, have no axis for what makes up an example, or differ in type or shape.
 
     Example:
         >>> import numpy as np
@@ -44,10 +46,10 @@ class Shards:
             files = sorted(Path(source).glob("*.npy"))
             if not files:
                 raise FileNotFoundError(
-                    f"`source` must be a folder with files *.npy. Received: source='{source}'"
+                    f"`source` must be a folder with files *.npy. Received: source={str(source)!r}"
                 )
-            self.arrays: tuple[Array, ...] = tuple(np.load(file, mmap_mode="r") for file in files)
-            names = [f"'{file}'" for file in files]
+            self.arrays: tuple[Array, ...] = tuple(map(_mapped, files))
+            names = [repr(str(file)) for file in files]
         else:
             self.arrays = tuple(source)
             names = [f"source[{i}]" for i in range(len(self.arrays))]
@@ -93,8 +95,34 @@ class Shards:
             taken[here] = self.arrays[shard][numbers[here] - self._offsets[shard]]
         return taken
 
+    def __getstate__(self) -> dict[str, Any]:
+        """In a pickle a memory map is the name of its file."""
+        return {**self.__dict__, "arrays": tuple(map(packed, self.arrays))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({**state, "arrays": tuple(map(unpacked, state["arrays"]))})
+
     def __repr__(self) -> str:
         return f"Shards({len(self.arrays)} arrays, shape={self.shape}, dtype={self.dtype})"
+
+
+def _mapped(file: Path) -> Array:
+    """Return a file of NumPy as a memory map, if it holds as much as it says."""
+    try:
+        if not file.is_file():
+            raise ValueError("it is no file")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of a header that is not as NumPy writes it
+            array = np.lib.format.open_memmap(file, mode="r")
+        said = array.offset + array.nbytes
+        if said != file.stat().st_size:
+            raise ValueError(f"{file.stat().st_size} bytes, where its header says {said}")
+    # What reads the header raises a dozen types (ValueError, SyntaxError, EOFError, ...).
+    except Exception as error:
+        raise ValueError(
+            f"`source` must hold whole files *.npy. Received: {str(file)!r} ({error})"
+        ) from error
+    return array
 
 
 def _check(name: str, array: Any, of_first: str, first: Any) -> None:
