@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import http.client
 import json
@@ -456,21 +457,68 @@ def test_what_is_no_exported_learner_is_not_served(tmp_path: Path) -> None:
         runpy.run_path(str(SERVER))["load"](tmp_path / "adapted")
 
 
+def hostile(service: Service, random: np.random.Generator) -> int | None:
+    """Do one of what no client should; return the status, where there is an answer."""
+    whole = json.dumps({"support_x": X, "support_y": Y}).encode()
+    bodies: list[Any] = [
+        b"[" + b"[]," * 10**5 + b"0]",
+        b"{" + b'"a":{' * 10**4,
+        random.bytes(10**5),
+        whole[: random.integers(len(whole))],
+        {"support_x": [["x" * 10**5, *"y" * 10**4]], "support_y": [0]},
+        {"support_x": [X[0]] * 1000, "support_y": [0] * 1000},
+        {"support_x": (np.array(X) + 1e38).tolist(), "support_y": Y},
+        {"support_x": X, "support_y": [float("nan")] * WAYS},
+        {"support_x": X, "support_y": [10**400] * WAYS},
+        b" " * (3 * MAX_BYTES),
+    ]
+    way = int(random.integers(len(bodies) + 3))
+    if way < len(bodies):
+        try:
+            return service.post("/adapt", bodies[way])[0]
+        except (OSError, http.client.HTTPException, ValueError):  # it is closed while it is sent
+            return None
+    # Half, whole but not read, and nothing at all.
+    with service.half([whole[:100], whole, b""][way - len(bodies)], len(whole)):
+        time.sleep(random.random() / 10)
+    return None
+
+
 @pytest.mark.slow
-def test_memory_does_not_grow(service: Service, tasks: list[dict[str, Any]]) -> None:
-    """In 2,000 requests, after enough to fill the store."""
+def test_hostile_clients_among_fifty_change_no_answer_and_no_memory(
+    service: Service, learner: tfmeta.MetaLearner, tasks: list[dict[str, Any]]
+) -> None:
+    """2,000 requests, after enough to fill the store and TensorFlow's pool."""
+    expected, compiled = [], tf.function(learner)
+    for task in tasks:
+        given = {k: np.array(v)[None] for k, v in task.items()}
+        given = {k: np.float32(v) if k.endswith("_x") else v for k, v in given.items()}
+        expected.append(np.asarray(compiled(given))[0])
 
-    def client(i: int) -> None:
+    def client(i: int) -> int | None:
+        if i % 4 == 3:
+            return hostile(service, np.random.default_rng(i))
         status = 404
-        while status == 404:  # fifty others may have filled the store meanwhile
-            task = asked(service, "/adapt", support(tasks[i % CLIENTS]))["task"]
-            body = {"task": task, "query_x": tasks[i % CLIENTS]["query_x"]}
-            status, answer = service.post("/predict", body)
+        while status in (404, 503):  # fifty others may have filled the store meanwhile
+            status, answer = service.post("/adapt", support(tasks[i % CLIENTS]))
+            if status == 200:
+                body = {"task": answer["task"], "query_x": tasks[i % CLIENTS]["query_x"]}
+                status, answer = service.post("/predict", body)
         assert status == 200, answer
+        np.testing.assert_allclose(answer["predictions"], expected[i % CLIENTS], atol=1e-5)
+        return 200
 
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        list(pool.map(client, range(100)))
-        before = service.memory()
-        list(pool.map(client, range(1000)))
+    def round_of(requests: int) -> tuple[float, collections.Counter[int | None]]:
+        began = time.monotonic()
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            statuses = collections.Counter(pool.map(client, range(requests)))
+        return time.monotonic() - began, statuses
+
+    round_of(500)
+    before = service.memory()
+    seconds, statuses = round_of(2000)
     after = service.memory()
+    print(f"{before >> 20} MB, {after >> 20} MB, {seconds:.0f} s, {dict(statuses)}")
+    assert statuses[200] >= 1500
+    assert set(statuses) <= {200, 400, 413, 503, None}
     assert after - before < 0.05 * before, (before, after)

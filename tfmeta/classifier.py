@@ -173,7 +173,8 @@ class Classifier:
             facts = json.loads(file.read_text(encoding="utf-8"))
             if facts.pop("sha256") != _digest(facts):
                 raise ValueError("its SHA-256 is wrong")
-            written = facts.pop("files")
+            written = dict(facts.pop("files"))
+            _check(facts)
             classifier = cls(model=None, **{**facts, "class_names": tuple(facts["class_names"])})
             chosen = FORMATS[classifier.format]
             file = folder / chosen.file
@@ -200,6 +201,17 @@ def _others(path: Path) -> list[str]:
     if path.is_symlink():
         return [path.name]
     return [f"{path.name}/{name}" for name in others(path)] if path.is_dir() else []
+
+
+def _check(facts: dict[str, Any]) -> None:
+    """Raise unless the values are of the types that `save` writes."""
+    names, images = facts["class_names"], facts["images"]
+    if not names or not isinstance(names, list) or not all(isinstance(x, str) for x in names):
+        raise TypeError(f"class_names must be a list of names. Received: {names!r}")
+    Preprocessing(**images)
+    flags = [v for k, v in images.items() if k != "size"] + [facts["transductive"]]
+    if "scale" in images or not all(isinstance(flag, bool) for flag in flags):
+        raise TypeError(f"grayscale, invert and transductive must be flags. Received: {facts}")
 
 
 def _digest(facts: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfmeta.export.device import checked_example, learner_functions, model_function
 from tfmeta.export.one_file import check_free_file, write_file
+from tfmeta.export.writable import writable
 from tfmeta.files import scratch
 from tfmeta.types import Array
 
@@ -94,7 +95,11 @@ def lite(
         functions = {"serving_default": function}
     # Beside the file, where the next export finds it if this one is killed.
     with scratch(path) as folder:
-        content = _converted(functions, folder, batches)
+        # Nobody differentiates through the functions, and not every gradient can be saved.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        with writable(path):
+            tf.saved_model.save(tf.Module(), str(folder), functions, options)
+        content = _converted(folder, list(functions), batches)
     _check_runs(interpreter, content)
     write_file(path, content)
 
@@ -130,14 +135,9 @@ def _batches(representative: Any, example: Any, function: Any) -> list[Array]:
     return [images[i : i + _TOGETHER] for i in range(0, len(images), _TOGETHER)]
 
 
-def _converted(
-    functions: Mapping[str, Any], folder: Path, batches: Sequence[Array] | None
-) -> bytes:
-    # Nobody differentiates through the functions, and not every gradient can be saved.
-    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+def _converted(folder: Path, names: list[str], batches: Sequence[Array] | None) -> bytes:
     try:
-        tf.saved_model.save(tf.Module(), str(folder), functions, options)
-        converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), list(functions))
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), names)
         if batches:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.representative_dataset = lambda: ([batch] for batch in batches)

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from tfmeta.export.writable import writable
 from tfmeta.files import replacing
 
 
@@ -51,10 +52,5 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
     Raises:
         OSError: If `path` cannot be written.
     """
-    try:
-        with replacing(path) as beside:
-            beside.write_bytes(content)
-    except OSError as error:
-        raise OSError(
-            error.errno, f"`path` must be writable ({error.strerror}). Received: path='{path}'"
-        ) from error
+    with writable(path), replacing(path) as beside:
+        beside.write_bytes(content)

@@ -15,6 +15,7 @@ from tfmeta.copies import resources_of
 from tfmeta.export.contents import others, write_list
 from tfmeta.export.preprocessing import Preprocessing
 from tfmeta.export.serving import example_of_built, learner_signatures, model_signatures
+from tfmeta.export.writable import writable
 from tfmeta.files import replacing_folder
 from tfmeta.foreign.of_keras import layers_of
 from tfmeta.layers import BatchAtHandNormalization
@@ -150,15 +151,9 @@ def _write(
     # Nobody differentiates through them; the gradients would bring metrics along.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     with replacing_folder(path) as beside:
-        try:
+        with writable(path):
             tf.saved_model.save(module, str(beside), signatures=signatures, options=options)
             write_list(beside)
-        except (OSError, tf.errors.OpError) as error:
-            reason = getattr(error, "strerror", None) or getattr(error, "message", error)
-            raise OSError(
-                getattr(error, "errno", None),
-                f"`path` must be writable ({reason}). Received: path='{path}'",
-            ) from error
         # Again, for tracing takes a while.
         check_free(path, overwrite)
 
