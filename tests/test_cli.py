@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -432,32 +433,71 @@ def test_adapt_refuses_what_exists(prototypical: Path, few: Path, tmp_path: Path
     assert json.loads((tmp_path / "adapted" / "classifier.json").read_text())["images"]["invert"]
 
 
+def classifier(*names: str) -> Classifier:
+    layers = [keras.Input([2, 2, 3]), keras.layers.Flatten(), keras.layers.Dense(len(names))]
+    return Classifier(keras.Sequential(layers), names, {})
+
+
+@pytest.mark.parametrize("first", [True, False])
 def test_an_interrupted_save_leaves_no_names_beside_another_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = keras.Sequential([keras.Input([2, 2, 3]), keras.layers.Flatten()])
-    classifier = Classifier(model, ("a", "b"), {})
-    classifier.save(tmp_path)
+    if not first:
+        classifier("a", "b").save(tmp_path)
+        (tmp_path / "notes.txt").write_text("mine")
 
     def fail(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(json, "dumps", fail)
+        patch.setattr("tfmeta.classifier.replacing", fail)
         with pytest.raises(OSError, match="disk full"):
-            classifier.save(tmp_path)
-    assert set(contents(tmp_path)) == {"model.keras"}
+            classifier("b", "c").save(tmp_path)
+    with pytest.raises(
+        FileNotFoundError if first else ValueError,
+        match="no classifier.json" if first else r"model\.keras' is damaged .*not the file that cl",
+    ):
+        Classifier.load(tmp_path)
     with pytest.raises(FileExistsError, match="--overwrite replaces it"):
         Classifier.check_free(tmp_path, overwrite=False)
-    Classifier.check_free(tmp_path, overwrite=True)
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="is no adapted model; nothing is changed"):
-        Classifier.check_free(tmp_path, overwrite=True)
+    classifier("b", "c").save(tmp_path)
+    assert Classifier.load(tmp_path).class_names == ("b", "c")
+    assert set(contents(tmp_path)) == {
+        "classifier.json",
+        "model.keras",
+        *([] if first else ["notes.txt"]),
+    }
+
+
+@pytest.mark.parametrize(
+    "strange",
+    ["notes.txt", "saved_model/notes.txt", "saved_model/variables/notes.txt", "saved_model"],
+)
+def test_what_is_not_an_adapted_model_is_not_replaced(strange: str, tmp_path: Path) -> None:
+    folder = tmp_path / "adapted"
+    mine = folder / strange
+    if strange == "saved_model":
+        classifier("a", "b").save(folder)
+        (tmp_path / "elsewhere").mkdir()
+        mine.symlink_to(tmp_path / "elsewhere")
+    else:
+        if strange != "notes.txt":
+            dataclasses.replace(classifier("a", "b"), format="saved_model").save(folder)
+        mine.parent.mkdir(parents=True, exist_ok=True)
+        mine.write_text("mine")
+    before = contents(tmp_path)
+    for kind in ("keras", "saved_model"):
+        with pytest.raises(FileExistsError, match=r"is no .*adapted model.*; nothing is changed"):
+            dataclasses.replace(classifier("b", "c"), format=kind).save(folder)
+    assert contents(tmp_path) == before
+    assert mine.is_symlink() == (strange == "saved_model")
 
 
 @pytest.mark.parametrize("garbage", [b"", b"{}", b'{"data": ', b"PK\x03\x04 and no more"])
 def test_damaged_files_are_named(garbage: bytes, tmp_path: Path) -> None:
     damaged = "{}' is damaged or of another version ("
+    classifier("a", "b").save(tmp_path)
+    whole = (tmp_path / "classifier.json").read_bytes()
     for name in ("settings.json", "model.keras", "classifier.json"):
         (tmp_path / name).write_bytes(garbage)
     text = refused("evaluate", tmp_path)
@@ -466,7 +506,7 @@ def test_damaged_files_are_named(garbage: bytes, tmp_path: Path) -> None:
         Run(tmp_path).learner()
     text = refused("predict", tmp_path, tmp_path)
     assert damaged.format(tmp_path / "classifier.json") in text
-    (tmp_path / "classifier.json").write_text('{"class_names": ["a"], "images": {}}')
+    (tmp_path / "classifier.json").write_bytes(whole)
     text = refused("predict", tmp_path, tmp_path)
     assert damaged.format(tmp_path / "model.keras") in text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import json
 import os
@@ -404,6 +405,7 @@ def test_a_learner_that_is_not_built(tmp_path: Path) -> None:
         ({"class_names": []}, ValueError, r"different names, at least one. Received: none"),
         ({"class_names": [*NAMES[:4], "beta"]}, ValueError, r"Received: 'beta' 2 times"),
         ({"class_names": "alpha"}, TypeError, r"must be a sequence of strings"),
+        ({"class_names": [*NAMES[:4], "\udcff"]}, ValueError, r"text that UTF-8 has.*'\\udcff'"),
         ({"class_names": [0, 1, 2, 3, 4]}, TypeError, r"must be a sequence of strings"),
         ({"preprocessing": Preprocessing(28)}, ValueError, r"28, 28, 1\].*makes \[n, 28, 28, 3\]"),
         ({"preprocessing": "resize"}, TypeError, r"must be a tfmeta.export.Preprocessing"),
@@ -467,13 +469,90 @@ def test_what_is_there_is_replaced_only_when_asked_and_only_a_saved_model(tmp_pa
     assert contents(path) == before
     saved_model(small(), path, overwrite=True)
     assert contents(path) != before
-    (path / "notes.txt").write_text("mine")
-    for other in (path, path / "notes.txt", tmp_path):
-        with pytest.raises(FileExistsError, match=r"hold a SavedModel and nothing else"):
-            saved_model(small(), other, overwrite=True)
-    assert (path / "notes.txt").read_text() == "mine"
     (tmp_path / "empty").mkdir()
     saved_model(small(), tmp_path / "empty")
+    assert sorted(os.listdir(tmp_path)) == ["above", "empty"]
+
+
+@pytest.mark.parametrize("at", ["start", "end"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "notes.txt",
+        ".hidden",
+        "variables/notes.txt",
+        "variables/variables.index.old",
+        "assets/words.txt",
+        "assets.extra/tf_serving_warmup_requests",
+    ],
+)
+def test_what_no_export_wrote_is_never_removed(
+    at: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what is put there while an export is being made."""
+    path = tmp_path / "model"
+    saved_model(small(), path)
+    save = tf.saved_model.save
+
+    def put(*args: Any, **kwargs: Any) -> None:
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_text("mine")
+        if args:
+            save(*args, **kwargs)
+
+    if at == "start":
+        put()
+    monkeypatch.setattr(tf.saved_model, "save", put if at == "end" else save)
+    with pytest.raises(FileExistsError, match=rf"and nothing else .* with '{name}', which no exp"):
+        saved_model(small(), path, overwrite=True)
+    assert (path / name).read_text() == "mine"
+    assert os.listdir(tmp_path) == ["model"]
+    (path / name).unlink()
+    monkeypatch.setattr(tf.saved_model, "save", save)
+    saved_model(small(), path, overwrite=True)
+
+
+def test_a_saved_model_of_another_program_a_file_or_a_folder_is_not_replaced(
+    tmp_path: Path,
+) -> None:
+    tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
+    (tmp_path / "file").write_text("mine")
+    before = contents(tmp_path)
+    for path in (tmp_path, tmp_path / "other", tmp_path / "file"):
+        with pytest.raises(FileExistsError, match=r"hold a SavedModel and nothing else"):
+            saved_model(small(), path, overwrite=True)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("target", ["real", "nothing", "file", "empty"])
+def test_a_link_is_never_replaced(target: str, tmp_path: Path) -> None:
+    saved_model(small(), tmp_path / "real")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(target)
+    before = contents(tmp_path)
+    for overwrite in (True, False):
+        with pytest.raises(FileExistsError, match=rf"`path` must be no link.*a link to '{target}'"):
+            saved_model(small(), tmp_path / "link", overwrite=overwrite)
+    assert contents(tmp_path) == before
+    assert (tmp_path / "link").is_symlink()
+    # A folder above may be one, for nothing becomes of that.
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to("empty")
+    saved_model(small(), tmp_path / "link" / "model")
+    assert (tmp_path / "empty" / "model" / "saved_model.pb").exists()
+
+
+def test_the_list_is_that_of_sha256sum_and_a_damaged_one_does_not_block(tmp_path: Path) -> None:
+    saved_model(small(), tmp_path)
+    file = tmp_path / "assets.extra" / "SHA256SUMS"
+    for line in file.read_text().splitlines():
+        digest, _, name = line.partition("  ")
+        assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
+    names = {line[66:] for line in file.read_text().splitlines()}
+    assert {str(file.relative_to(tmp_path)), *names} == set(contents(tmp_path))
+    file.write_bytes(b"\xff")
+    saved_model(small(), tmp_path, overwrite=True)
 
 
 @pytest.mark.parametrize("old", [True, False])
@@ -579,6 +658,67 @@ def test_bad_support_sets_are_refused_in_words(
         given["query_x"] = X
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         served[name][endpoint](**given)
+
+
+def floats_of(function: Any) -> list[str]:
+    return [k for k, x in function.structured_input_signature[1].items() if x.dtype.is_floating]
+
+
+@pytest.mark.parametrize("name", ["ANIL", "PrototypicalNetwork", "NearestMean"])
+@pytest.mark.parametrize("endpoint", sorted(ENDPOINTS))
+def test_no_number_that_is_none_is_answered(name: str, endpoint: str, served: Any) -> None:
+    """Of all inputs that are floats, what was learnt among them, at any place."""
+    functions = served[name]
+    task = functions["adapt"](support_x=X, support_y=Y)
+    given = {"support_x": X, "support_y": Y, "query_x": X, **task}
+    function = functions[endpoint]
+    given = {k: given[k] for k in function.structured_input_signature[1]}
+    function(**given)
+    found = floats_of(function)
+    assert found
+    for key in found:
+        for bad in (np.nan, np.inf, -np.inf, 1e38, -1e38):
+            if key in task and not np.isnan(bad):
+                continue
+            for place in (0, -1):
+                spoilt = given[key].numpy()
+                spoilt.reshape(-1)[place] = bad
+                with pytest.raises(tf.errors.InvalidArgumentError, match=f"`{key}` must be "):
+                    function(**{**given, key: tf.constant(spoilt)})
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1e38])
+def test_adapted_models_and_labels_in_numbers_refuse_the_same(bad: float, tmp_path: Path) -> None:
+    """As `adapt` does."""
+    learner = tfmeta.MAML(tfmeta.models.mlp((1,), 1), 0.01, 1)
+    learner.compile("adam", "mse")
+    x, spoilt = tf.ones((3, 1)), tf.constant([[1.0], [bad], [1.0]])
+    adapted = learner.adapt(x, x)
+    learner.export(tmp_path / "learner")
+    saved_model(adapted, tmp_path / "adapted")
+    words = (
+        r"`{}` must be finite, and so must the sum of its squares. Received: NaN, infinite or too"
+    )
+    adapt = tf.saved_model.load(tmp_path / "learner").signatures["adapt"]
+    given = {"support_x": x, "support_y": x}
+    for key in given:
+        with pytest.raises(tf.errors.InvalidArgumentError, match=words.format(key)):
+            adapt(**{**given, key: spoilt})
+        with pytest.raises(ValueError, match=words.format(key)):
+            learner.adapt(**{k: v.numpy() for k, v in {**given, key: spoilt}.items()})
+    predict = tf.saved_model.load(tmp_path / "adapted").signatures["serving_default"]
+    with pytest.raises(tf.errors.InvalidArgumentError, match=words.format("query_x")):
+        predict(query_x=spoilt)
+
+
+def test_half_precision_has_room_for_what_it_can_write(tmp_path: Path) -> None:
+    """Squares are summed in single precision: of 300 that in half precision is infinite."""
+    model = keras.Sequential([keras.Input((4,), dtype="float16"), keras.layers.Dense(2)])
+    saved_model(model, tmp_path)
+    predict = tf.saved_model.load(tmp_path).signatures["serving_default"]
+    predict(query_x=tf.fill((3, 4), tf.constant(300, tf.float16)))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="`query_x` must be finite"):
+        predict(query_x=tf.fill((3, 4), tf.constant(np.inf, tf.float16)))
 
 
 def test_more_classes_than_names_are_refused(served: Any) -> None:

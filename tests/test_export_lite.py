@@ -402,14 +402,24 @@ def test_what_cannot_be_written(write, tmp_path):
     for path in ("file", "folder"):
         with pytest.raises(FileExistsError, match="`path` must be free"):
             write(dense(), tmp_path / path)
-    with pytest.raises(FileExistsError, match="`path` must be free"):
-        write(dense(), tmp_path / "folder", overwrite=True)
+    write(dense(), tmp_path / "own")
+    (tmp_path / "link").symlink_to("own")
+    (tmp_path / "nowhere").symlink_to("m")
+    before = (tmp_path / "own").read_bytes()
+    for path in ("file", "folder", "link", "nowhere"):
+        with pytest.raises(FileExistsError, match=r"overwrite=True replaces .* and no link"):
+            write(dense(), tmp_path / path, overwrite=True)
     with pytest.raises(OSError, match="`path` must lie in a folder"):
         write(dense(), tmp_path / "file" / "m")
     assert (tmp_path / "file").read_text() == "kept"
-    write(dense(), tmp_path / "file", overwrite=True)
-    assert (tmp_path / "file").stat().st_size > 100
-    assert {x.name for x in tmp_path.iterdir()} == {"file", "folder"}
+    assert (tmp_path / "own").read_bytes() == before
+    assert (tmp_path / "link").is_symlink()
+    for own in ("own", "empty"):
+        (tmp_path / "empty").touch()
+        write(dense(), tmp_path / own, overwrite=True)
+        assert (tmp_path / own).stat().st_size > 100
+    names = {"own", "file", "folder", "link", "nowhere", "empty"}
+    assert {x.name for x in tmp_path.iterdir()} == names
 
 
 def test_a_failed_write_leaves_nothing(interpreter, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -14,8 +15,10 @@ import numpy as np
 
 from tfmeta.data import ClassDataset
 from tfmeta.data.images import read_image
+from tfmeta.digests import digests
 from tfmeta.export import Preprocessing
-from tfmeta.files import replacing
+from tfmeta.export.contents import others
+from tfmeta.files import SCRATCH, replacing
 from tfmeta.formats import FORMATS, remove
 from tfmeta.meta_learner import MetaLearner
 
@@ -102,40 +105,56 @@ class Classifier:
 
     @staticmethod
     def check_free(path: str | os.PathLike[str], overwrite: bool) -> None:
-        """Raise unless `save` may write to `path`.
+        """Raise unless `save` may write to `path`; what else is in that folder stays there.
 
         Raises:
             FileExistsError: If `path` holds a classifier and `overwrite` is false, or holds
-                something else.
+                something else, also where a model would be.
         """
         folder = Path(path)
-        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        if not folder.exists():
+            return
+        names = [name for name in _names(folder) if not SCRATCH.fullmatch(name)]
+        if folder.is_dir() and not names:
             return
         # A model alone is what an interrupted `save` leaves.
-        models = [[known.file] for known in FORMATS.values()]
-        unfinished = folder.is_dir() and os.listdir(folder) in models
+        unfinished = names in [[known.file] for known in FORMATS.values()]
         if not unfinished and not (folder / "classifier.json").is_file():
             raise FileExistsError(f"'{path}' exists and is no adapted model; nothing is changed")
+        for known in FORMATS.values():
+            strange = _others(folder / known.file)
+            if strange:
+                raise FileExistsError(
+                    f"'{folder / strange[0]}' is no part of an adapted model, and would be "
+                    "replaced; nothing is changed"
+                )
         if not overwrite:
             raise FileExistsError(f"'{path}' holds an adapted model; --overwrite replaces it")
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model, in its format, and `classifier.json` into the folder `path`."""
+        """Write the model, in its format, and `classifier.json` into the folder `path`.
+
+        Raises:
+            FileExistsError: As `check_free(path, overwrite=True)`.
+            OSError: If `path` cannot be written.
+        """
+        self.check_free(path, overwrite=True)
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
-        facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        del facts["model"]
-        # Names never stand beside the model of other classes, whenever this is interrupted.
-        (folder / "classifier.json").unlink(missing_ok=True)
         chosen = FORMATS[self.format]
-        for other in FORMATS.values():
-            if other is not chosen:
-                remove(folder / other.file)
         chosen.write(
             self.model, folder / chosen.file, self.class_names, Preprocessing(**self.images)
         )
+        facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        del facts["model"]
+        # Whenever this is interrupted, names do not fit the model of other classes.
+        facts["files"] = digests(folder / chosen.file, folder)
+        facts["sha256"] = _digest(facts)
         with replacing(folder / "classifier.json") as beside:
             beside.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        for other in FORMATS.values():
+            if other is not chosen:
+                remove(folder / other.file)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Classifier:
@@ -146,13 +165,24 @@ class Classifier:
             ImportError: If the model's format needs a package that is not installed.
             ValueError: If a file is damaged.
         """
-        file = Path(path) / "classifier.json"
+        folder = Path(path)
+        file = folder / "classifier.json"
         if not file.is_file():
             raise FileNotFoundError(f"'{path}' is no adapted model: it has no classifier.json")
         try:
-            classifier = cls(model=None, **json.loads(file.read_text(encoding="utf-8")))
+            facts = json.loads(file.read_text(encoding="utf-8"))
+            if facts.pop("sha256") != _digest(facts):
+                raise ValueError("its SHA-256 is wrong")
+            written = dict(facts.pop("files"))
+            _check(facts)
+            classifier = cls(model=None, **{**facts, "class_names": tuple(facts["class_names"])})
             chosen = FORMATS[classifier.format]
-            file = Path(path) / chosen.file
+            file = folder / chosen.file
+            found = digests(file, folder)
+            for name in sorted({*written, *found}):
+                if written.get(name) != found.get(name):
+                    file = folder / name
+                    raise ValueError("it is not the file that classifier.json was written with")
             model = chosen.read(file)
         except ImportError:
             raise
@@ -160,6 +190,32 @@ class Classifier:
         except Exception as error:
             raise ValueError(f"'{file}' is damaged or of another version ({error!r})") from error
         return dataclasses.replace(classifier, model=model)
+
+
+def _names(folder: Path) -> list[str]:
+    return os.listdir(folder) if folder.is_dir() else [folder.name]
+
+
+def _others(path: Path) -> list[str]:
+    """Return what at the place of a model, and below it, is not of one, relative to the folder."""
+    if path.is_symlink():
+        return [path.name]
+    return [f"{path.name}/{name}" for name in others(path)] if path.is_dir() else []
+
+
+def _check(facts: dict[str, Any]) -> None:
+    """Raise unless the values are of the types that `save` writes."""
+    names, images = facts["class_names"], facts["images"]
+    if not names or not isinstance(names, list) or not all(isinstance(x, str) for x in names):
+        raise TypeError(f"class_names must be a list of names. Received: {names!r}")
+    Preprocessing(**images)
+    flags = [v for k, v in images.items() if k != "size"] + [facts["transductive"]]
+    if "scale" in images or not all(isinstance(flag, bool) for flag in flags):
+        raise TypeError(f"grayscale, invert and transductive must be flags. Received: {facts}")
+
+
+def _digest(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _unit_range(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -158,8 +158,20 @@ def check_support(support_x: Nest, support_y: Nest) -> None:
             f"Received: shapes {' and '.join(str(x.shape) for x in every)}"
         )
     for name, values in parts.items():
-        if any(np.issubdtype(v.dtype, np.floating) and not np.isfinite(v).all() for v in values):
-            raise ValueError(f"`{name}` must be finite. Received: NaN or infinite values")
+        if not all(map(_finite_squares, values)):
+            raise ValueError(
+                f"`{name}` must be finite, and so must the sum of its squares. Received: NaN, "
+                "infinite or too large numbers"
+            )
+
+
+def _finite_squares(values: Any) -> bool:
+    """Whether no number is NaN, infinite, or too large for what networks compute of it."""
+    if not np.issubdtype(values.dtype, np.floating):
+        return True
+    with np.errstate(over="ignore", invalid="ignore"):
+        flat = np.asarray(values, np.float32).ravel()
+        return bool(np.isfinite(np.vdot(flat, flat)))
 
 
 def check_examples(x: Any, model: keras.Model, example: Nest, name: str, axes: int = 1) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,8 +14,12 @@ import tensorflow as tf
 
 from tfmeta.export.device import checked_example, learner_functions, model_function
 from tfmeta.export.one_file import check_free_file, write_file
+from tfmeta.export.writable import writable
+from tfmeta.files import scratch
 from tfmeta.types import Array
 
+# A FlatBuffer of LiteRT: where its root is, and what it is.
+_BEGINS = re.compile(rb".{4}TFL3", re.DOTALL)
 # How many representative images are computed at once.
 _TOGETHER = 32
 
@@ -50,7 +54,7 @@ def lite(
         ways: Classes of a task, for a learner. Shapes must be static where gradients are computed;
             a learner without an inner loop may go without `ways` and `shots` and take any task.
         shots: Examples of each class in a support set.
-        overwrite: Whether a file at `path` may be replaced.
+        overwrite: Whether a LiteRT file at `path` may be replaced; nothing else ever is.
 
     Raises:
         ImportError: If LiteRT is not installed.
@@ -72,14 +76,14 @@ def lite(
         raise TypeError(f"`model` must be a keras.Model. Received: model={model!r}")
     example = checked_example("model", model)
     interpreter = _interpreter()
-    check_free_file(path, overwrite)
+    check_free_file(path, overwrite, "a LiteRT file", _BEGINS)
     if hasattr(model, "adapt_task"):
         if representative is not None:
             raise ValueError(
                 "`representative` must be None for a learner: gradients need floating point. "
                 "Adapted models can be quantised."
             )
-        content = _converted(learner_functions(model, ways, shots))
+        functions, batches = learner_functions(model, ways, shots), None
     else:
         if ways is not None or shots is not None:
             raise ValueError(
@@ -88,7 +92,14 @@ def lite(
             )
         function = model_function(model, example)
         batches = None if representative is None else _batches(representative, example, function)
-        content = _converted({"serving_default": function}, batches)
+        functions = {"serving_default": function}
+    # Beside the file, where the next export finds it if this one is killed.
+    with scratch(path) as folder:
+        # Nobody differentiates through the functions, and not every gradient can be saved.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        with writable(path):
+            tf.saved_model.save(tf.Module(), str(folder), functions, options)
+        content = _converted(folder, list(functions), batches)
     _check_runs(interpreter, content)
     write_file(path, content)
 
@@ -124,17 +135,13 @@ def _batches(representative: Any, example: Any, function: Any) -> list[Array]:
     return [images[i : i + _TOGETHER] for i in range(0, len(images), _TOGETHER)]
 
 
-def _converted(functions: Mapping[str, Any], batches: Sequence[Array] | None = None) -> bytes:
-    # Nobody differentiates through the functions, and not every gradient can be saved.
-    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+def _converted(folder: Path, names: list[str], batches: Sequence[Array] | None) -> bytes:
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            tf.saved_model.save(tf.Module(), folder, functions, options)
-            converter = tf.lite.TFLiteConverter.from_saved_model(folder, list(functions))
-            if batches:
-                converter.optimizations = [tf.lite.Optimize.DEFAULT]
-                converter.representative_dataset = lambda: ([batch] for batch in batches)
-            content: bytes = converter.convert()
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), names)
+        if batches:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = lambda: ([batch] for batch in batches)
+        content: bytes = converter.convert()
     except Exception as error:  # of a class that TensorFlow does not show
         missing = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", str(error))))
         if not missing:

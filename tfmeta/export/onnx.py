@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import keras
@@ -12,6 +13,9 @@ import tensorflow as tf
 from tfmeta.export.device import checked_example, model_function
 from tfmeta.export.one_file import check_free_file, write_file
 
+# The first two fields of the message: the version of the format, and who made it.
+_BEGINS = re.compile(rb"\x08.\x12", re.DOTALL)
+
 
 def onnx(adapted: keras.Model, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Write an adapted model as an ONNX file: `query_x` → `predictions`, the batch size free.
@@ -20,7 +24,7 @@ def onnx(adapted: keras.Model, path: str | os.PathLike[str], *, overwrite: bool 
         adapted: What `MetaLearner.adapt` returned, or any built Keras model of one input and one
             output.
         path: The file to write, as a rule with the suffix `.onnx`.
-        overwrite: Whether a file at `path` may be replaced.
+        overwrite: Whether an ONNX file at `path` may be replaced; nothing else ever is.
 
     Raises:
         ImportError: If tf2onnx is not installed.
@@ -49,7 +53,7 @@ def onnx(adapted: keras.Model, path: str | os.PathLike[str], *, overwrite: bool 
         raise ImportError(
             "tfmeta.export.onnx needs tf2onnx, which is not installed: pip install 'tfmeta[onnx]'"
         ) from error
-    check_free_file(path, overwrite)
+    check_free_file(path, overwrite, "an ONNX file", _BEGINS)
     function = _without_captures(model_function(adapted, example))
     spec = tf.TensorSpec([None, *example.shape[1:]], example.dtype, name="query_x")
     made, _ = tf2onnx.convert.from_function(function, [spec])

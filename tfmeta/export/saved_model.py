@@ -12,14 +12,13 @@ import keras
 import tensorflow as tf
 
 from tfmeta.copies import resources_of
+from tfmeta.export.contents import others, write_list
 from tfmeta.export.preprocessing import Preprocessing
 from tfmeta.export.serving import example_of_built, learner_signatures, model_signatures
+from tfmeta.export.writable import writable
 from tfmeta.files import replacing_folder
 from tfmeta.foreign.of_keras import layers_of
 from tfmeta.layers import BatchAtHandNormalization
-
-# What TensorFlow writes into the folder of a SavedModel.
-_PARTS = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
 
 
 def saved_model(
@@ -42,7 +41,8 @@ def saved_model(
         class_names: A name for each output.
         preprocessing: How uint8 images of any size become what the model takes; they are then what
             `query_x` is. Without it, `query_x` is what the model takes.
-        overwrite: Whether a SavedModel at `path` may be replaced; nothing else ever is.
+        overwrite: Whether a SavedModel that an export wrote to `path` may be replaced. Nothing else
+            ever is: a folder with other files in it is refused, and so is a link.
 
     Raises:
         TypeError: If an argument is of another type.
@@ -77,7 +77,7 @@ def saved_model(
         for x in layers_of(adapted)
     ):
         _say_transductive(path)
-    _write(adapted, path, signatures, {"predict": signatures["serving_default"]})
+    _write(adapted, path, overwrite, signatures, {"predict": signatures["serving_default"]})
 
 
 def saved_learner(
@@ -98,28 +98,32 @@ def saved_learner(
     signatures = learner_signatures(learner, class_names, preprocessing)
     if learner.transductive:
         _say_transductive(path)
-    _write(
-        learner, path, signatures, {k: f for k, f in signatures.items() if k != "serving_default"}
-    )
+    methods = {k: f for k, f in signatures.items() if k != "serving_default"}
+    _write(learner, path, overwrite, signatures, methods)
 
 
 def check_free(path: str | os.PathLike[str], overwrite: bool) -> None:
     """Raise unless a SavedModel may be written to `path`.
 
     Raises:
-        FileExistsError: If `path` holds a SavedModel and `overwrite` is false, or holds something
-            else; an empty folder is free.
+        FileExistsError: If `path` holds a SavedModel and `overwrite` is false, holds anything that
+            no export wrote, or is a link; an empty folder is free.
     """
     folder = Path(path)
     if not os.path.lexists(folder):
         return
-    names = set(os.listdir(folder)) if folder.is_dir() else None
-    if names is not None and not names:
+    if folder.is_symlink():
+        raise FileExistsError(
+            "`path` must be no link, which would be replaced and not what it leads to. Received: "
+            f"path='{path}', a link to '{os.readlink(folder)}'"
+        )
+    if folder.is_dir() and not any(folder.iterdir()):
         return
-    if names is None or "saved_model.pb" not in names or names - _PARTS:
+    strange = others(folder) if folder.is_dir() else [folder.name]
+    if strange:
         raise FileExistsError(
             "`path` must be free, or hold a SavedModel and nothing else where overwrite=True. "
-            f"Received: path='{path}', which holds something else"
+            f"Received: path='{path}' with '{strange[0]}', which no export wrote"
         )
     if not overwrite:
         raise FileExistsError(
@@ -131,6 +135,7 @@ def check_free(path: str | os.PathLike[str], overwrite: bool) -> None:
 def _write(
     model: keras.Model,
     path: str | os.PathLike[str],
+    overwrite: bool,
     signatures: dict[str, Any],
     functions: dict[str, Any],
 ) -> None:
@@ -146,7 +151,11 @@ def _write(
     # Nobody differentiates through them; the gradients would bring metrics along.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     with replacing_folder(path) as beside:
-        tf.saved_model.save(module, str(beside), signatures=signatures, options=options)
+        with writable(path):
+            tf.saved_model.save(module, str(beside), signatures=signatures, options=options)
+            write_list(beside)
+        # Again, for tracing takes a while.
+        check_free(path, overwrite)
 
 
 def _say_transductive(path: str | os.PathLike[str]) -> None:

@@ -68,6 +68,8 @@ def learner_signatures(
 
     def predict(query_x: Nest, **tensors: Any) -> Any:
         x = _examples("query_x", query_x, example, preprocessing)
+        with tf.control_dependencies([_no_nan(k, v) for k, v in tensors.items() if _floats(v)]):
+            tensors = {k: tf.identity(v) for k, v in tensors.items()}
         state = learner.state_of(tensors, structure[0])
         return _answer(learner.predict_task(state, x, training=False), names)
 
@@ -124,7 +126,7 @@ def check_names(class_names: Sequence[str] | None) -> list[str] | None:
 
     Raises:
         TypeError: If they are no strings.
-        ValueError: If there are none, or one stands there twice.
+        ValueError: If there are none, one stands there twice, or is not text that UTF-8 has.
     """
     if class_names is None:
         return None
@@ -139,6 +141,13 @@ def check_names(class_names: Sequence[str] | None) -> list[str] | None:
             "`class_names` must be different names, at least one. Received: "
             + (f"{twice[0]!r} {names.count(twice[0])} times" if twice else "none")
         )
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"`class_names` must be text that UTF-8 has. Received: {name!r}"
+            ) from error
     return [str(name) for name in names]
 
 
@@ -197,7 +206,11 @@ def _examples(name: str, x: Any, example: Any, preprocessing: Preprocessing | No
             x = tf.cast(preprocessing(tf.identity(x)), example.dtype)
     words = f"`{name}` must have the shape {_shown(example.shape)} that the model takes."
     fit = _has_shape(x, example.shape)
-    with tf.control_dependencies([_must(fit, words, "Received: shape", given)]):
+    checks = [_must(fit, words, "Received: shape", given)]
+    # Images are whole numbers, and so finite.
+    if preprocessing is None:
+        checks += _finite(name, x)
+    with tf.control_dependencies(checks):
         return tf.ensure_shape(tf.identity(x), [None, *example.shape[1:]])
 
 
@@ -220,7 +233,7 @@ def _support_checks(learner: Any, x: Any, labels: Tensor, names: list[str] | Non
     words = "`support_x` and `support_y` must have the same length, at least 1."
     lengths = _must((n == m) & (n > 0), words, "Received: lengths", n, "and", m)
     if not labels.dtype.is_integer:
-        return [lengths]
+        return [lengths, *_finite("support_y", labels)]
     with tf.control_dependencies([lengths]):
         labels = tf.identity(labels)
     fit, expected = learner.labels.fit(labels)
@@ -230,6 +243,32 @@ def _support_checks(learner: Any, x: Any, labels: Tensor, names: list[str] | Non
         words = f"`support_y` must be less than {len(names)}, the number of `class_names`."
         checks.append(_must(tf.reduce_max(labels) < len(names), words, *received))
     return checks
+
+
+def _finite(name: str, x: Tensor) -> list[Any]:
+    """Return an assertion that numbers, and their squares, which networks compute, are finite.
+
+    Of a pooling or a ReLU the largest of NaN and 0 may be 0: what comes out would look like an
+    answer. A sum of squares takes one pass, and is infinite or NaN where any of them is.
+    """
+    if not _floats(x):
+        return []
+    words = f"`{name}` must be finite, and so must the sum of its squares. Received: NaN, "
+    return [_must(tf.math.is_finite(_squares(x)), words + "infinite or too large numbers")]
+
+
+def _no_nan(name: str, x: Tensor) -> Any:
+    """Return an assertion that something learnt has no NaN; it may have infinities, as masks do."""
+    words = f"`{name}` must be numbers, as `adapt` gives them. Received: NaN"
+    return _must(~tf.math.is_nan(_squares(x)), words)
+
+
+def _floats(x: Tensor) -> bool:
+    return bool(x.dtype.is_floating)
+
+
+def _squares(x: Tensor) -> Tensor:
+    return tf.nn.l2_loss(tf.cast(x, tf.float32) if x.dtype.size < 4 else x)
 
 
 def _answer(predictions: Tensor, names: list[str] | None) -> dict[str, Any]:
