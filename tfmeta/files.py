@@ -1,41 +1,52 @@
-"""Writing files so that none is ever seen half-written."""
+"""Writing files so that none is ever seen half-written, and nothing half-written stays."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# What a folder of something unfinished is called, and nothing else: `tempfile` adds 8 characters.
+_PREFIX = ".tfmeta-"
+SCRATCH = re.compile(re.escape(_PREFIX) + "[a-z0-9_]{8}")
+# What is written is called so in there, and what it replaces, while it does.
+_NEW, _OLD = "new.", "old."
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a path beside `path` to write to, and rename it to `path` when the block ends well.
+    """Give a path to write to, and rename it to `path` when the block ends well.
 
     Args:
         path: The file to write. Its suffix is kept, because Keras and matplotlib read the format
             from it.
 
     Yields:
-        The path to write to.
+        The path to write to, on the same disk.
+
+    Raises:
+        OSError: If there cannot be a file at `path`.
 
     Example:
         >>> with replacing("notes.txt") as beside:
         ...     beside.write_text("whole or not at all")
     """
     path = Path(path)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
+    with scratch(path) as folder:
+        beside = folder / f"{_NEW}{path.name}"
         yield beside
         os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 @contextmanager
 def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give an empty folder beside `path` to fill, and rename it to `path` when the block ends well.
+    """Give an empty folder to fill, and rename it to `path` when the block ends well.
 
     What was at `path` is whole until then, and gone afterwards.
 
@@ -43,26 +54,91 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         path: The folder to write; folders above it are made.
 
     Yields:
-        The folder to fill.
+        The folder to fill, on the same disk.
 
     Raises:
         OSError: If there cannot be a folder at `path`.
     """
     path = Path(path)
-    beside, before = (path.with_name(f".{path.name}.{os.getpid()}.{x}") for x in ("new", "old"))
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(scratch(path))
+            new = folder / f"{_NEW}{path.name}"
+            new.mkdir()
+        except OSError as error:
+            raise OSError(
+                error.errno, f"`path` must be writable ({error.strerror}). Received: path='{path}'"
+            ) from error
+        yield new
+        if os.path.lexists(path):
+            path.rename(folder / f"{_OLD}{path.name}")
+        new.rename(path)
+
+
+@contextmanager
+def scratch(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give an empty folder beside `path` that is gone afterwards, whatever happens.
+
+    Its name is no other's, and it is locked by this process for as long as that lives: the next one
+    that writes there takes away what dead processes left, and what living ones write it lets be.
+
+    Args:
+        path: What is going to be written, on the same disk therefore.
+
+    Yields:
+        The folder.
+
+    Raises:
+        OSError: If it cannot be made; the file that the error names is `path`.
+    """
+    parent = Path(path).absolute().parent
     try:
-        beside.mkdir(parents=True)
+        _clear(parent)
+        folder, lock = _locked_folder(parent)
     except OSError as error:
-        raise OSError(
-            error.errno, f"`path` must be writable ({error.strerror}). Received: path='{path}'"
-        ) from error
+        raise OSError(error.errno, error.strerror, str(path)) from error
     try:
-        yield beside
-        if path.exists():
-            path.rename(before)
-        beside.rename(path)
+        yield folder
     finally:
-        if before.exists() and not path.exists():
-            before.rename(path)
-        for folder in (beside, before):
-            shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder, lock)
+
+
+def _locked_folder(parent: Path) -> tuple[Path, int]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        # Between the two another process may take it for a dead one's, and away.
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(folder, os.O_RDONLY)
+            # Some network disks have no locks; there the dead are not told from the living.
+            with contextlib.suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, lock
+            os.close(lock)
+
+
+def _clear(parent: Path) -> None:
+    """Take away what dead processes left in a folder; where that is not allowed, let it be."""
+    with contextlib.suppress(OSError):
+        for name in filter(SCRATCH.fullmatch, os.listdir(parent)):
+            with contextlib.suppress(OSError):
+                lock = os.open(parent / name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    os.close(lock)
+                    continue
+                _remove(parent / name, lock)
+
+
+def _remove(folder: Path, lock: int) -> None:
+    """Remove such a folder, after what was replaced is back where nothing has replaced it."""
+    try:
+        for name in os.listdir(folder) if folder.exists() else []:
+            place = folder.parent / name.removeprefix(_OLD)
+            if name.startswith(_OLD) and not os.path.lexists(place):
+                (folder / name).rename(place)
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
