@@ -51,10 +51,13 @@ def watching(model: keras.Model, callbacks: Any) -> Any:
     """
     if not model.jit_compile:
         return callbacks
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks.append(FiniteLoss())
+    as_list = isinstance(callbacks, keras.callbacks.CallbackList)
+    given = callbacks.callbacks if as_list else keras.tree.flatten(callbacks)
+    if any(isinstance(each, FiniteLoss | keras.callbacks.TerminateOnNaN) for each in given):
         return callbacks
-    given = [each for each in keras.tree.flatten(callbacks) if each is not None]
-    if any(isinstance(each, keras.callbacks.TerminateOnNaN) for each in given):
-        return callbacks
-    return [FiniteLoss(), *given]
+    watcher = FiniteLoss()
+    if not as_list:
+        return [watcher, *(each for each in given if each is not None)]
+    watcher.set_model(model)
+    given.insert(0, watcher)
+    return callbacks

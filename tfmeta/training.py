@@ -276,7 +276,7 @@ def together(
     digests = {
         "settings": digest(values),
         "data": digest(*(x for part in parts for x in _samples(part))),
-        "run folder": digest(state and state.step, [file.read_text() for file in written]),
+        "run folder": digest(state and state.step, [file.read_bytes() for file in written]),
     }
     with tempfile.TemporaryDirectory(prefix="tfmeta-worker-") as scratch:
         if workers_of(strategy)[0]:

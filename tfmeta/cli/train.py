@@ -168,6 +168,7 @@ def train(
         if any_ways:
             settings = dataclasses.replace(settings, ways=run.settings().ways)
         settings = run.resumed(settings)
+        run.history()  # which may be damaged, and is added to after an epoch only
     else:
         run.check_free(overwrite)
     if workers > 1 and "TF_CONFIG" not in os.environ:  # which those that are started have
