@@ -7,7 +7,10 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,6 +23,7 @@ from tfmeta import training
 from tfmeta.classifier import Classifier
 from tfmeta.cli import main
 from tfmeta.cli.adapt import image_files
+from tfmeta.cli.settings import run_outside_images
 from tfmeta.data import ClassDataset
 from tfmeta.distribution import digest
 from tfmeta.runs import SPLITS, Run, Settings
@@ -633,3 +637,207 @@ def test_errors_of_the_machine_are_one_line_too(
 def test_traceback_is_shown_when_asked(photos: Path) -> None:
     result = CliRunner().invoke(main, ["--traceback", "evaluate", str(photos)])
     assert isinstance(result.exception, FileNotFoundError)
+
+
+# --- Folders that are shared, removed, damaged and oddly named ----------------------------------
+
+
+def test_default_folders_of_a_sweep_of_seeds_differ(prototypical: Path) -> None:
+    settings = Run(prototypical).settings()
+    paths = [
+        str(run_outside_images(None, dataclasses.replace(settings, seed=seed)).path)
+        for seed in (0, 1, 12)
+    ]
+    assert paths == [f"runs/photos-prototypical-seed{seed}" for seed in (0, 1, 12)]
+
+
+def test_a_second_training_into_a_folder_is_refused(photos: Path, tmp_path: Path) -> None:
+    """At the start, with folder and process; nothing of the first one's changes."""
+    run = tmp_path / "run"
+    command = ("train", photos, *TINY, "--epochs", 1, "--output", run)
+    with Run(run).alone():
+        for more in ((), ("--overwrite",)):
+            text = refused(*command, *more)
+            assert f"'{run}' is being written to by process {os.getpid()} on " in text
+        assert [path.name for path in run.iterdir()] == [".tfmeta.lock"]
+    tfmeta(*command)
+    before = contents(run)
+    with Run(run).alone():
+        assert "is being written to" in refused(*command, "--resume")
+        # To read needs no lock.
+        tfmeta("evaluate", run, "--episodes", 2)
+    assert contents(run) == before
+
+
+@pytest.mark.slow
+def test_of_two_trainings_at_once_one_is_refused(photos: Path, tmp_path: Path) -> None:
+    """Two processes into a new folder: the settings and the history are those of one."""
+    program = "import sys; from tfmeta.cli import main; sys.argv[0] = 'tfmeta'; main()"
+    run = tmp_path / "run"
+    started = []
+    for seed in ("1", "2"):
+        arguments = ("train", str(photos), *TINY, "--epochs", "2", "--seed", seed, "-o", str(run))
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        started.append(process)
+    said = [process.communicate()[0] for process in started]
+    codes = [process.returncode for process in started]
+    assert sorted(codes) == [0, 1], said
+    (refused,) = (text for text, code in zip(said, codes, strict=True) if code)
+    assert "is being written to by process" in refused or "holds a run" in refused, refused
+    assert Run(run).settings().seed == 1 + codes.index(0)
+    assert ".tfmeta.lock" not in contents(run)
+    assert len(Run(run).history()) == 2
+
+
+@pytest.mark.parametrize(
+    ("moment", "what"),
+    [
+        ("on_train_batch_begin", "run"),
+        ("on_train_end", "run"),
+        *(
+            pytest.param(moment, what, marks=pytest.mark.slow)
+            for moment in ("on_train_batch_begin", "on_epoch_begin", "on_train_end")
+            for what in ("run", "run/settings.json", "run/states")
+            if what != "run" or moment == "on_epoch_begin"
+        ),
+    ],
+)
+def test_a_folder_that_is_removed_in_training_is_an_error(
+    what: str, moment: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never `Saved` and no run folder, nor one without settings."""
+    run = tmp_path / "run"
+
+    def remove(self: training.SaveEpoch, number: int, logs: object = None) -> None:
+        if int(self.model.optimizer.iterations) >= 3:
+            path = tmp_path / what
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.SaveEpoch, moment, remove, raising=False)
+        command = ("train", photos, *TINY, "--epochs", 3, "--save-every", 1, "--output", run)
+        result = CliRunner().invoke(main, [str(argument) for argument in command])
+    if moment == "on_train_end" and what == "run/states":
+        assert "Saved in" in result.output  # all is there that can be asked for
+        assert Run(run).learner() is not None
+    else:
+        assert "Saved in" not in result.output
+        assert result.exit_code == 1
+        assert f"'{tmp_path / what}" in result.output or f"'{run}' was removed" in result.output
+        assert "removed" in result.output
+        assert not (run / "settings.json").exists() or what == "run/states"
+    assert not (run / ".tfmeta.lock").exists()
+
+
+def test_a_finished_run_gets_its_model_again(
+    prototypical: Path, photos: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(prototypical, run)
+    (run / "model.keras").unlink()
+    (run / "learning_curve.png").unlink()
+    command = ("train", photos, *TINY, "--epochs", 2, "--output", run, "--resume")
+    assert "Saved in" in tfmeta(*command).output
+    assert contents(run).keys() == contents(prototypical).keys()
+    pairs = zip(Run(run).learner().variables, Run(prototypical).learner().variables, strict=True)
+    for a, b in pairs:
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text.replace(b"0,", b"0;", 1), "is damaged: line 2 must have"),
+        (lambda text: text[:-5], "is damaged: line 3 must have numbers, up to the end of the line"),
+        (lambda text: text + b"2,\xff\r\n", "is damaged: line 4 must have UTF-8"),
+        (lambda text: text.replace(b"val_loss", b"loss2"), "its columns must be epoch, accuracy,"),
+        (lambda text: text.splitlines(keepends=True)[0], "must have a row for each epoch that was"),
+        (lambda text: None, "must have a row for each epoch that was finished, 2. Received: 0"),
+    ],
+)
+def test_a_damaged_history_is_said_at_the_start(
+    damage: Any, message: str, prototypical: Path, photos: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(prototypical, run)
+    text = damage((run / "history.csv").read_bytes())
+    (run / "history.csv").unlink()
+    if text is not None:
+        (run / "history.csv").write_bytes(text)
+    before = contents(run)
+    said = refused("train", photos, *TINY, "--epochs", 3, "--output", run, "--resume")
+    assert f"'{run / 'history.csv'}' " in said
+    assert message in said
+    assert contents(run) == before
+
+
+def test_deep_and_large_settings_are_refused_in_words(prototypical: Path, tmp_path: Path) -> None:
+    shutil.copytree(prototypical, tmp_path / "run")
+    file = tmp_path / "run" / "settings.json"
+    values = json.loads(file.read_text())
+    for text, message in (
+        ('{"data": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested at most 64 deep"),
+        (json.dumps({**values, "filters": 10**9}), "`filters` must be an integer from 1 to 16384"),
+        (json.dumps({**values, "ways": True}), "`ways` must be an integer from 1 to"),
+        (json.dumps({**values, "data_options": {"download": True}}), "`data_options` must be"),
+        (json.dumps({**values, "classes": {"train": "abc"}}), "`classes` must be an object"),
+    ):
+        file.write_text(text)
+        said = refused("evaluate", tmp_path / "run")
+        assert f"'{file}' is damaged or of another version (" in said
+        assert message in said
+
+
+@pytest.mark.parametrize("name", ["settings.json", "model.keras", "history.csv", "states"])
+def test_links_that_leave_the_folder_are_refused(
+    name: str, prototypical: Path, photos: Path, tmp_path: Path
+) -> None:
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    shutil.copytree(prototypical, run)
+    (run / name).rename(outside)
+    (run / name).symlink_to(outside)
+    before = contents(tmp_path)
+    for command in (
+        ("evaluate", run),
+        ("train", photos, *TINY, "--epochs", 3, "--output", run, "--resume"),
+        ("train", photos, *TINY, "--epochs", 3, "--output", run, "--overwrite"),
+    ):
+        assert f"'{run / name}' must lie in '{run}'" in refused(*command)
+    assert contents(tmp_path) == before
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    """Of the folder of images, of a class, and of the run: printed, escaped, and used."""
+    folder = write_images(tmp_path / os.fsdecode(b"odd \xff"), CLASSES)
+    (folder / "class3").rename(folder / os.fsdecode(b"class\xe4"))
+    run = tmp_path / os.fsdecode(b"run \xfe")
+    # Once to train, and once to be refused; with the streams of a program and not of a test.
+    program = """
+import sys
+from tfmeta.cli import main
+for expected in (0, 1):
+    try:
+        main(sys.argv[1:], "tfmeta")
+    except SystemExit as ended:
+        assert ended.code == expected, ended
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, "train", folder, *TINY, "--epochs", "1", "-o", run],
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    said = (done.stdout + done.stderr).decode()
+    assert done.returncode == 0, said
+    assert "odd \\udcff" in said
+    assert "run \\udcfe. Next: tfmeta evaluate" in said
+    assert "Error: '" in said
+    assert "run \\udcfe' holds a run" in said
+    classes = Run(run).settings().classes
+    assert classes is not None
+    assert os.fsdecode(b"class\xe4") in [name for part in classes.values() for name in part]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests import resumed_training
+from tfmeta.files import SCRATCH
 from tfmeta.states import newest
 
 ROOT = Path(__file__).parents[1]
@@ -22,6 +23,12 @@ def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "tests.resumed_training", str(folder), *map(str, arguments)]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def half_written(folder: Path) -> list[str]:
+    return (
+        [name for name in os.listdir(folder) if SCRATCH.fullmatch(name)] if folder.exists() else []
+    )
 
 
 def assert_same_end(one: Path, other: Path) -> None:
@@ -42,8 +49,9 @@ def test_killed_while_a_state_is_written(tmp_path: Path) -> None:
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
     names = sorted(file.name for file in (tmp_path / "killed" / "states").iterdir())
-    assert re.fullmatch(r"\.state-000000000005\.\d+", names[0])
-    assert names[1:] == [f"state-{step:012d}" for step in (2, 3, 4)]
+    assert SCRATCH.fullmatch(names[0])
+    assert names[1] == ".tfmeta.lock"
+    assert names[2:] == [f"state-{step:012d}" for step in (2, 3, 4)]
     resumed_training.train(tmp_path / "killed", *sizes)
     assert_same_end(tmp_path / "killed", tmp_path / "whole")
     assert len(list((tmp_path / "killed" / "states").iterdir())) == 3
@@ -68,14 +76,14 @@ def test_killed_at_20_random_moments(tmp_path: Path, capsys: pytest.CaptureFixtu
             while not {*states.glob("state-*")} - known and process.poll() is None:
                 time.sleep(0.01)
             time.sleep(random.uniform(0, 0.8))
-            while kill % 5 < 3 and not [*states.glob(".state-*")] and process.poll() is None:
+            while kill % 5 < 3 and not half_written(states) and process.poll() is None:
                 time.sleep(0.001)
         process.kill()
         _, said = process.communicate()
         assert process.returncode == -signal.SIGKILL, said
         fallbacks += "Not used" in said
         state = newest(states)
-        rows.append((state.step if state else 0, len([*states.glob(".state-*")])))
+        rows.append((state.step if state else 0, len(half_written(states))))
     process = start(killed, 0.02)
     _, said = process.communicate()
     assert process.returncode == 0, said

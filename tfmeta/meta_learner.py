@@ -28,6 +28,7 @@ from tfmeta.distribution import (
 )
 from tfmeta.export.preprocessing import Preprocessing
 from tfmeta.export.saved_model import saved_learner
+from tfmeta.finite_loss import watching
 from tfmeta.foreign.derivatives import NoDerivative
 from tfmeta.foreign.of_keras import (
     FROM_WITHIN_FIT,
@@ -333,8 +334,9 @@ class MetaLearner(Replicated, abc.ABC):
             ValueError: If examples or labels don't fit, the model has a layer without the
                 derivative that the learner needs, or a task's support loss is NaN or infinite: it
                 names inner step and task, and the weights stay those of the step before. XLA
-                compiles such checks away. If the tasks cannot be shared out evenly, or other
-                workers have another learner or other episodes.
+                compiles such checks away: there a loss that is not finite is said at the end of the
+                epoch, with the weights from before it. If the tasks cannot be shared out evenly, or
+                other workers have another learner or other episodes.
             ConnectionError: If another worker has ended.
         """
         kwargs = named(keras.Model.fit, self, x, *args, shuffle=shuffle, **kwargs)
@@ -361,7 +363,7 @@ class MetaLearner(Replicated, abc.ABC):
             shared = shared_out(x, strategy)
             if first is not None:
                 self.check_alike(first)
-            with saving(kwargs.get("callbacks"), x) as callbacks:
+            with saving(watching(self, kwargs.get("callbacks")), x) as callbacks:
                 if callbacks is not None:
                     kwargs["callbacks"] = callbacks
                 return super().fit(shared, **kwargs)

@@ -7,18 +7,25 @@ import csv
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 
+from tfmeta.bounded_json import parsed, shown
 from tfmeta.data.benchmarks import OMNIGLOT_PRESETS
 from tfmeta.files import replacing
+from tfmeta.history import read_history
+from tfmeta.inside import check_inside
+from tfmeta.locks import Writer, one_writer
 from tfmeta.meta_learner import MetaLearner
+from tfmeta.setting_values import EXPECTED, wrong_with
+from tfmeta.setting_values import SPLITS as SPLITS
+from tfmeta.states.files import files_in
 
-# The parts into which the classes of every data set are split.
-SPLITS = ("train", "validation", "test")
+# Class names are most of it: this is some 500,000.
+_LONGEST_SETTINGS = 2**24
 
 _GRADIENT = {"ways": 5, "meta_batch_size": 16, "steps": 200}
 # What an algorithm is trained with where nothing is said.
@@ -99,12 +106,30 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], what: str) -> 
             )
 
 
+def check_values(values: Mapping[str, Any], where: str) -> None:
+    """Raise unless values are such as settings can have.
+
+    Args:
+        values: By name; not all need be there.
+        where: What they are of, for the message.
+
+    Raises:
+        ValueError: If one is of another type, too large or unknown; it is named.
+    """
+    if (wrong := wrong_with(values, EXPECTED)) is not None:
+        raise ValueError(f"{where} is damaged or of another version ({wrong})")
+
+
 class Run:
     """The folder of a run: settings, model, history, learning curve, and `states` to go on from.
+
+    It may be a stranger's: what is read from it is checked, and no link leads out of it.
 
     Args:
         path: The folder; it need not exist yet.
     """
+
+    _writer: Writer | None = None
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -113,6 +138,54 @@ class Run:
         self.history_file = self.path / "history.csv"
         self.curve_file = self.path / "learning_curve.png"
         self.states = self.path / "states"
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Be the only one that writes to the folder; also within a block that is so already.
+
+        Raises:
+            BlockingIOError: If another process writes there.
+            ValueError: If a link leads out of the folder.
+        """
+        if self._writer is not None:
+            yield
+            return
+        with one_writer(self.path) as self._writer:
+            try:
+                self.check_links()
+                yield
+            finally:
+                self._writer = None
+
+    def for_workers(self) -> dict[str, str]:
+        """Return the environment variables by which processes of this one may write there too."""
+        return {} if self._writer is None else self._writer.environment()
+
+    def check_links(self) -> None:
+        """Raise a `ValueError` if a link leads out of the folder, of files that are a run's."""
+        check_inside(
+            self.path,
+            self.settings_file,
+            self.model_file,
+            self.history_file,
+            self.curve_file,
+            self.states,
+            *self.path.glob("*.log"),
+        )
+
+    def check_still_there(self) -> None:
+        """Raise unless the folder is the one that training began with, and has its settings.
+
+        Raises:
+            FileNotFoundError: If it was removed, or its settings were.
+        """
+        if self._writer is not None:
+            self._writer.check()
+        if not self.settings_file.is_file():
+            raise FileNotFoundError(
+                f"'{self.settings_file}' was removed during training, without which '{self.path}' "
+                "is no run. Nothing more is saved: put it back and use --resume, or start anew"
+            )
 
     def check_free(self, overwrite: bool) -> None:
         """Raise unless a new run may be written here.
@@ -124,8 +197,9 @@ class Run:
             FileExistsError: If the folder holds a run and `overwrite` is false, or holds
                 something else.
         """
-        others = (file for file in self.path.glob("*") if not file.match("worker_*.log"))
-        if not self.path.exists() or (self.path.is_dir() and not any(others)):
+        self.check_links()
+        others = [file for file in self.path.glob("*") if not _comes_first(file)]
+        if not self.path.exists() or (self.path.is_dir() and not others):
             return
         if not self.settings_file.is_file():
             raise FileExistsError(f"'{self.path}' exists and is no run folder; nothing is changed")
@@ -143,14 +217,21 @@ class Run:
 
     def clear(self) -> None:
         """Remove what training has written, besides the settings."""
-        states = [*self.states.glob("state-*"), *self.states.glob(".state-*")]
+        self.check_links()
+        states = files_in(self.states)
         for file in (self.model_file, self.history_file, self.curve_file, *states):
             file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # it is not there, or has something else in it
             self.states.rmdir()
 
     def write_settings(self, settings: Settings) -> None:
-        """Write the settings."""
+        """Write the settings.
+
+        Raises:
+            ValueError: If they are not such as can be read again.
+        """
+        if (wrong := wrong_with(dataclasses.asdict(settings), EXPECTED)) is not None:
+            raise ValueError(wrong)
         with replacing(self.settings_file) as beside:
             beside.write_text(json.dumps(dataclasses.asdict(settings), indent=2) + "\n")
 
@@ -161,10 +242,14 @@ class Run:
             FileNotFoundError: If this is no run folder.
             ValueError: If the file is damaged, or of another version.
         """
+        self.check_links()
         if not self.settings_file.is_file():
             raise FileNotFoundError(f"'{self.path}' is no run folder: it has no settings.json")
         try:
-            values = dict(json.loads(self.settings_file.read_text()))
+            if (size := self.settings_file.stat().st_size) > _LONGEST_SETTINGS:
+                raise ValueError(f"it has {size} bytes")
+            text = self.settings_file.read_text()
+            values = dict(parsed(text, longest=_LONGEST_SETTINGS))
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"'{self.settings_file}' is damaged or of another version ({error!r})"
@@ -174,9 +259,10 @@ class Run:
         if lacking or unknown:
             raise ValueError(
                 f"'{self.settings_file}' is damaged or of another version (it lacks "
-                f"{sorted(lacking) or 'nothing'}, and has {sorted(unknown) or 'nothing'} that this "
-                "version does not know)"
+                f"{sorted(lacking) or 'nothing'}, and has {shown(sorted(unknown) or 'nothing')} "
+                "that this version does not know)"
             )
+        check_values(values, f"'{self.settings_file}'")
         return Settings(**values)
 
     def resumed(self, settings: Settings) -> Settings:
@@ -195,16 +281,21 @@ class Run:
     def learner(self) -> MetaLearner:
         """Load the learner as it was after the last finished epoch.
 
+        Keras makes it of the classes of Keras and this package alone, whatever the file asks for.
+
         Raises:
             FileNotFoundError: If no epoch was finished.
-            ValueError: If the file is damaged.
+            ValueError: If the file is damaged, holds no learner, or asks for other code.
         """
+        self.check_links()
         if not self.model_file.is_file():
             raise FileNotFoundError(
                 f"'{self.path}' has no model.keras: no epoch of that run was finished"
             )
         try:
-            learner: MetaLearner = keras.models.load_model(self.model_file)
+            learner = keras.models.load_model(self.model_file, safe_mode=True)
+            if not isinstance(learner, MetaLearner):
+                raise TypeError(f"it holds a {type(learner).__name__}, which is no learner")
         # What is wrong with a file comes as ValueError, KeyError, BadZipFile, ...
         except Exception as error:
             raise ValueError(
@@ -213,11 +304,13 @@ class Run:
         return learner
 
     def history(self) -> list[dict[str, str]]:
-        """Read what was logged, an epoch a row."""
-        if not self.history_file.is_file():
-            return []
-        with self.history_file.open(newline="") as file:
-            return list(csv.DictReader(file))
+        """Read what was logged, an epoch a row.
+
+        Raises:
+            ValueError: If the file is damaged; the line is named.
+        """
+        self.check_links()
+        return read_history(self.history_file) if self.history_file.is_file() else []
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
         """Write the history, an epoch a row."""
@@ -225,3 +318,8 @@ class Run:
             writer = csv.DictWriter(file, rows[-1])
             writer.writeheader()
             writer.writerows(rows)
+
+
+def _comes_first(file: Path) -> bool:
+    """Return whether a file may be there before the settings are, which make a folder a run's."""
+    return file.match("worker_*.log") or file.name.startswith(".tfmeta")

@@ -7,7 +7,7 @@ import dataclasses
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -158,6 +158,7 @@ class SaveEpoch(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Replace the files of the run by those of this epoch."""
+        self.run.check_still_there()
         for name, value in (logs or {}).items():
             if name in ("loss", "val_loss") and not math.isfinite(value):
                 print()  # Keras's progress bar has not ended its line
@@ -168,12 +169,50 @@ class SaveEpoch(keras.callbacks.Callback):
                 )
         rows: list[dict[str, Any]] = [r for r in self.run.history() if int(r["epoch"]) < epoch]
         rows.append({"epoch": epoch, **(logs or {})})
+        check_columns(self.run, rows[0], rows[-1])
         self.run.write_history(rows)
-        with replacing(self.run.model_file) as beside:
-            self.model.save(beside)
-        plots.learning_curve(
-            {name: [float(row[name]) for row in rows] for name in rows[0]}, self.run.curve_file
+        save_model(self.run, self.model)
+        draw_curve(self.run, rows)
+
+
+def save_model(run: Run, learner: MetaLearner) -> None:
+    """Write the model of a run."""
+    with replacing(run.model_file) as beside:
+        learner.save(beside)
+
+
+def draw_curve(run: Run, rows: list[dict[str, Any]]) -> None:
+    """Write the learning curve of a run, of its history."""
+    plots.learning_curve(
+        {name: [float(row[name]) for row in rows] for name in rows[0]}, run.curve_file
+    )
+
+
+def check_columns(run: Run, columns: Iterable[str], needed: Iterable[str]) -> None:
+    """Raise a `ValueError` unless the history of a run has the columns that will be logged."""
+    if {*columns} != {*needed}:
+        raise ValueError(
+            f"'{run.history_file}' is damaged: its columns must be {', '.join(needed)}, as what is "
+            f"logged. Received: {', '.join(columns)}"
         )
+
+
+def check_history(run: Run, settings: Settings, epochs: int) -> None:
+    """Raise unless the history of a run that is resumed has what the epochs before have logged.
+
+    Raises:
+        ValueError: If it is damaged, or has fewer epochs than were finished.
+    """
+    rows = run.history()
+    if len(rows) < epochs:
+        raise ValueError(
+            f"'{run.history_file}' must have a row for each epoch that was finished, {epochs}. "
+            f"Received: {len(rows)} rows. Put it back, or begin anew with --overwrite"
+        )
+    if rows:
+        names = ["accuracy", "loss"]
+        watched = [f"val_{name}" for name in names] if settings.validation_episodes else []
+        check_columns(run, rows[0], ["epoch", *names, *watched])
 
 
 def episodes(
@@ -237,7 +276,7 @@ def together(
     digests = {
         "settings": digest(values),
         "data": digest(*(x for part in parts for x in _samples(part))),
-        "run folder": digest(state and state.step, [file.read_text() for file in written]),
+        "run folder": digest(state and state.step, [file.read_bytes() for file in written]),
     }
     with tempfile.TemporaryDirectory(prefix="tfmeta-worker-") as scratch:
         if workers_of(strategy)[0]:
@@ -273,6 +312,8 @@ def train(
     """Train up to `settings.epochs`.
 
     A run that was interrupted and resumed ends as one that was not: the same weights and history.
+    One that is finished gets its model again, if that is not there. The folder is this process's
+    alone until the end.
 
     Args:
         settings: The settings of the run.
@@ -285,9 +326,24 @@ def train(
         strategy: Of `tf.distribute`, or `None`; see `together`.
 
     Raises:
+        BlockingIOError: If another process writes to the folder.
+        FileNotFoundError: If the folder was removed while this trained.
         Stopped: If SIGINT or SIGTERM came; everything is saved.
-        ValueError: If training diverges, or the state is of other settings.
+        ValueError: If training diverges, the state is of other settings, or a file is damaged.
     """
+    with run.alone():
+        _train(settings, run, parts, resume, save_every, verbose, strategy)
+
+
+def _train(
+    settings: Settings,
+    run: Run,
+    parts: tuple[ClassDataset, ...],
+    resume: bool,
+    save_every: int,
+    verbose: bool,
+    strategy: Any,
+) -> None:
     strategy = strategy or tf.distribute.get_strategy()
     save = SaveState(run.states, save_every)
     step = save.step if resume else 0
@@ -300,6 +356,7 @@ def train(
     # Draws a batch, which may fail: before the files of an older run go.
     batches, validation = episodes(settings, parts, step, strategy.num_replicas_in_sync)
     if step:
+        check_history(run, settings, step // settings.steps)
         run.write_settings(settings)
     else:
         run.start(settings)
@@ -312,3 +369,8 @@ def train(
         callbacks=[SaveEpoch(run), save],
         verbose="auto" if verbose else 0,
     )
+    run.check_still_there()
+    if not run.model_file.is_file():  # of a run that was finished, whose state is all there is
+        save_model(run, learner)
+    if not run.curve_file.is_file():
+        draw_curve(run, run.history())

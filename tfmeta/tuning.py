@@ -30,7 +30,9 @@ from tfmeta.checks import check_count, did_you_mean
 from tfmeta.data import ClassDataset
 from tfmeta.files import replacing
 from tfmeta.functional import BATCH_NORM_MODES
-from tfmeta.runs import Run, Settings, check_same
+from tfmeta.inside import check_inside
+from tfmeta.locks import one_writer
+from tfmeta.runs import Run, Settings, check_same, check_values
 
 SAMPLERS = ("tpe", "random")
 PRUNERS = ("median", "none")
@@ -53,6 +55,9 @@ _CHOICES = {
     "distance": DISTANCES,
     "downsample": ("pool", "stride"),
 }
+# What SQLite calls the files beside a database, and how the journal of several ends.
+_ENDS = ("-journal", "-wal", "-shm")
+_OF_SEVERAL = bytes.fromhex("d9d505f920a163d7")
 _RATES = ("learning_rate", "inner_learning_rate")
 _EXAMPLE = "'0.01:1.0', '0.01:1.0:log', '1:5' or choices 'a,b,c'"
 
@@ -77,7 +82,7 @@ def search(
             than the others' was after that epoch, or whose loss is not finite.
         space: For each name `"low:high"`, `"low:high:log"` or choices `"a,b,c"`. Both ends of a
             range belong to it; it has integers where both are written as such.
-        path: The SQLite file of the trials, for one process at a time.
+        path: The SQLite file of the trials, which is this process's alone until the end.
         trials: How many there shall be in the end, those that the file has already included.
         sampler: `"tpe"` learns from the trials before, `"random"` does not.
         pruner: `"median"` ends trials that are worse than the median of the others, once five are
@@ -91,6 +96,7 @@ def search(
         The `optuna.Study`: `.best_params`, `.best_value`, `.trials`.
 
     Raises:
+        BlockingIOError: If another process has the file.
         ImportError: If Optuna is not installed.
         OSError: If the file cannot be written.
         TypeError: If an argument is of another type.
@@ -124,7 +130,7 @@ def search(
     }
     states = optuna.trial.TrialState
     finished = (states.COMPLETE, states.PRUNED)
-    with _using(optuna):
+    with one_writer(file.parent, f".tfmeta.{file.name}.lock"), _using(optuna):
         if not file.exists():
             _create(file, facts)
         study = _load(file)
@@ -203,11 +209,27 @@ def tune(
         The `optuna.Study`.
 
     Raises:
+        BlockingIOError: If another process writes to the folder.
         ImportError: If Optuna is not installed.
         TypeError: If an argument is of another type.
         ValueError: If an argument is out of range, the search in the folder is another one, or
             every trial diverged.
     """
+    with run.alone():
+        return _tune(settings, run, parts, space, trials, sampler, pruner, overwrite, verbose)
+
+
+def _tune(
+    settings: Settings,
+    run: Run,
+    parts: tuple[ClassDataset, ...],
+    space: Mapping[str, str],
+    trials: int,
+    sampler: str,
+    pruner: str,
+    overwrite: bool,
+    verbose: bool,
+) -> Any:
     _optuna()
     check_space(space, settings.algorithm)
     _check_options(space, trials, sampler, pruner)
@@ -245,6 +267,7 @@ def tune(
         fixed=fixed,
         verbose=verbose,
     )
+    check_values(study.best_params, f"'{trials_file(run)}'")
     best = dataclasses.replace(settings, **study.best_params)
     begun = run.settings_file.is_file() and run.settings() == best
     training.train(best, run, parts, resume=begun, verbose=verbose)
@@ -284,6 +307,8 @@ def started(run: Run) -> dict[str, Any]:
         raise FileNotFoundError(f"'{run.path}' has no search to resume: it has no {file.name}")
     with _using(_optuna()):
         facts: dict[str, Any] = _load(file).user_attrs["search"]
+    kept = ("images", "classes", "ways")
+    check_values({name: facts[name] for name in kept if name in facts}, f"'{file}'")
     return facts
 
 
@@ -418,7 +443,9 @@ def _create(file: Path, facts: dict[str, Any]) -> None:
 
 
 def _load(file: Path) -> Any:
+    check_inside(file.parent, file, *(file.with_name(file.name + end) for end in _ENDS))
     try:
+        _check_journal(file)
         with contextlib.closing(_connect(file)) as connection:
             (state,) = connection.execute("PRAGMA quick_check").fetchone()
         if state != "ok":
@@ -426,11 +453,36 @@ def _load(file: Path) -> Any:
         study = _optuna().load_study(
             study_name=None, storage=_storage(file, skip_table_creation=True)
         )
-        study.user_attrs["search"]["space"]
+        _check_trials(study)
     # What is wrong with a file comes as DatabaseError, KeyError, RuntimeError, ...
     except Exception as error:
         raise ValueError(f"'{file}' is damaged or of another version ({error!r})") from error
     return study
+
+
+def _check_trials(study: Any) -> None:
+    """Raise unless the trials are of the space of the search, which a stranger may have written."""
+    known = _distributions(study.user_attrs["search"]["space"])
+    for trial in study.get_trials(deepcopy=False):
+        for name, value in trial.params.items():
+            of = known[name]
+            choices = getattr(of, "choices", None)
+            fits = of.low <= value <= of.high if choices is None else value in choices
+            if trial.distributions[name] != of or not fits:
+                raise ValueError(f"trial {trial.number} has {name}={value!r}")
+
+
+def _check_journal(file: Path) -> None:
+    """Raise unless a journal is of this file alone.
+
+    SQLite would remove the file that the end of a journal names as the one of several databases.
+    """
+    journal = _journal(file)
+    if journal.is_file() and journal.stat().st_size >= 16:
+        with journal.open("rb") as opened:
+            opened.seek(-8, os.SEEK_END)
+            if opened.read() == _OF_SEVERAL:
+                raise ValueError(f"'{journal}' is of several databases")
 
 
 def _storage(file: Path, **options: Any) -> Any:
@@ -444,7 +496,9 @@ def _storage(file: Path, **options: Any) -> Any:
 
 def _connect(file: Path) -> sqlite3.Connection:
     """Open a file that is there; SQLite would else make an empty one."""
-    return sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True)
+    connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True)
+    connection.execute("PRAGMA trusted_schema = OFF")  # a file may have views and triggers
+    return connection
 
 
 def _journal(file: Path) -> Path:

@@ -10,16 +10,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from tfmeta.locks import INHERITED
 
 # In seconds: how long the others may take to stop by themselves when one has ended.
 GRACE = 60.0
 _COMMAND = [sys.executable, "-c", "from tfmeta.cli import main; main()"]
 
 
-def start_workers(count: int, folder: Path) -> int:
+def start_workers(count: int, folder: Path, lock: Mapping[str, str] | None = None) -> int:
     """Run this command in `count` workers, and return the exit status of the first that failed.
 
     Each writes to `worker_0.log` and so on in `folder`; what the first one writes is shown as well.
@@ -28,7 +30,9 @@ def start_workers(count: int, folder: Path) -> int:
     Args:
         count: How many.
         folder: Where to write their logs.
+        lock: What tells them that this process holds the folder, which they then hold as well.
     """
+    lock = lock or {}
     folder.mkdir(parents=True, exist_ok=True)
     logs = [folder / f"worker_{i}.log" for i in range(count)]
     print(f"{count} workers write to {logs[0]} ... {logs[-1].name}; this is the first one's:")
@@ -39,10 +43,12 @@ def start_workers(count: int, folder: Path) -> int:
             for i, log in enumerate(logs):
                 task = {"type": "worker", "index": i}
                 config = {"cluster": {"worker": addresses}, "task": task}
-                with log.open("wb") as file:
+                log.unlink(missing_ok=True)  # what a link of that name leads to stays as it is
+                with log.open("xb") as file:
                     process = subprocess.Popen(
                         [*_COMMAND, *sys.argv[1:]],
-                        env={**os.environ, "TF_CONFIG": json.dumps(config)},
+                        env={**os.environ, **lock, "TF_CONFIG": json.dumps(config)},
+                        pass_fds=[int(lock[INHERITED])] if lock else [],
                         stdin=subprocess.DEVNULL,
                         stdout=file,
                         stderr=subprocess.STDOUT,

@@ -9,7 +9,7 @@ import click
 
 from tfmeta import training
 from tfmeta.cli.group import main
-from tfmeta.cli.settings import have_tasks_at_once
+from tfmeta.cli.settings import have_tasks_at_once, with_data_there
 from tfmeta.cli.types import FOLDER, POSITIVE, Name
 from tfmeta.evaluation import evaluate as evaluate_learner
 from tfmeta.runs import SPLITS, Run
@@ -23,10 +23,13 @@ from tfmeta.runs import SPLITS, Run
 @click.option("--episodes", type=POSITIVE, default=600, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
 @click.option("--split", type=Name(SPLITS), default="test", show_default=True)
-def evaluate(run_path: Path, split: str, episodes: int, **episode: Any) -> None:
+@click.option("--data-dir", type=FOLDER, help="Folder of data sets.  [default: as in training]")
+def evaluate(
+    run_path: Path, split: str, episodes: int, data_dir: Path | None, **episode: Any
+) -> None:
     """Score the model of RUN on episodes of classes that it was not trained on."""
     run = Run(run_path)
-    settings = run.settings()
+    settings = with_data_there(run.settings(), data_dir)
     have_tasks_at_once(settings)
     learner = run.learner()
     part = training.load_data(settings)[SPLITS.index(split)]

@@ -18,13 +18,42 @@ from tfmeta.runs import DEFAULTS, SPLITS, Run, Settings
 
 def run_outside_images(path: Path | None, settings: Settings) -> Run:
     """Return the run's folder, which may not become a class of the folder of images."""
-    run = Run(path or Path("runs", f"{Path(settings.data).name}-{settings.algorithm}"))
+    of = f"{Path(settings.data).name}-{settings.algorithm}-seed{settings.seed}"
+    run = Run(path or Path("runs", of))
     if settings.is_folder and run.path.resolve().is_relative_to(settings.data):
         raise click.UsageError(
             "--output must lie outside the folder of images, or the run's own pictures become a "
             f"class. Received: --output '{run.path}' in '{settings.data}'"
         )
     return run
+
+
+def with_data_there(settings: Settings, data_dir: Path | None) -> Settings:
+    """Return the settings of a run to evaluate, whose data are read and never written.
+
+    The folder of a data set is a part of the settings, which may be a stranger's.
+
+    Args:
+        settings: As they are in the run's folder.
+        data_dir: The folder of the data sets, if the command names one; it may be written to.
+    """
+    if settings.is_folder:
+        if data_dir is not None:
+            raise click.UsageError(f"--data-dir is for data sets, not for {settings.data!r}.")
+        return settings
+    if data_dir is not None:
+        options = {**settings.data_options, "data_dir": str(data_dir.resolve())}
+        return dataclasses.replace(settings, data_options=options)
+    named = settings.data_options.get("data_dir")
+    # Those of CIFAR-100 have names of their own here.
+    found = "omniglot*" if settings.data == "omniglot" else "cifar100*"
+    pattern = "glyphs-*.npz" if settings.data == "glyphs" else f"{found}/*/dataset_info.json"
+    if named is not None and not any(Path(named).glob(pattern)):
+        raise FileNotFoundError(
+            f"The run was trained on data in '{named}', where there are none: say --data-dir, the "
+            "folder that they are in or shall be downloaded to"
+        )
+    return settings
 
 
 def loaded(settings: Settings, any_ways: bool) -> tuple[Settings, tuple[ClassDataset, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -15,10 +16,11 @@ from tfmeta.algorithms.prototypical import DISTANCES
 from tfmeta.cli.group import main
 from tfmeta.cli.settings import have_tasks_at_once, loaded, run_outside_images, settings_from
 from tfmeta.cli.types import FOLDER, POSITIVE, Data, Name, Rate
+from tfmeta.data import ClassDataset
 from tfmeta.data.benchmarks import OMNIGLOT_PRESETS
-from tfmeta.distribution import strategy_of_environment
+from tfmeta.distribution import strategy_of_environment, workers_of
 from tfmeta.functional import BATCH_NORM_MODES
-from tfmeta.runs import DEFAULTS
+from tfmeta.runs import DEFAULTS, Run, Settings
 from tfmeta.states import newest
 from tfmeta.workers import start_workers
 
@@ -40,7 +42,7 @@ def by_algorithm(option: str) -> str:
     "run_path",
     type=FOLDER,
     metavar="RUN",
-    help="Folder of the run.  [default: runs/DATA-ALGORITHM]",
+    help="Folder of the run.  [default: runs/DATA-ALGORITHM-seedSEED]",
 )
 @click.option("--resume", is_flag=True, help="Continue the run from where it was.")
 @click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds.")
@@ -166,15 +168,36 @@ def train(
         if any_ways:
             settings = dataclasses.replace(settings, ways=run.settings().ways)
         settings = run.resumed(settings)
+        run.history()  # which may be damaged, and is added to after an epoch only
     else:
         run.check_free(overwrite)
     if workers > 1 and "TF_CONFIG" not in os.environ:  # which those that are started have
-        raise SystemExit(start_workers(workers, run.path))
+        with run.alone():
+            raise SystemExit(start_workers(workers, run.path, run.for_workers()))
     have_tasks_at_once(settings)
     strategy = strategy_of_environment()
-    settings, parts = loaded(settings, any_ways)
-    if not settings.images:  # which a run that is resumed has
-        settings = training.settled(settings, parts)
+    # Of several workers only the first one writes.
+    first = workers_of(strategy)[0] == 0
+    with run.alone() if first else contextlib.nullcontext():
+        if not resume:
+            run.check_free(overwrite)  # for another may have been there just now
+        settings, parts = loaded(settings, any_ways)
+        if not settings.images:  # which a run that is resumed has
+            settings = training.settled(settings, parts)
+        _train(settings, run, parts, resume, overwrite, save_every, strategy)
+    click.echo(f"Saved in {run.path}. Next: tfmeta evaluate {run.path}")
+
+
+def _train(
+    settings: Settings,
+    run: Run,
+    parts: tuple[ClassDataset, ...],
+    resume: bool,
+    overwrite: bool,
+    save_every: int,
+    strategy: Any,
+) -> None:
+    """Train, and say what is there if a signal ends it."""
     try:
         with training.together(strategy, settings, run, parts) as own:
             training.train(
@@ -189,4 +212,3 @@ def train(
         instead = " in place of --overwrite" if overwrite else ""
         click.echo(f"The same command with --resume{instead} goes on from there.")
         raise SystemExit(128 + getattr(stop, "signal", signal.SIGINT)) from None
-    click.echo(f"Saved in {run.path}. Next: tfmeta evaluate {run.path}")

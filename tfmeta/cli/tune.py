@@ -76,33 +76,34 @@ def tune(
     run = run_outside_images(run_path, settings)
     tuning.check_space(space, settings.algorithm)
     any_ways = values["ways"] is None and not settings.fixed_ways
-    if resume:
-        before = tuning.started(run)
-        names = ("images", "classes", "ways") if any_ways else ("images", "classes")
-        kept = {name: before[name] for name in names if name in before}
-        settings = dataclasses.replace(settings, **kept)
-    else:
-        tuning.check_free(run, overwrite)
-    have_tasks_at_once(settings)
-    settings, parts = loaded(settings, any_ways)
-    if not resume:
-        settings = training.settled(settings, parts)
-    try:
-        study = tuning.tune(
-            settings,
-            run,
-            parts,
-            space,
-            trials,
-            sampler=sampler,
-            pruner=pruner,
-            overwrite=overwrite,
-        )
-    except KeyboardInterrupt:
-        instead = " in place of --overwrite" if overwrite else ""
-        click.echo(f"\nStopped; {run.path} holds the trials that were finished.")
-        click.echo(f"The same command with --resume{instead} goes on from there.")
-        raise SystemExit(130) from None
+    with run.alone():
+        if resume:
+            before = tuning.started(run)
+            names = ("images", "classes", "ways") if any_ways else ("images", "classes")
+            kept = {name: before[name] for name in names if name in before}
+            settings = dataclasses.replace(settings, **kept)
+        else:
+            tuning.check_free(run, overwrite)
+        have_tasks_at_once(settings)
+        settings, parts = loaded(settings, any_ways)
+        if not resume:
+            settings = training.settled(settings, parts)
+        try:
+            study = tuning.tune(
+                settings,
+                run,
+                parts,
+                space,
+                trials,
+                sampler=sampler,
+                pruner=pruner,
+                overwrite=overwrite,
+            )
+        except KeyboardInterrupt:
+            instead = " in place of --overwrite" if overwrite else ""
+            click.echo(f"\nStopped; {run.path} holds the trials that were finished.")
+            click.echo(f"The same command with --resume{instead} goes on from there.")
+            raise SystemExit(130) from None
     best = ", ".join(
         f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in study.best_params.items()

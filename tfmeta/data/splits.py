@@ -107,6 +107,10 @@ def shuffled(names: Sequence[str], seed: int = 0) -> list[int]:
         >>> shuffled(["alpha", "beta", "gamma"]) == shuffled(["alpha", "beta", "gamma"])
         True
     """
-    return sorted(
-        range(len(names)), key=lambda i: hashlib.sha256(f"{seed}/{names[i]}".encode()).digest()
-    )
+
+    def digest(i: int) -> bytes:
+        # The name of a folder need not be UTF-8.
+        text = f"{seed}/{names[i]}".encode(errors="surrogateescape")
+        return hashlib.sha256(text).digest()
+
+    return sorted(range(len(names)), key=digest)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
+import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from tfmeta.bounded_json import parsed
 from tfmeta.files import replacing
+from tfmeta.states.facts import array_bytes, check_facts
 from tfmeta.types import Array
 
 FORMAT = 1
 _HEADER = re.compile(rb"tfmeta-state (\d{1,9}) ([0-9a-f]{64})\n")
+_NAME = re.compile(r"state-\d{12,18}")
+# The line of facts grows with the number of variables and of epochs; this is some 50,000 of each.
+_LONGEST = 2**25
 
 
 class Damaged(Exception):  # noqa: N818
@@ -25,7 +30,7 @@ class Damaged(Exception):  # noqa: N818
 
 def files_in(folder: Path) -> list[Path]:
     """Return the states in a folder, the newest last."""
-    return sorted(folder.glob("state-*"))
+    return sorted(path for path in folder.glob("state-*") if _NAME.fullmatch(path.name))
 
 
 def write(path: Path, facts: dict[str, Any], arrays: list[Array]) -> None:
@@ -59,28 +64,73 @@ def write(path: Path, facts: dict[str, Any], arrays: list[Array]) -> None:
 def read(path: Path) -> tuple[dict[str, Any], list[Array]]:
     """Return the facts and the numbers of a state.
 
+    Nothing is read before it is known how much there is to be read.
+
     Raises:
-        Damaged: If the file is not whole.
-        ValueError: If it is of another version of this package.
+        Damaged: If the file is not whole, or no file.
+        ValueError: If it is of another version of this package, or none that `write` wrote.
     """
-    data = path.read_bytes()
-    header = _HEADER.match(data)
-    if header is None:
-        raise Damaged("it does not begin as a state does")
-    body = memoryview(data)[header.end() :]
-    if hashlib.sha256(body).hexdigest().encode() != header[2]:
+    with _opened(path) as file:
+        header = _HEADER.match(file.readline(100))
+        if header is None:
+            raise Damaged("it does not begin as a state does")
+        if int(header[1]) != FORMAT:
+            if _sum(file) != header[2].decode():
+                raise Damaged("its SHA-256 is wrong")
+            raise ValueError(
+                f"'{path}' must be a state of format {FORMAT}, which this version of tfmeta reads. "
+                f"Received: format {int(header[1])}, of another version"
+            )
+        line = file.readline(_LONGEST)
+        if not line.endswith(b"\n"):
+            raise Damaged("its first lines are cut, or too long")
+        start, size = file.tell(), os.fstat(file.fileno()).st_size
+        facts, wrong = _facts(line)
+        # Where the facts are wrong the sum tells whether that is damage, and needs no memory.
+        if wrong is None and size - start != sum(map(array_bytes, facts["arrays"])):
+            raise Damaged(f"it has {size - start} bytes of numbers, which is not what it says")
+        if wrong is not None:
+            file.seek(header.end())
+            if _sum(file) == header[2].decode():
+                raise ValueError(f"'{path}' must be a state as SaveState writes them. {wrong}")
+            raise Damaged("its SHA-256 is wrong")
+        try:
+            numbers = file.read()
+        except MemoryError as error:
+            raise ValueError(f"'{path}' must fit in memory. Received: {size} bytes") from error
+    if hashlib.sha256(line + numbers).hexdigest() != header[2].decode():
         raise Damaged("its SHA-256 is wrong")
-    if int(header[1]) != FORMAT:
-        raise ValueError(
-            f"'{path}' must be a state of format {FORMAT}, which this version of tfmeta reads. "
-            f"Received: format {int(header[1])}, of another version"
-        )
-    end = data.index(b"\n", header.end()) + 1
-    facts = json.loads(data[header.end() : end])
-    arrays = []
+    arrays, end = [], 0
     for shape, name in facts["arrays"]:
-        dtype = np.dtype(name)
-        count = math.prod(shape)
-        arrays.append(np.frombuffer(data, dtype, count, end).reshape(shape))
-        end += count * dtype.itemsize
+        count = array_bytes((shape, name)) // np.dtype(name).itemsize
+        arrays.append(np.frombuffer(numbers, name, count, end).reshape(shape))
+        end += array_bytes((shape, name))
     return facts, arrays
+
+
+def _facts(line: bytes) -> tuple[dict[str, Any], str | None]:
+    """Return the facts, and what is wrong with them if something is."""
+    try:
+        facts = parsed(line, longest=_LONGEST)
+        check_facts(facts)
+    except ValueError as error:
+        return {}, str(error)
+    return facts, None
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Open a file, which must be one: neither a link nor a pipe, which would be waited for."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    file = os.fdopen(descriptor, "rb")
+    if path.is_symlink() or not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise Damaged("it is a link, or no file")
+    return file
+
+
+def _sum(file: BinaryIO) -> str:
+    """Return the SHA-256 of what is left of a file."""
+    digest = hashlib.sha256()
+    while part := file.read(2**20):
+        digest.update(part)
+    return digest.hexdigest()

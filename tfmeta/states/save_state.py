@@ -15,10 +15,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfmeta.bounded_json import shown
 from tfmeta.checks import check_count
-from tfmeta.distribution import most_of_workers
+from tfmeta.distribution import most_of_workers, workers_of
 from tfmeta.foreign.of_keras import begin_at
-from tfmeta.states.callbacks import changeable, packed, unpacked
+from tfmeta.locks import one_writer
+from tfmeta.states.callbacks import changeable, kinds, left_out, packed, refusal, unpacked
 from tfmeta.states.files import files_in
 from tfmeta.states.files import write as write_file
 from tfmeta.states.settings import check_settings, described, settings_of, variables_of
@@ -62,9 +64,14 @@ class SaveState(keras.callbacks.Callback):
     is a `KeyboardInterrupt`; a second one ends at once. With a loss that is not finite nothing is
     written.
 
-    The other callbacks of the same `fit` are continued too: of each, what has changed since
-    training began is kept, as far as it is numbers, strings, arrays, and lists and dicts of such.
-    In an epoch that is continued, Keras counts the batches from 0 again.
+    The other callbacks of the same `fit` are continued too. Of Keras's own what they count is kept.
+    Of others it is what has changed since training began, if it was there then and is of the same
+    kind: numbers, arrays, lists and dicts of such, and words that are no names of files. What is
+    left out is said in the log. In an epoch that is continued, Keras counts the batches from 0
+    again.
+
+    The folder is this training's alone while it runs. A state may be a stranger's: it can set
+    nothing but that.
 
     Args:
         folder: Where the states are; made if it is not there.
@@ -74,7 +81,9 @@ class SaveState(keras.callbacks.Callback):
     Raises:
         TypeError: If a number is none.
         ValueError: If a number is less than 1; from `fit`, if the state is of another model or of
-            other settings, or `steps_per_epoch` is not known.
+            other settings, gives a callback what it may not, or `steps_per_epoch` is not known.
+        BlockingIOError: From `fit`, if another training writes to the folder.
+        FileNotFoundError: From `fit`, if the folder was removed.
         OSError: From `fit`, if a state cannot be written; the older ones are whole.
     """
 
@@ -90,6 +99,7 @@ class SaveState(keras.callbacks.Callback):
         self.keep = keep
         self._others: list[keras.callbacks.Callback] | None = None
         self._data: Any = None
+        self._until_end = contextlib.ExitStack()
         self._found: State | None = None
         self._signal: int | None = None
 
@@ -112,10 +122,15 @@ class SaveState(keras.callbacks.Callback):
                 "`steps_per_epoch` must be given where states are saved in the middle of an epoch. "
                 f"Received: steps_per_epoch=None, and SaveState with every={self.every}"
             )
-        for left in self.folder.glob(".state-*"):  # by a process that was killed while it wrote
-            left.unlink(missing_ok=True)
+        if workers_of(self.model.distribute_strategy)[0] == 0:
+            self._check_folder = self._until_end.enter_context(one_writer(self.folder)).check
+        else:  # whose folder may be that of the first worker, who holds it
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._check_folder = self._check_is_there
         self._settings = settings_of(self.model)
         self._at_first = [changeable(callback) for callback in self._others]
+        self._kinds = [kinds(callback) for callback in self._others]
+        self._not_kept: set[tuple[str, str]] = set()
         # The number of the epoch's first meta-batch, and the steps done before it was continued.
         self._epoch_began: int | None = None
         self._offset = 0
@@ -214,13 +229,16 @@ class SaveState(keras.callbacks.Callback):
             del variables["metrics"]  # which the next epoch begins by setting to zero
         arrays = [variable.numpy() for part in variables.values() for variable in part]
         callbacks = []
-        for callback, at_first in zip(self._others, self._at_first, strict=True):
+        for callback, at_first, before in zip(
+            self._others, self._at_first, self._kinds, strict=True
+        ):
             now = changeable(callback)
-            changed = {name: value for name, value in now.items() if at_first.get(name) != value}
+            changed = [name for name, value in now.items() if at_first.get(name) != value]
+            kept = [name for name in changed if self._keeps(callback, before, name)]
             callbacks.append(
                 {
                     "class": type(callback).__name__,
-                    "changed": {name: packed(getattr(callback, name), arrays) for name in changed},
+                    "changed": {name: packed(getattr(callback, name), arrays) for name in kept},
                 }
             )
         step = self._epoch_began + step_of_epoch
@@ -237,31 +255,82 @@ class SaveState(keras.callbacks.Callback):
         }
 
         def write() -> None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._check_folder()
             path = self.folder / f"state-{step:012d}"
             write_file(path, facts, arrays)
             older = [file for file in files_in(self.folder) if file.name < path.name]
             for file in older[: max(0, len(older) - self.keep + 1)]:
-                file.unlink(missing_ok=True)
+                with contextlib.suppress(IsADirectoryError, PermissionError):  # no state of ours
+                    file.unlink(missing_ok=True)
 
         return write
 
+    def _keeps(self, callback: Any, before: dict[str, str], name: str) -> bool:
+        """Return whether a state holds what a callback has changed; what it does not, is said."""
+        expected = refusal(callback, before, name, getattr(callback, name))
+        of = type(callback)
+        if expected is None or of.__module__.partition(".")[0] in ("keras", "tfmeta"):
+            return expected is None
+        if (of.__name__, name) not in self._not_kept:
+            self._not_kept.add((of.__name__, name))
+            logging.getLogger("tfmeta").warning(
+                "`%s` of the callback %s is not in the states, which may be a stranger's: it must "
+                "be %s.",
+                name,
+                of.__name__,
+                expected,
+            )
+        return False
+
     def _restore(self, state: State, parts: tuple[str, ...]) -> None:
+        given = self._given_to_callbacks(state)
         state.give(self.model, parts)
+        for callback, name, value in given:
+            setattr(callback, name, value)
+
+    def _given_to_callbacks(self, state: State) -> list[tuple[Any, str, Any]]:
+        """Return the attributes that callbacks get, all of which may be theirs."""
         assert self._others is not None
-        others = list(self._others)
-        for saved in state.facts["callbacks"]:
-            same = [callback for callback in others if type(callback).__name__ == saved["class"]]
-            if same:
-                others.remove(same[0])
-                for name, value in saved["changed"].items():
-                    setattr(same[0], name, unpacked(value, state.arrays))
-            elif saved["changed"]:
-                logging.getLogger("tfmeta").warning(
-                    "'%s' has the state of a callback %s, which is not among `callbacks`.",
-                    state.path,
-                    saved["class"],
+        others = list(zip(self._others, self._kinds, strict=True))
+        taken = set(range(sum(map(len, state.facts["variables"].values()))))
+
+        def take(number: Any) -> Any:
+            # Each once: what is small in the file may not be large in memory.
+            if type(number) is not int or not 0 <= number < len(state.arrays) or number in taken:
+                raise ValueError(
+                    f"each array must be of one value. Received: array {shown(number)}"
                 )
+            taken.add(number)
+            return state.arrays[number]
+
+        given = []
+        for saved in state.facts["callbacks"]:
+            same = [pair for pair in others if type(pair[0]).__name__ == saved["class"]]
+            if not same:
+                if saved["changed"]:
+                    logging.getLogger("tfmeta").warning(
+                        "'%s' has the state of a callback %s, which is not among `callbacks`.",
+                        state.path,
+                        saved["class"],
+                    )
+                continue
+            others.remove(same[0])
+            for name, value in saved["changed"].items():
+                if left_out(name):
+                    continue
+                at = f"'{state.path}' gives the callback {saved['class']} `{name}`, which"
+                try:
+                    value = unpacked(value, take)
+                except (TypeError, ValueError) as error:
+                    raise ValueError(f"{at} it may not: {error}") from error
+                if (expected := refusal(*same[0], name, value)) is not None:
+                    raise ValueError(f"{at} must be {expected}. Received: {shown(value)}")
+                given.append((same[0][0], name, value))
+        return given
+
+    def _check_is_there(self) -> None:
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"'{self.folder}' was removed while training went on")
 
     def _have_metrics(self, state: State) -> None:
         """Have Keras make the variables of metrics, which it does when they are first used."""
@@ -342,5 +411,6 @@ def saving(callbacks: Any, data: Any) -> Iterator[Any]:
     if not any(isinstance(callback, keras.callbacks.History) for callback in others):
         others.append(keras.callbacks.History())  # which Keras would put last
     savers[0]._others, savers[0]._data = others, data
-    with savers[0]._heeding_signals():
+    with contextlib.ExitStack() as stack, savers[0]._heeding_signals():
+        savers[0]._until_end = stack
         yield [*others, savers[0]]

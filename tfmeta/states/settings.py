@@ -9,6 +9,8 @@ from typing import Any
 
 import keras
 
+from tfmeta.bounded_json import shown
+
 _NO_SETTINGS = {"module", "registered_name", "build_config", "shared_object_id"}
 _NAMES = {"name", "inbound_nodes", "input_layers", "output_layers", "keras_history"}
 # Settings that had another name when states were written that are still read.
@@ -81,11 +83,15 @@ def check_settings(path: Path, then: dict[str, Any], now: dict[str, Any]) -> Non
     for name in [*then, *(name for name in now if name not in then)]:
         # A setting that a state does not know is one that came later, which None leaves off.
         if then.get(name) != now.get(name):
-            was, is_ = (repr(x[name]) if name in x else "nothing" for x in (then, now))
+            was, is_ = (_said(x[name]) if name in x else "nothing" for x in (then, now))
             raise ValueError(
                 f"`{name}` must be {was} as in '{path}', a state of a training with other "
                 f"settings. Received: {name}={is_}"
             )
+
+
+def _said(value: Any) -> str:
+    return repr(value) if len(repr(value)) <= 200 else shown(value)
 
 
 def _as_named_now(settings: dict[str, Any]) -> dict[str, Any]:

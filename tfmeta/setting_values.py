@@ -1,0 +1,134 @@
+"""What each setting of a run may be: for those of a command, and of files that strangers wrote."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from tfmeta.algorithms.prototypical import DISTANCES
+from tfmeta.bounded_json import shown
+from tfmeta.data.benchmarks import BENCHMARKS, OMNIGLOT_PRESETS
+from tfmeta.functional import BATCH_NORM_MODES
+
+SPLITS = ("train", "validation", "test")
+ALGORITHMS = ("maml", "fomaml", "maml++", "prototypical")
+# Larger than what anybody trains, and small enough for nobody's memory to be asked for in vain.
+_MOST = 2**31 - 1
+_LONGEST = 2**16
+
+
+class Expected(NamedTuple):
+    """A check of a value, and what it must be, in words."""
+
+    fits: Callable[[Any], bool]
+    words: str
+
+
+def wrong_with(values: Mapping[str, Any], expected: Mapping[str, Expected]) -> str | None:
+    """Return what is wrong with values, by name, or `None` if nothing is.
+
+    Args:
+        values: What was read.
+        expected: What each must be; a name that is not among them is unknown.
+    """
+    for name, value in values.items():
+        if name not in expected:
+            return f"it has {shown(name)}, which this version does not know"
+        if not expected[name].fits(value):
+            return f"`{name}` must be {expected[name].words}. Received: {name}={shown(value)}"
+    return None
+
+
+def _count(most: int = _MOST, least: int = 1) -> Expected:
+    return Expected(
+        lambda x: type(x) is int and least <= x <= most, f"an integer from {least} to {most}"
+    )
+
+
+def _or_none(expected: Expected) -> Expected:
+    return Expected(lambda x: x is None or expected.fits(x), f"{expected.words}, or null")
+
+
+def _among(names: tuple[str, ...]) -> Expected:
+    # No `in`, which a list that JSON holds would be asked for its hash by.
+    return Expected(
+        lambda x: isinstance(x, str) and x in names, f"one of {', '.join(map(repr, names))}"
+    )
+
+
+def _fields(expected: Mapping[str, Expected]) -> Expected:
+    return Expected(
+        lambda x: isinstance(x, dict) and wrong_with(x, expected) is None,
+        "an object of " + "; ".join(f"`{name}`, {e.words}" for name, e in expected.items()),
+    )
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= _LONGEST and "\0" not in value
+
+
+def _are_classes(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and set(value) == set(SPLITS)
+        and all(isinstance(names, list) and all(map(_is_text, names)) for names in value.values())
+    )
+
+
+_PATH = Expected(_is_text, f"the name of a folder of at most {_LONGEST} characters")
+_FLAG = Expected(lambda x: isinstance(x, bool), "true or false")
+_RATE = Expected(
+    lambda x: type(x) in (int, float) and 0 < x < math.inf, "a positive, finite number"
+)
+_SIDE = _count(2**14)
+
+EXPECTED = {
+    "data": Expected(
+        lambda x: _is_text(x) and (x in BENCHMARKS or os.path.isabs(x)),
+        f"one of {', '.join(BENCHMARKS)}, or the absolute path of a folder",
+    ),
+    "data_options": _fields(
+        {
+            "data_dir": _PATH,
+            "preset": _among(tuple(OMNIGLOT_PRESETS)),
+            "size": _SIDE,
+            "grayscale": _FLAG,
+            "invert": _FLAG,
+            "skip_unreadable": _FLAG,
+        }
+    ),
+    "algorithm": _among(ALGORITHMS),
+    "ways": _count(10**6),
+    "shots": _count(10**6),
+    "queries": _count(10**6),
+    "meta_batch_size": _count(10**6),
+    "steps": _count(),
+    "epochs": _count(),
+    "learning_rate": _RATE,
+    "learning_rate_halving": _or_none(_count()),
+    "inner_learning_rate": _RATE,
+    "inner_steps": _count(10**4),
+    "evaluation_steps": _or_none(_count(10**4)),
+    "batch_norm": _among(BATCH_NORM_MODES),
+    "downsample": _among(("pool", "stride")),
+    "filters": _count(2**14),
+    "distance": _among(DISTANCES),
+    "validation_episodes": _count(10**9, least=0),
+    "seed": _count(2**32 - 1, least=0),
+    "images": _fields(
+        {
+            "size": Expected(
+                lambda x: isinstance(x, list) and len(x) == 2 and all(map(_SIDE.fits, x)),
+                f"height and width, each {_SIDE.words}",
+            ),
+            "grayscale": _FLAG,
+            "invert": _FLAG,
+        }
+    ),
+    "classes": _or_none(
+        Expected(_are_classes, f"an object of {', '.join(SPLITS)}, each a list of names")
+    ),
+}
+"""What each of the `tfmeta.runs.Settings` must be."""
