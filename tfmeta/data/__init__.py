@@ -6,6 +6,7 @@ from tfmeta.data.caching import cache
 from tfmeta.data.class_dataset import ClassDataset
 from tfmeta.data.episode_list import EpisodeList, write_episodes
 from tfmeta.data.episodes import EpisodeSampler
+from tfmeta.data.features import features
 from tfmeta.data.functions import FunctionSampler, Sinusoids
 from tfmeta.data.shards import Shards
 
@@ -19,6 +20,7 @@ __all__ = [
     "Shards",
     "Sinusoids",
     "cache",
+    "features",
     "load",
     "write_episodes",
 ]

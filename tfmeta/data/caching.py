@@ -87,6 +87,20 @@ def cache(
     ```
     """
     made = _folder(source, options) if split is None else _tfds(source, split, options)
+    return cached(made, path, overwrite=overwrite, verbose=verbose)
+
+
+def cached(
+    made: Source, path: str | os.PathLike[str], *, overwrite: bool, verbose: bool
+) -> ClassDataset:
+    """Return what is cached at a path, once it is there: see `cache`.
+
+    Args:
+        made: What makes the examples.
+        path: The folder of the cache.
+        overwrite: Whether to make one anew that is damaged, or of something else.
+        verbose: Whether to show a progress bar.
+    """
     files = CacheFiles(Path(path))
     files.refuse_others()
     loaded, reason = None, None
@@ -121,7 +135,9 @@ def cache(
         return _load(files, made.facts)
 
 
-class _Source(NamedTuple):
+class Source(NamedTuple):
+    """What makes the examples of a cache, one after another and from any one on."""
+
     facts: dict[str, Any]  # what the bytes depend on
     description: str
     number: int
@@ -133,7 +149,7 @@ class _Source(NamedTuple):
     skipped: Callable[[list[int]], None]
 
 
-def _folder(source: str | os.PathLike[str], options: dict[str, Any]) -> _Source:
+def _folder(source: str | os.PathLike[str], options: dict[str, Any]) -> Source:
     bound = inspect.signature(ClassDataset.from_directory).bind(source, **options)
     bound.apply_defaults()
     chosen = {name: value for name, value in bound.arguments.items() if name != "path"}
@@ -164,10 +180,10 @@ def _folder(source: str | os.PathLike[str], options: dict[str, Any]) -> _Source:
         warn_unreadable([files[i] for i in positions], stacklevel=4)
 
     description = f"images of {in_words(source)}"
-    return _Source(facts, description, len(files), check, examples, names, skipped)
+    return Source(facts, description, len(files), check, examples, names, skipped)
 
 
-def _tfds(source: str | os.PathLike[str], split: str, options: dict[str, Any]) -> _Source:
+def _tfds(source: str | os.PathLike[str], split: str, options: dict[str, Any]) -> Source:
     bound = inspect.signature(ClassDataset.from_tfds).bind(source, split, **options)
     bound.apply_defaults()
     records = open_tfds(**bound.arguments)
@@ -205,7 +221,7 @@ def _tfds(source: str | os.PathLike[str], split: str, options: dict[str, Any]) -
         return *records.names(labels, *groups), np.unique(labels, return_inverse=True)[1]
 
     description = f"{source} {split}"
-    return _Source(
+    return Source(
         facts, description, records.number, check, examples, names, lambda positions: None
     )
 
@@ -237,7 +253,7 @@ def _check_facts(files: CacheFiles, before: dict[str, Any], facts: dict[str, Any
         )
 
 
-def _interrupted(files: CacheFiles, source: _Source, overwrite: bool) -> dict[str, Any] | None:
+def _interrupted(files: CacheFiles, source: Source, overwrite: bool) -> dict[str, Any] | None:
     """Return how far a cache has come that is not finished, or `None` to begin anew."""
     if files.about.exists() or not files.progress.exists():
         return None
@@ -264,7 +280,7 @@ def _warn_anew(file: Path, reason: object) -> None:
 
 
 def _fill(
-    files: CacheFiles, source: _Source, state: dict[str, Any] | None, verbose: bool
+    files: CacheFiles, source: Source, state: dict[str, Any] | None, verbose: bool
 ) -> list[int]:
     """Append examples to the file, and note after each chunk how far that is safe.
 
@@ -328,7 +344,7 @@ def _appended(
     return examples, spelled
 
 
-def _finish(files: CacheFiles, source: _Source, state: dict[str, Any], examples: Appended) -> None:
+def _finish(files: CacheFiles, source: Source, state: dict[str, Any], examples: Appended) -> None:
     if not state["kept"]:
         raise ValueError(f"None of the {state['read']} images can be read.")
     source.check()
