@@ -42,8 +42,8 @@ def lite(
     any number of queries. A learner has `adapt(support_x, support_y)`, whose outputs are what was
     learnt, as named tensors, and `predict(query_x, ...)`, which takes these by their names and
     gives `predictions`: the names and types are those of `MetaLearner.export`. The file checks
-    neither labels nor support loss: give labels that fit, and expect NaN where an inner loop
-    diverges.
+    neither labels nor support loss, nor that inputs are finite: give labels that fit, and expect
+    NaN where an inner loop diverges.
 
     Args:
         model: An adapted model, or a built learner; learners with an inner loop must be compiled.

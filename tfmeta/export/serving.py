@@ -68,8 +68,8 @@ def learner_signatures(
 
     def predict(query_x: Nest, **tensors: Any) -> Any:
         x = _examples("query_x", query_x, example, preprocessing)
-        with tf.control_dependencies([_no_nan(k, v) for k, v in tensors.items() if _floats(v)]):
-            tensors = {k: tf.identity(v) for k, v in tensors.items()}
+        with tf.control_dependencies(_no_nan(tensors)):
+            x = tf.identity(x)
         state = learner.state_of(tensors, structure[0])
         return _answer(learner.predict_task(state, x, training=False), names)
 
@@ -257,10 +257,16 @@ def _finite(name: str, x: Tensor) -> list[Any]:
     return [_must(tf.math.is_finite(_squares(x)), words + "infinite or too large numbers")]
 
 
-def _no_nan(name: str, x: Tensor) -> Any:
-    """Return an assertion that something learnt has no NaN; it may have infinities, as masks do."""
-    words = f"`{name}` must be numbers, as `adapt` gives them. Received: NaN"
-    return _must(~tf.math.is_nan(_squares(x)), words)
+def _no_nan(tensors: dict[str, Tensor]) -> list[Any]:
+    """Return an assertion that what was learnt has no NaN; it may have infinities, as masks do.
+
+    It is one for all, which are many small ones in a network.
+    """
+    found = {name: tf.cast(_squares(x), tf.float32) for name, x in tensors.items() if _floats(x)}
+    if not found:
+        return []
+    words = f"What `adapt` gives must be numbers. Received: NaN in one of `{'`, `'.join(found)}`"
+    return [_must(~tf.math.is_nan(tf.add_n(list(found.values()))), words)]
 
 
 def _floats(x: Tensor) -> bool:

@@ -19,7 +19,7 @@ def writable(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except (OSError, tf.errors.OpError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error.message
+        reason = (error.strerror or error) if isinstance(error, OSError) else error.message
         raise OSError(
             getattr(error, "errno", None),
             f"`path` must be writable ({reason}). Received: path='{path}'",
