@@ -27,6 +27,7 @@ from tfmeta.cli.settings import run_outside_images
 from tfmeta.data import ClassDataset
 from tfmeta.distribution import digest
 from tfmeta.runs import SPLITS, Run, Settings
+from tfmeta.states import files as states
 
 CLASSES = 10
 ANY_WAYS = (
@@ -792,6 +793,35 @@ def test_deep_and_large_settings_are_refused_in_words(prototypical: Path, tmp_pa
         said = refused("evaluate", tmp_path / "run")
         assert f"'{file}' is damaged or of another version (" in said
         assert message in said
+
+
+def test_resume_from_a_strangers_state_touches_no_other_file(
+    prototypical: Path, photos: Path, tmp_path: Path
+) -> None:
+    """As a callback that was turned into Keras's `BackupAndRestore`, which removes its folder."""
+    run, mine = tmp_path / "run", tmp_path / "mine"
+    shutil.copytree(prototypical, run)
+    mine.mkdir()
+    for name in ("latest.weights.h5", "training_metadata.json", "thesis.tex"):
+        (mine / name).write_text("mine")
+    file = max((run / "states").iterdir())
+    facts, arrays = states.read(file)
+    backup = {"function": ["keras.callbacks", "BackupAndRestore"]}
+    paths = {
+        "_weights_path": str(mine / "latest.weights.h5"),
+        "_training_metadata_path": str(mine / "training_metadata.json"),
+        "backup_dir": str(mine),
+        "delete_checkpoint": True,
+        "save_freq": "epoch",
+    }
+    for first in ({"__class__": backup, **paths}, paths, {"run": str(mine)}):
+        facts["callbacks"][0]["changed"] = first
+        states.write(file, facts, arrays)
+        text = refused("train", photos, *TINY, "--epochs", 3, "--output", run, "--resume")
+        name = next(iter(first))
+        assert f"'{file}' gives the callback SaveEpoch `{name}`, which" in text
+        assert {*contents(mine).values()} == {b"mine"}
+        assert len(contents(mine)) == 3
 
 
 @pytest.mark.parametrize("name", ["settings.json", "model.keras", "history.csv", "states"])

@@ -73,7 +73,18 @@ NAMES = (
     *("filepath", "backup_dir", "_backup_path", "_weights_path", "_training_metadata_path"),
     *("log_dir", "filename", "csv_file", "writer", "monitor_op", "save_freq", "delete_checkpoint"),
     *("wait", "best", "best_weights", "epoch", "history", "_current_epoch", "patience", "seen"),
-    *("count", "phase", "files", "_secret", "table", "nothing", "", "a" * 2000, "\x1b[2J"),
+    *(
+        "count",
+        "phase",
+        "report",
+        "files",
+        "_secret",
+        "table",
+        "nothing",
+        "",
+        "a" * 2000,
+        "\x1b[2J",
+    ),
 )
 
 
@@ -85,6 +96,8 @@ class Counting(keras.callbacks.Callback):
         self.count, self.phase, self.files, self.table = 0, "warm", ["a"], {"a": 1.0}
         self.report, self._secret, self.nothing = str(folder / "report.txt"), "none", None
         self.array, self._private = np.zeros(2), 0
+        self.loop: list[Any] = [1]
+        self.loop.append(self.loop)
 
     def on_train_end(self, logs: Any = None) -> None:
         Path(self.report).write_text(f"{self.count} {self.phase}")
@@ -306,6 +319,8 @@ def open_states(learner: Any, right: Any, tmp_path: Path, number: int, seed: int
 
 
 def differs(a: Any, b: Any) -> bool:
+    if isinstance(a, list) and isinstance(b, list) and a[-1:] and a[-1] is a:
+        return bool(b[:1] != a[:1] or b[-1] is not b)
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
         return not np.array_equal(a, b)
     return bool(a is not b and a != b)

@@ -44,7 +44,10 @@ def changeable(callback: keras.callbacks.Callback) -> dict[str, Any]:
 
 def kinds(callback: keras.callbacks.Callback) -> dict[str, str]:
     """Return of which kind each attribute of a callback is, which a state must not change."""
-    return {name: _kind(value) for name, value in vars(callback).items()}
+    return {
+        name: "other" if _kind(value) != "other" and _unfit(value) else _kind(value)
+        for name, value in vars(callback).items()
+    }
 
 
 def refusal(
@@ -68,8 +71,8 @@ def refusal(
     if was is None or name in OF_CALLBACKS or name.startswith("__"):
         return "one that the callback has"
     if "other" in (kind, was):
-        return "numbers, arrays, words, and lists and dicts of such"
-    if kind != was and "none" not in (kind, was):
+        return "numbers, arrays, words, and lists and dicts of such, as before"
+    if was not in (kind, "none"):
         return f"of the kind {was}, as before"
     if _has_text(value) and (name.startswith("_") or _OF_FILES.search(name)):
         return "no text, for it may be the name of a file"
@@ -140,13 +143,13 @@ def _kind(value: Any) -> str:
     return type(value).__name__ if type(value) in (str, list, tuple, dict) else "other"
 
 
-def _inside(value: Any) -> Iterable[Any]:
-    """Return a value, and all that is in it but keys."""
-    yield value
+def _inside(value: Any, depth: int = _DEPTH) -> Iterable[Any]:
+    """Return a value, and all in it but keys; what is too deep as a text that is no word."""
+    yield value if depth else "\0"
     parts = value.values() if isinstance(value, dict) else value
-    if isinstance(value, list | tuple | dict):
+    if depth and isinstance(value, list | tuple | dict):
         for part in parts:
-            yield from _inside(part)
+            yield from _inside(part, depth - 1)
 
 
 def _has_text(value: Any) -> bool:
