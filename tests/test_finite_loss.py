@@ -88,6 +88,21 @@ def test_keras_own_callback_has_its_way_and_without_xla_the_step_is_named() -> N
         )
 
 
+@pytest.mark.parametrize("name", ["PrototypicalNetwork", "SimpleShot"])
+def test_where_no_step_looks_an_epoch_does(name: str) -> None:
+    """A Prototypical Network has no inner loop that would stumble over such weights."""
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Flatten(), keras.layers.Dense(3)]
+    made = getattr(tfmeta, name)(keras.Sequential([keras.Input([4, 4, 1]), *layers]))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    made.compile("adam", loss, jit_compile=False)
+    spoil = Spoil(4)
+    with pytest.raises(ValueError, match=r"loss=nan in epoch 2\. The weights are those from"):
+        made.fit(SAMPLER.dataset(2), steps_per_epoch=3, epochs=4, callbacks=[spoil], verbose=0)
+    for now, before in zip(values(made), spoil.ends[-1], strict=True):
+        np.testing.assert_array_equal(now, before)
+
+
 def test_with_a_list_of_callbacks_and_with_states(tmp_path: Any) -> None:
     made = learner()
     callbacks = keras.callbacks.CallbackList([Spoil(1)], add_history=True, model=made)

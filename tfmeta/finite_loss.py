@@ -1,4 +1,4 @@
-"""A loss that is not finite, said at the end of an epoch where XLA has compiled the checks away."""
+"""A loss that is not finite, said at the end of an epoch where no step has looked at it."""
 
 from __future__ import annotations
 
@@ -33,24 +33,29 @@ class FiniteLoss(keras.callbacks.Callback):
             if not math.isfinite(value):
                 for variable, before in self._kept:
                     variable.assign(before)
+                of_steps = (
+                    "Under `jit_compile=True` XLA compiles the checks of single steps away, which "
+                    "`jit_compile=False` has. "
+                )
                 raise ValueError(
                     f"`{name}` must be finite. Received: {name}={value} in epoch {epoch + 1}. "
-                    "Under `jit_compile=True` XLA compiles the checks of single steps away; the "
-                    "weights are those from before that epoch. A smaller learning rate may help, "
-                    "and `jit_compile=False` names the step"
+                    f"{of_steps if self.model.jit_compile else ''}The weights are those from "
+                    "before that epoch; a smaller learning rate may help"
                 )
 
 
-def watching(model: keras.Model, callbacks: Any) -> Any:
-    """Return the callbacks of a `fit`, with a `FiniteLoss` before them where XLA compiles a model.
+def watching(model: Any, callbacks: Any) -> Any:
+    """Return the callbacks of a `fit`, with a `FiniteLoss` before them where no step checks.
 
     Args:
-        model: The model, compiled.
+        model: The learner, compiled.
         callbacks: As given to `fit`. With Keras's `TerminateOnNaN` among them they stay as they
             are: it says it by itself.
     """
-    if not model.jit_compile:
+    if model.checks_steps and not model.jit_compile:
         return callbacks
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        return callbacks  # whose variables are not one process's to put back
     as_list = isinstance(callbacks, keras.callbacks.CallbackList)
     given = callbacks.callbacks if as_list else keras.tree.flatten(callbacks)
     if any(isinstance(each, FiniteLoss | keras.callbacks.TerminateOnNaN) for each in given):

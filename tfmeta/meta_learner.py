@@ -123,6 +123,8 @@ class MetaLearner(Replicated, abc.ABC):
     # Whether `adapt_task` and `predict_task` take several tasks at once as well, whose tensors have
     # an axis of tasks in front; `embed` makes embeddings of either.
     batched = False
+    # Whether a step ends in an error where its losses are not finite; else `fit` looks each epoch.
+    checks_steps = False
     # Why the method itself computes one task at a time, if it does; nobody need hear of it.
     one_task: str | None = None
 
