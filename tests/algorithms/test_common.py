@@ -220,7 +220,7 @@ def test_bad_inputs(fresh):
             fresh({**inputs, **other})
 
 
-@pytest.mark.parametrize("make", [tfmeta.MAML, tfmeta.FOMAML, tfmeta.PrototypicalNetwork])
+@pytest.mark.parametrize("make", [tfmeta.MAML, tfmeta.FOMAML, tfmeta.Reptile])
 def test_models_that_cannot_learn(make):
     with pytest.raises(ValueError, match=r"`model` must have trainable weights.*'empty'"):
         make(keras.Sequential([keras.Input((3,)), keras.layers.ReLU()], name="empty"))

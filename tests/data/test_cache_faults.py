@@ -1,4 +1,4 @@
-"""Caching while the disk is full, fails or cannot be written, and while the process is killed."""
+"""Caching images and embeddings while the disk fails, and while the process is killed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from tests.data.test_cache import ROOT, write_images
 COMMON = """
 import ctypes, errno, filecmp, json, os, pathlib, random, shutil, signal, sys, time, warnings
 import keras
-from tfmeta.data import cache, caching, images
+import numpy as np
+from tfmeta.data import ClassDataset, cache, caching, features, images
 here = pathlib.Path(sys.argv[1])
 photos, whole, made = here / "photos", here / "whole", here / "made"
 caching.CHUNK = images.CHUNK = 4
@@ -27,7 +28,19 @@ warnings.simplefilter("error")
 def contents(folder):
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
+class Encoder:
+    weights = [np.arange(15.0, dtype="float32").reshape(5, 3)]
+    def to_json(self):
+        return "{}"
+    def __call__(self, x, training):
+        return x.reshape(len(x), -1)[:, :5] @ self.weights[0]
+
+if sys.argv[2] == "features":
+    dataset = ClassDataset.from_directory(photos)
+
 def run(folder=made):
+    if sys.argv[2] == "features":
+        return features(Encoder(), dataset, folder, 3, verbose=False)
     return cache(photos, folder, verbose=False)
 
 run(whole)
@@ -44,12 +57,12 @@ def check():
 
 KILLS = """
 killed = done = 0
-random.seed(int(sys.argv[3]))
+random.seed(int(sys.argv[4]))
 begun = time.monotonic()
 run()
 seconds = time.monotonic() - begun
 shutil.rmtree(made)
-while killed < int(sys.argv[2]):
+while killed < int(sys.argv[3]):
     for _ in range(random.randint(1, 3)):  # also the one that goes on
         child = os.fork()
         if child == 0:
@@ -65,7 +78,7 @@ print(json.dumps({"killed": killed, "done before": done, "seconds of one": secon
 """
 
 FAULTS = """
-shim = ctypes.CDLL(sys.argv[2])
+shim = ctypes.CDLL(sys.argv[3])
 ctypes.memmove(ctypes.addressof((ctypes.c_char * 4096).in_dll(shim, "faults_below")),
                os.fsencode(made) + b"\\0", len(os.fsencode(made)) + 1)
 
@@ -77,7 +90,7 @@ arm(-1, -1, 0)
 run()
 calls = ctypes.c_int.in_dll(shim, "faults_count").value
 shutil.rmtree(made)
-every = int(sys.argv[3])
+every = int(sys.argv[4])
 tried = failed = 0
 for at in range(0, calls + 3, every):
     # A disk that is full stays so; one that fails may do so once; a process ends where it stands.
@@ -115,13 +128,15 @@ try:
 except ValueError as error:
     assert "labels.npy' is damaged" in str(error), error
 try:
-    cache(photos, made / "new", verbose=False)
+    run(made / "new")
     raise AssertionError
 except OSError as error:
     assert error.errno == errno.EROFS and str(made) in str(error.filename), error
 print(json.dumps({"calls": calls, "tried": tried, "failed": failed}))
 """
 
+# Embeddings are kept by the same lines.
+OF = ["images", pytest.param("features", marks=pytest.mark.slow)]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs LD_PRELOAD and /proc")
 
 
@@ -139,20 +154,24 @@ def run(
     return dict(json.loads(result.stdout.splitlines()[-1]))
 
 
+@pytest.mark.parametrize("of", OF)
 @pytest.mark.parametrize(("times", "seed"), [(8, 0), pytest.param(50, 1, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(
-    times: int, seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    times: int, seed: int, of: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_images(tmp_path / "photos", 4, 30, side=60)
-    counted = run(KILLS, tmp_path, times, seed)
+    counted = run(KILLS, tmp_path, of, times, seed)
     assert counted["killed"] >= times
     if times > 10:
         with capsys.disabled():
             print(f"\n{counted}")
 
 
+@pytest.mark.parametrize("of", OF)
 @pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
-def test_faults_of_the_disk(every: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_faults_of_the_disk(
+    every: int, of: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("needs a C compiler, cc, for the calls that fail")
@@ -160,7 +179,7 @@ def test_faults_of_the_disk(every: int, tmp_path: Path, capsys: pytest.CaptureFi
     source = Path(__file__).with_name("faults.c")
     subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
     write_images(tmp_path / "photos", 3, 4)
-    counted = run(FAULTS, tmp_path, library, every, environment={"LD_PRELOAD": str(library)})
+    counted = run(FAULTS, tmp_path, of, library, every, environment={"LD_PRELOAD": str(library)})
     assert counted["calls"] > 30
     assert counted["failed"] > counted["tried"] * 0.8
     if every == 1:
