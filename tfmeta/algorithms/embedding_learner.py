@@ -134,12 +134,6 @@ class EmbeddingLearner(MetaLearner):
         Where more than 1 % of what batch normalisation's running statistics were before the first
         step is left in them, momentum^steps, that is said in the log, with the layer's name.
         """
-        if not self.gathers and not (self.trains and self._weights_to_train()):
-            raise ValueError(
-                f"{type(self).__name__} must have something to train. Received: a model "
-                f"{self.model.name!r} without trainable weights, or a head that has no derivative; "
-                "evaluate, adapt and export work without `fit`"
-            )
         history = super().fit(*args, **kwargs)
         if self.model.trainable_variables:
             warn_of_lagging(self.model, int(self.optimizer.iterations.numpy()))
@@ -184,9 +178,16 @@ class EmbeddingLearner(MetaLearner):
             return super()._can_pack()
         return self.task_axis == "auto" and self.why_not_packed() is None
 
-    def _weights_to_train(self) -> bool:
-        """Return whether there are some, as far as can be known before a model is built."""
-        return not self.model.built or bool(self.trainable_variables)
+    def _create_variables(self, targets: Nest, *, training: bool = False) -> None:
+        # Here the learner is built, and no step was taken.
+        something = self.gathers or (self.trains and self.trainable_variables)
+        if training and not something:
+            raise ValueError(
+                f"{type(self).__name__} must have something to train. Received: a model "
+                f"{self.model.name!r} without trainable weights, or a head that has no derivative; "
+                "evaluate, adapt and export work without `fit`"
+            )
+        super()._create_variables(targets, training=training)
 
     def _check_weights(self) -> None:
         """Take any model: what it gives is a start for the head."""
