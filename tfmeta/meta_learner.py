@@ -365,7 +365,9 @@ class MetaLearner(Replicated, abc.ABC):
             shared = shared_out(x, strategy)
             if first is not None:
                 self.check_alike(first)
-            with saving(watching(self, kwargs.get("callbacks")), x) as callbacks:
+            with saving(kwargs.get("callbacks"), x) as callbacks:
+                # After the state was found, which is that of the user's callbacks.
+                callbacks = watching(self, callbacks)
                 if callbacks is not None:
                     kwargs["callbacks"] = callbacks
                 return super().fit(shared, **kwargs)

@@ -176,8 +176,8 @@ def _folder(source: str | os.PathLike[str], options: dict[str, Any]) -> Source:
         return classes, groups, np.array([numbers[name] for name in spelled], np.int64)
 
     def skipped(positions: list[int]) -> None:
-        warn_unreadable(unreadable, stacklevel=4, what="folder(s)")
-        warn_unreadable([files[i] for i in positions], stacklevel=4)
+        warn_unreadable(unreadable, stacklevel=5, what="folder(s)")
+        warn_unreadable([files[i] for i in positions], stacklevel=5)
 
     description = f"images of {in_words(source)}"
     return Source(facts, description, len(files), check, examples, names, skipped)
@@ -276,7 +276,7 @@ def _warn_anew(file: Path, reason: object) -> None:
     message = (
         f"Caching from the beginning, for '{file}' of an interrupted one is damaged ({reason})"
     )
-    warnings.warn(message, stacklevel=4)
+    warnings.warn(message, stacklevel=5)
 
 
 def _fill(
