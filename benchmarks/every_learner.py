@@ -72,6 +72,9 @@ LEARNERS: dict[str, Callable[[Any], Any]] = {
     "AmortizedBayesianMAML": lambda t: t.AmortizedBayesianMAML(
         images(), 0.1, 2, initial_std=1e-8, kl_weight=0.0
     ),
+    "SimpleShot": lambda t: t.SimpleShot(images(None)),
+    "LogisticRegression": lambda t: t.LogisticRegression(images(None)),
+    "R2D2": lambda t: t.R2D2(images(None)),
     "PrototypicalNetwork": lambda t: t.PrototypicalNetwork(images(None)),
     "PrototypicalNetwork-cosine": lambda t: t.PrototypicalNetwork(images(None), "cosine", 10.0),
 }

@@ -17,6 +17,14 @@ import numpy as np
 
 from tfmeta.bounded_json import shown
 from tfmeta.foreign.of_keras import OF_CALLBACKS
+from tfmeta.foreign.of_keras_callbacks import (
+    AVERAGES_IN_MODEL,
+    BATCHES,
+    CURVES,
+    EPOCH,
+    SECONDS,
+    SINCE_SAVED,
+)
 from tfmeta.types import Array
 
 _DEPTH = 16
@@ -203,11 +211,11 @@ def _logged(_: Any, value: Any) -> bool:
     )
 
 
-_SINCE_SAVED = {"_batches_seen_since_last_saving": _count, "_last_batch_seen": _count}
+_SINCE_SAVED = dict.fromkeys(SINCE_SAVED, _count)
 # By name, for not every version of Keras has all of them. What is not here counts nothing, or finds
 # it again by itself.
 _KNOWN: dict[str, dict[str, Callable[[Any, Any], bool]]] = {
-    "BackupAndRestore": {**_SINCE_SAVED, "_current_epoch": _count},
+    "BackupAndRestore": {**_SINCE_SAVED, EPOCH: _count},
     "EarlyStopping": {
         "best": _number,
         "best_epoch": _count,
@@ -216,14 +224,13 @@ _KNOWN: dict[str, dict[str, Callable[[Any, Any], bool]]] = {
         "wait": _count,
     },
     "History": {"epoch": _counts, "history": _logged},
-    "ModelCheckpoint": {**_SINCE_SAVED, "_current_epoch": _count, "best": _number},
-    "OrbaxCheckpoint": {**_SINCE_SAVED, "_total_batches_seen": _count, "best": _number},
+    "ModelCheckpoint": {**_SINCE_SAVED, EPOCH: _count, "best": _number},
+    "OrbaxCheckpoint": {**_SINCE_SAVED, BATCHES: _count, "best": _number},
     "ReduceLROnPlateau": {"best": _number, "cooldown_counter": _count, "wait": _count},
-    "SwapEMAWeights": {"_ema_weights_in_model": _flag},
+    "SwapEMAWeights": {AVERAGES_IN_MODEL: _flag},
     "TensorBoard": {
-        "_global_test_batch": _count,
-        "_global_train_batch": _count,
-        "_train_accumulated_time": _number,
+        **dict.fromkeys(CURVES, _count),
+        SECONDS: _number,
     },
 }
 
