@@ -317,7 +317,7 @@ def test_a_loss_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:
                 weight = self.model.trainable_variables[0]
                 weight.assign(np.full(weight.shape, np.nan))
 
-    with pytest.raises(ValueError, match="`loss` must be finite. Received: loss=nan in epoch 1"):
+    with pytest.raises(ValueError, match=r"`loss` must be finite\. Received: loss=nan in epoch 1"):
         train(SaveState(tmp_path, every=1), Spoil(), epochs=1)
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "state-000000000001",
