@@ -60,6 +60,9 @@ def learner(name: str) -> Any:
         )
     elif name == "prototypical":
         made = tfmeta.PrototypicalNetwork(network(None), "cosine", 10.0, learn_temperature=True)
+    elif name == "simple_shot":
+        # Its mean is that of the embeddings of all replicas.
+        made = tfmeta.SimpleShot(network(None))
     elif name == "reptile":
         # Larger steps of a few examples make much of the order in which tasks are summed.
         made = tfmeta.Reptile(

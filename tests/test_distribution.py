@@ -142,7 +142,7 @@ def learn(kind: str, count: int, names: str, folder: Path) -> list[Any]:
 
 
 def test_two_devices(tmp_path: Path) -> None:
-    names = "prototypical,reptile,sum"
+    names = "prototypical,simple_shot,reptile,sum"
     (done,) = learn("devices", 1, names, tmp_path)
     for name in names.split(","):
         assert_same(done[name], name)
@@ -166,7 +166,7 @@ def test_two_workers(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "count"), [("devices", 1), ("workers", 2), ("workers", 4)])
 def test_every_learner(kind: str, count: int, tmp_path: Path) -> None:
-    names = "maml,maml_plus_plus,prototypical,reptile,sum"
+    names = "maml,maml_plus_plus,prototypical,simple_shot,reptile,sum"
     for done in learn(kind, count, names, tmp_path):
         for name in names.split(","):
             assert_same(done[name], name)

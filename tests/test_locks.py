@@ -155,26 +155,3 @@ def test_a_folder_that_cannot_be_written_to_is_named(
     with pytest.raises(OSError, match="must be writable") as error, one_writer(tmp_path):
         pass
     assert str(tmp_path) in str(error.value)
-
-
-def test_where_there_is_no_fcntl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a stand-in for Windows's module, which this test can say no more of."""
-    held: set[tuple[int, int]] = set()
-
-    class Msvcrt:
-        LK_NBLCK = 2
-
-        @staticmethod
-        def locking(descriptor: int, mode: int, size: int) -> None:
-            assert os.lseek(descriptor, 0, os.SEEK_CUR) == 2**30
-            facts = os.fstat(descriptor)
-            if (key := (facts.st_dev, facts.st_ino)) in held:
-                raise OSError(errno.EACCES, "Permission denied")
-            held.add(key)
-
-    monkeypatch.setattr(locks, "fcntl", None)
-    monkeypatch.setitem(sys.modules, "msvcrt", Msvcrt)
-    with one_writer(tmp_path) as writer:
-        writer.check()
-        with pytest.raises(BlockingIOError, match=r"by process \d+ on"), one_writer(tmp_path):
-            pass

@@ -33,6 +33,8 @@ class FiniteLoss(keras.callbacks.Callback):
             if not math.isfinite(value):
                 for variable, before in self._kept:
                     variable.assign(before)
+                if (self.params or {}).get("verbose"):
+                    print()  # Keras's progress bar has not ended its line
                 of_steps = (
                     "Under `jit_compile=True` XLA compiles the checks of single steps away, which "
                     "`jit_compile=False` has. "
@@ -40,7 +42,7 @@ class FiniteLoss(keras.callbacks.Callback):
                 raise ValueError(
                     f"`{name}` must be finite. Received: {name}={value} in epoch {epoch + 1}. "
                     f"{of_steps if self.model.jit_compile else ''}The weights are those from "
-                    "before that epoch; a smaller learning rate may help"
+                    "before that epoch. Lower `learning_rate` or, with MAML, `inner_learning_rate`"
                 )
 
 

@@ -239,6 +239,20 @@ def test_maps_in_the_place_of_vectors_are_refused():
             head(encoder).adapt(x, y)
 
 
+@pytest.mark.parametrize("name", HEADS)
+def test_mixed_precision(name, request):
+    """The encoder computes in half precision, the head in that of the weights."""
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
+    request.addfinalizer(lambda: keras.mixed_precision.set_dtype_policy("float32"))
+    learner = compiled(HEADS[name](dense()))
+    logits = learner.predict_on_batch(INPUTS)
+    assert logits.dtype == np.float32
+    adapted = learner.adapt(INPUTS["support_x"][0], LABELS[0])
+    np.testing.assert_allclose(adapted(INPUTS["query_x"][0]), logits[0], rtol=2e-2, atol=2e-2)
+    if name != "KNearestNeighbors":
+        assert np.isfinite(learner.train_on_batch(INPUTS, TARGETS)).all()
+
+
 def test_each_head_is_here():
     heads = {x for x in vars(tfmeta).values() if isinstance(x, type)}
     names = {x.__name__ for x in heads if issubclass(x, EmbeddingLearner)}

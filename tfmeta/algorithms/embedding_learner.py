@@ -214,7 +214,8 @@ class EmbeddingLearner(MetaLearner):
                 "`encoder` must return one vector [n, d] for each example. "
                 f"Received: shape={tuple(embedded.shape)}"
             )
-        return embedded
+        # As `embed` does: in half precision heads could not solve their systems.
+        return tf.cast(embedded, self.variable_dtype)
 
     def _scored(self, x: Inputs, y: Nest, sample_weight: Nest, *, training: bool) -> Any:
         """Return predictions and loss of a meta-batch, over tasks as Keras's is over examples."""

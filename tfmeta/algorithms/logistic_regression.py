@@ -144,7 +144,11 @@ def solution(features: Tensor, targets: Tensor, l2: float, steps: int) -> Tensor
 def conjugate_gradients(
     matrix: Callable[[Tensor], Tensor], right: Tensor, residual: float
 ) -> Tensor:
-    """Return v with `matrix(v) = right`, of each task by itself, `[tasks, rows, columns]`."""
+    """Return v with `matrix(v) = right`, of each task by itself, `[tasks, rows, columns]`.
+
+    That of `tfmeta.differentiation` takes a given number of steps on one system; here each task has
+    its own, and the steps end when all are solved.
+    """
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
         return tf.reduce_sum(a * b, [1, 2], keepdims=True)

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from tfmeta.algorithms.embedding_learner import EmbeddingLearner
+from tfmeta.distribution import replicas_here, summed
 from tfmeta.ops import prototypes, squared_euclidean
 from tfmeta.types import Tensor
 
@@ -68,9 +69,11 @@ class SimpleShot(EmbeddingLearner):
         if not self.centre:
             return
         n = tf.cast(tf.shape(embedded)[0], self.variable_dtype)
-        step = tf.cast(embedded, self.variable_dtype) - self.mean
+        step = tf.reduce_sum(embedded - self.mean, 0)
+        if replicas_here() > 1:
+            n, step = summed([n, step])
         self.seen.assign_add(n)
-        self.mean.assign_add(tf.reduce_sum(step, 0) / self.seen)
+        self.mean.assign_add(step / self.seen)
 
     def learn(self, embedded: Tensor, labels: Tensor, ways: Tensor) -> dict[str, Tensor]:
         """Return the class means `[tasks, ways, d]`."""
