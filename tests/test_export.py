@@ -23,6 +23,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 import tfmeta
 from tests.environments import python_with
 from tests.learners import plain
+from tests.rows import rows
 from tfmeta.data import ClassDataset, EpisodeSampler
 from tfmeta.data.images import prepare
 from tfmeta.export import Preprocessing, saved_model
@@ -69,6 +70,11 @@ LEARNERS: dict[str, Callable[[], tfmeta.MetaLearner]] = {
     "MAML-with-support": maml("with_support"),
     "MAML-running": maml("running"),
     "NearestMean": lambda: NearestMean(network(None)),
+}
+# Kin of one that is exported each time; test_copies.py exports each learner's adapted model.
+SLOW = {
+    *("FOMAML", "MAMLPlusPlus", "MetaSGD", "MetaCurvature", "ImplicitMAML", "Reptile"),
+    *("AmortizedBayesianMAML", "PrototypicalNetwork-cosine"),
 }
 # Whose adapted models, all kinds of them, are exported by Keras as well.
 KERAS = ("MAML", "MAML-support", "MAML-with-support", "ProtoMAML", "PrototypicalNetwork")
@@ -160,10 +166,14 @@ def made(name: str) -> tfmeta.MetaLearner:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory, drawings: ClassDataset) -> Path:
-    """A folder for each learner: a task, the predictions of `call`, and all exports."""
+def exported(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, drawings: ClassDataset
+) -> Path:
+    """A folder for each learner that is asked for: a task, `call`'s predictions, all exports."""
     root = tmp_path_factory.mktemp("exported")
-    for name, task in zip(LEARNERS, map(reduced, tasks(drawings)), strict=False):
+    quick = "not slow" in request.config.getoption("markexpr")
+    names = [name for name in LEARNERS if not (quick and name in SLOW)]
+    for name, task in zip(names, map(reduced, tasks(drawings)), strict=False):
         learner = made(name)
         before = [np.array(v) for v in learner.variables]
         x, y, q = (task[key] for key in ("support_x", "support_y", "query_x"))
@@ -194,7 +204,7 @@ def found(exported: Path, bare_python: Path) -> Any:
     return json.loads(ran.stdout)
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", rows(LEARNERS, SLOW))
 def test_all_agree_where_there_is_tensorflow_alone(name: str, found: Any, exported: Path) -> None:
     """`call`, the exported learner at once and in two steps, and the exported adapted model."""
     facts = found[name]
@@ -218,7 +228,7 @@ def test_adapt_gives_what_differs_between_tasks_and_no_more(found: Any) -> None:
     assert {"prototypes_kernel", "prototypes_bias"} < set(found["ProtoMAML"]["state"])
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", rows(LEARNERS, SLOW))
 def test_signatures_have_names_and_types(name: str, exported: Path) -> None:
     graph = meta_graph(exported / name / "learner")
     signature = graph.signature_def["adapt_and_predict"]

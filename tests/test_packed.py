@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from keras import layers
 
 import tfmeta
+from tests.rows import rows
 from tfmeta import devices, meta_learner
 from tfmeta.algorithms import gradient_based
 from tfmeta.foreign import of_tensorflow
@@ -604,12 +605,15 @@ def step_to_compare(name, axis, tasks=5):
 
 
 # Kin of one that is compared each time, and packed by the same lines.
-SLOW = {"MAML-clipped", "MAML-joint", "MAML-momentum", "FOMAML", "BOIL", "MAML-pooled"}
+SLOW = {
+    *("MAML-clipped", "MAML-joint", "MAML-momentum", "MAML-pooled", "MAML-rates"),
+    *("FOMAML", "ANIL", "BOIL", "MetaSGD", "MAML++-tolerance"),
+}
 
 
 @pytest.mark.parametrize(
     "name",
-    [slow(x) if x in SLOW else x for x in LEARNERS if x != "MAML-probabilities"],
+    rows([name for name in LEARNERS if name != "MAML-probabilities"], SLOW),
 )
 def test_each_learner_takes_the_same_outer_step_packed(name):
     # Five tasks in chunks of two: the last chunk is filled up with a task that does not count.
@@ -648,7 +652,7 @@ def test_sample_weights():
     assert_all_close(packed, loop)
 
 
-@pytest.mark.parametrize("name", ["MAML", "MAML-pooled", "MAML++"])
+@pytest.mark.parametrize("name", [slow("MAML"), "MAML-pooled", slow("MAML++")])
 def test_xla(name):
     plain, _ = step_to_compare(name, "packed")
     compiled, _, _ = outer_step(name, "packed", jit_compile=True)
@@ -659,11 +663,11 @@ def test_xla(name):
     ("name", "axis"),
     [
         ("MAML-pooled", "loop"),
-        ("ANIL", "loop"),
-        ("MAML-momentum", "packed"),
-        ("MAML-rates", "packed"),
         ("MAML++", "packed"),
         ("ProtoMAML", "packed"),
+        slow("ANIL", "loop"),
+        slow("MAML-momentum", "packed"),
+        slow("MAML-rates", "packed"),
         slow("MAML-pooled", "packed"),
         slow("ANIL", "packed"),
         slow("MAML-momentum", "loop"),
@@ -689,6 +693,7 @@ def test_recomputing_stops_where_the_support_loss_no_longer_falls(axis):
     assert history["inner_steps"] == before["inner_steps"]
 
 
+@pytest.mark.slow
 def test_recomputing_under_xla():
     kept, _ = step_to_compare("MAML-pooled", "packed")
     again, _, _ = outer_step("MAML-pooled", "packed", jit_compile=True, recompute=True)

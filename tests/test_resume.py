@@ -39,6 +39,7 @@ def assert_same_end(one: Path, other: Path) -> None:
     assert (one / "end.json").read_bytes() == (other / "end.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_killed_while_a_state_is_written(tmp_path: Path) -> None:
     """Of MAML++ with all parts on, in the second epoch."""
     sizes = (3, 3, 1)

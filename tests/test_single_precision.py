@@ -109,6 +109,7 @@ def test_products_of_equal_numbers_lose_few_digits() -> None:
     np.testing.assert_allclose(middle, expected, rtol=5.5e-6)
 
 
+@pytest.mark.slow
 def test_letters_side_by_side_in_turn_and_adapted_as_in_double_precision() -> None:
     sampler = tfmeta.data.EpisodeSampler(tfmeta.data.load("glyphs")[0], 5, 1, 2, seed=0)
     inputs, _ = sampler.batch(0, 8)

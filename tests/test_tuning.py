@@ -324,6 +324,7 @@ def whole(killed: Killed) -> Path:
     return killed.path
 
 
+@pytest.mark.slow
 def test_a_search_that_was_killed_loses_no_finished_trial(killed: Killed) -> None:
     assert 1 <= len(killed.seen) <= len(killed.held) < TRIALS
     assert killed.held[: len(killed.seen)] == killed.seen

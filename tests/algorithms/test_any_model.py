@@ -12,6 +12,7 @@ from keras import layers
 
 import tfmeta
 from tests.algorithms.test_maml import assert_directional_derivatives
+from tests.rows import rows
 from tfmeta.functional import BATCH_NORM_MODES
 
 TASKS, SUPPORT, QUERIES, STEPS, RATE = 2, 4, 3, 2, 0.3
@@ -177,11 +178,10 @@ CASES = {
 SLOW = {
     *("inputs in a list", "outputs in a list", "binary column", "frozen Dense", "GaussianNoise"),
     *("SpatialDropout1D", "LayerNormalization", "GroupNormalization", "RMSNormalization"),
-    *("UnitNormalization", "Embedding", "GRU", "SimpleRNN", "Bidirectional", "Conv1D"),
+    *("UnitNormalization", "Embedding", "GRU", "LSTM", "Bidirectional", "Conv1D"),
     *("DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose"),
 }
-assert set(CASES) >= SLOW
-NAMES = [pytest.param(x, marks=pytest.mark.slow) if x in SLOW else x for x in CASES]
+NAMES = rows(CASES, SLOW)
 
 
 def part(nest, where):
@@ -394,7 +394,7 @@ def classifier(optimizer):
     return learner, *episodes(x, y)
 
 
-@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+@pytest.mark.parametrize("precision", rows(["float16", "bfloat16"], ["bfloat16"]))
 def test_mixed_precision(policy, precision, tmp_path):
     """The gradient is near that of float32, the weights stay in it, and training works."""
     steps = []

@@ -6,6 +6,7 @@ import pytest
 
 import tfmeta
 from tests.learners import episodes
+from tests.rows import rows
 from tests.test_svgd import median_width, numeric_gradient, twin
 
 RATE, STEPS, PARTICLES, LEADER_STEPS, REPULSION = 0.1, 2, 3, 2, 0.3
@@ -34,7 +35,7 @@ def trained(learner, loss=None, **options):
     return learner, history
 
 
-@pytest.mark.parametrize("axis", ["loop", "packed"])
+@pytest.mark.parametrize("axis", rows(["loop", "packed"], ["loop"]))
 def test_one_particle_is_maml(axis):
     made = []
     for cls, own in ((tfmeta.MAML, {}), (tfmeta.BayesianMAML, {"particles": 1})):
@@ -51,7 +52,7 @@ def test_one_particle_is_maml(axis):
     )
 
 
-@pytest.mark.parametrize("outer_loss", ["chaser", "query"])
+@pytest.mark.parametrize("outer_loss", rows(["chaser", "query"], ["query"]))
 def test_tasks_in_turn_and_side_by_side(outer_loss):
     made = []
     for axis in ("loop", "packed"):
@@ -163,6 +164,7 @@ def test_the_mean_of_classes_is_that_of_probabilities():
     assert np.max(variance) > 1e-4
 
 
+@pytest.mark.slow
 def test_recomputed_steps_are_the_same():
     made = []
     for recompute in (False, True):

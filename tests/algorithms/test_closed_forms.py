@@ -17,6 +17,7 @@ from tests.algorithms.test_maml import (
     outer_gradient,
     vector_task,
 )
+from tests.rows import rows
 from tfmeta import inner_optimizers
 from tfmeta.differentiation import conjugate_gradients
 
@@ -191,11 +192,18 @@ BY_DIFFERENCES = {
 }
 
 
-@pytest.mark.parametrize("make", BY_DIFFERENCES.values(), ids=BY_DIFFERENCES)
-def test_outer_gradient_by_finite_differences(float64, make):
+# Kin of one that is checked each time.
+SLOW = {
+    *("scalar rate", "rates given by step", "MetaSGD", "joint", "ProtoMAML-head"),
+    *("MAMLPlusPlus", "discounted", "tolerance"),
+}
+
+
+@pytest.mark.parametrize("name", rows(BY_DIFFERENCES, SLOW))
+def test_outer_gradient_by_finite_differences(float64, name):
     """K = 2 or 3; learned rates and per-step weights are among the variables."""
     keras.utils.set_random_seed(1)
-    learner = make()
+    learner = BY_DIFFERENCES[name]()
     learner.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     inputs, targets = image_tasks()
     learner.build({k: v.shape for k, v in inputs.items()})
@@ -217,7 +225,9 @@ def test_outer_gradient_by_finite_differences(float64, make):
     )
 
 
-@pytest.mark.parametrize("part", [None, "dense", lambda v: v.name == "kernel"])
+@pytest.mark.parametrize(
+    "part", [pytest.param(None, marks=pytest.mark.slow), "dense", lambda v: v.name == "kernel"]
+)
 def test_implicit_gradient_by_finite_differences(float64, part):
     """Where inner loop and conjugate gradients have arrived, for weights left alone, too."""
     keras.utils.set_random_seed(1)

@@ -110,9 +110,9 @@ def test_the_outer_gradient_goes_through_the_projection(constraint, float64):
 @pytest.mark.parametrize(
     ("make", "options"),
     [
-        (tfmeta.MAML, {"recompute": True}),
+        pytest.param(tfmeta.MAML, {"recompute": True}, marks=pytest.mark.slow),
         (tfmeta.MAML, {"adapt_layers": "head"}),
-        (tfmeta.MAMLPlusPlus, {"learned_rates": "weight"}),
+        pytest.param(tfmeta.MAMLPlusPlus, {"learned_rates": "weight"}, marks=pytest.mark.slow),
         (tfmeta.ProtoMAML, {}),
     ],
 )

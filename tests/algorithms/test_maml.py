@@ -111,11 +111,13 @@ def conv_task(tasks=2):
     ("batch_norm", "downsample"),
     [
         ("transductive", "pool"),
-        ("support", "stride"),
-        ("running", "stride"),
-        pytest.param("transductive", "stride", marks=pytest.mark.slow),
-        pytest.param("support", "pool", marks=pytest.mark.slow),
-        pytest.param("running", "pool", marks=pytest.mark.slow),
+        *(
+            pytest.param(*how, marks=pytest.mark.slow)
+            for how in (
+                *(("transductive", "stride"), ("support", "stride"), ("running", "stride")),
+                *(("support", "pool"), ("running", "pool")),
+            )
+        ),
     ],
 )
 def test_second_order_gradient_by_finite_differences(float64, batch_norm, downsample):
@@ -139,10 +141,10 @@ def test_second_order_gradient_by_finite_differences(float64, batch_norm, downsa
     "options",
     [
         {"inner_optimizer": inner_optimizers.SGD(0.05, 0.9)},
-        {"inner_optimizer": inner_optimizers.RMSprop(0.01)},
+        pytest.param({"inner_optimizer": inner_optimizers.RMSprop(0.01)}, marks=pytest.mark.slow),
         {"inner_optimizer": inner_optimizers.Adam(0.01)},
         {"inner_clip_norm": 0.1},
-        {"inner_clip_norm": 1e3},
+        pytest.param({"inner_clip_norm": 1e3}, marks=pytest.mark.slow),
     ],
     ids=["momentum", "RMSprop", "Adam", "clipped", "far from clipped"],
 )

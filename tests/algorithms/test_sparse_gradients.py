@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 import tfmeta
+from tests.rows import rows
 
 WORDS, LENGTH, TASKS, SUPPORT, QUERIES = 6, 3, 2, 4, 3
 
@@ -54,7 +55,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", list(CASES))
+SLOW = {"MAML", "MAML recomputed", "implicit", "MAML++", "ProtoMAML"}
+
+
+@pytest.mark.parametrize("name", rows(CASES, SLOW))
 def test_an_embedding_trains_as_a_dense_table_does(name):
     make, options = CASES[name]
     results, start = [], model_with(layers.Embedding).get_weights()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.data.test_cache import ROOT, write_images
+from tests.rows import rows
 
 # In a process of its own, which forks others, so that what is slow to import is imported once.
 COMMON = """
@@ -155,7 +156,7 @@ def run(
 
 
 @pytest.mark.parametrize("of", OF)
-@pytest.mark.parametrize(("times", "seed"), [(8, 0), pytest.param(50, 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("times", "seed"), rows([(8, 0), (50, 1)], [(8, 0), (50, 1)]))
 def test_killed_at_random_moments(
     times: int, seed: int, of: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
