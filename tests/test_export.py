@@ -375,9 +375,9 @@ def test_preprocessing_travels_inside(tmp_path: Path, drawings: ClassDataset) ->
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"size": 0}, ValueError, r"`size` must be at least 1"),
-        ({"size": "big"}, TypeError, r"`size` must be an integer"),
-        ({"size": (1, 2, 3)}, ValueError, r"`size` must be an integer or a pair"),
+        ({"size": 0}, ValueError, r"`size` must be a positive integer"),
+        ({"size": "big"}, TypeError, r"`size` must be a positive integer or a pair"),
+        ({"size": (1, 2, 3)}, ValueError, r"`size` must be a positive integer or a pair"),
         ({"scale": 0}, ValueError, r"`scale` must be positive"),
         ({"scale": "x"}, TypeError, r"`scale` must be a number"),
     ],

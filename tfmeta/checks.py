@@ -67,6 +67,25 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
     return int(value)
 
 
+def check_size(size: Any) -> tuple[int, int] | None:
+    """Return the size of images as `(height, width)`, and `None` where they keep their own.
+
+    Raises:
+        TypeError: If it is neither an integer nor a pair of them.
+        ValueError: If a side is less than 1, or there are more or fewer than two.
+    """
+    if size is None:
+        return None
+    sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
+    whole = all(isinstance(x, int | np.integer) and not isinstance(x, bool) for x in sides)
+    if not whole or len(sides) != 2 or min(sides) < 1:
+        error = ValueError if whole else TypeError
+        raise error(
+            f"`size` must be a positive integer or a pair (height, width). Received: size={size!r}"
+        )
+    return int(sides[0]), int(sides[1])
+
+
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return the end of an error about an unknown name: the known one that is near, if one is."""
     near = difflib.get_close_matches(str(name), list(known), n=1)

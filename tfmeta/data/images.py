@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from tfmeta.checks import check_size
+
 ImageArray = npt.NDArray[np.uint8]
 
 RESAMPLING = {
@@ -62,6 +64,7 @@ def read_image(
 
     Raises:
         FileNotFoundError: `path` is not a file.
+        TypeError: `size` is neither an integer nor a pair of them.
         ValueError: `path` cannot be read as an image, for instance because it is truncated; or
             another argument is not one of the values above.
 
@@ -315,15 +318,4 @@ def check_image_options(size: object, resample: object) -> tuple[int, int] | Non
     if resample not in RESAMPLING:
         known = ", ".join(map(repr, RESAMPLING))
         raise ValueError(f"`resample` must be one of {known}. Received: resample={resample!r}")
-    if size is None:
-        return None
-    sides = (size, size) if isinstance(size, (int, np.integer)) else size
-    if not (
-        isinstance(sides, (tuple, list))
-        and len(sides) == 2
-        and all(isinstance(side, (int, np.integer)) and side >= 1 for side in sides)
-    ):
-        raise ValueError(
-            f"`size` must be a positive integer or a pair (height, width). Received: size={size!r}"
-        )
-    return int(sides[0]), int(sides[1])
+    return check_size(size)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfmeta.checks import check_count, check_positive
+from tfmeta.checks import check_positive, check_size
 
 # Pillow's weights of red, green and blue, in 1/65536.
 _LUMA = (19595, 38470, 7471)
@@ -47,14 +47,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        sides = self.size if isinstance(self.size, tuple | list) else (self.size, self.size)
-        if len(sides) != 2:
-            raise ValueError(
-                f"`size` must be an integer or a pair (height, width). Received: size={self.size!r}"
-            )
-        if self.size is not None:
-            for side in sides:
-                check_count("size", side)
+        check_size(self.size)
         check_positive("scale", self.scale)
 
     def __call__(self, images: Any) -> Any:
@@ -75,8 +68,9 @@ class Preprocessing:
             rounded = tf.reduce_sum(weighted, axis=-1, keepdims=True) + 2**15
             colour = tf.bitwise.right_shift(rounded, 16)
         pixels = tf.cast(colour, tf.float32)
-        if self.size is not None:
-            height, width = self.size if isinstance(self.size, tuple | list) else (self.size,) * 2
+        size = check_size(self.size)
+        if size is not None:
+            height, width = size
             # In two passes with whole numbers between them, as Pillow.
             pixels = _resized(pixels, (tf.shape(pixels)[1], width))
             pixels = _resized(pixels, (height, width))
