@@ -75,6 +75,12 @@ LEARNERS: dict[str, Callable[[Any], Any]] = {
     "SimpleShot": lambda t: t.SimpleShot(images(None)),
     "LogisticRegression": lambda t: t.LogisticRegression(images(None)),
     "R2D2": lambda t: t.R2D2(images(None)),
+    "BaselinePlusPlus": lambda t: t.BaselinePlusPlus(images(None), 10),
+    "MatchingNetwork": lambda t: t.MatchingNetwork(images(None)),
+    "MatchingNetwork-context": lambda t: t.MatchingNetwork(images(None), True),
+    "RelationNetwork": lambda t: t.RelationNetwork(images(None)),
+    # Masks of dropout are drawn otherwise on each kind of device.
+    "FEAT": lambda t: t.FEAT(images(None), dropout=0.0),
     "PrototypicalNetwork": lambda t: t.PrototypicalNetwork(images(None)),
     "PrototypicalNetwork-cosine": lambda t: t.PrototypicalNetwork(images(None), "cosine", 10.0),
 }

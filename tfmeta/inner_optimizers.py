@@ -240,6 +240,27 @@ class Adam:
         return cls(**config)
 
 
+def check_rule(rule: Any) -> UpdateRule:
+    """Return a rule for an inner loop, or raise an error.
+
+    Raises:
+        TypeError: If it is something else, as an optimizer of Keras's.
+    """
+    if (
+        isinstance(rule, str)
+        or not all(
+            hasattr(rule, name) for name in ("learning_rate", "init", "update", "get_config")
+        )
+        or isinstance(rule, keras.optimizers.Optimizer)
+    ):
+        raise TypeError(
+            "`inner_optimizer` must be a rule of tfmeta.inner_optimizers: SGD, RMSprop or Adam, as "
+            "in inner_optimizer=tfmeta.inner_optimizers.Adam(0.01). Keras's optimizers cannot be "
+            f"differentiated through. Received: inner_optimizer={rule!r}"
+        )
+    return rule  # type: ignore[no-any-return]
+
+
 def _check_decay(name: str, value: float) -> None:
     if not 0 <= value < 1:
         raise ValueError(f"`{name}` must be in [0, 1). Received: {name}={value!r}")

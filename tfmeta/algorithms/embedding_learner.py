@@ -39,6 +39,11 @@ class EmbeddingLearner(MetaLearner):
     trains = True
     # Whether training gathers something besides, by `gather`.
     gathers = False
+    # Whether embeddings may be maps `[h, w, c]` as well: `[tasks, n, h, w, c]` in both functions.
+    takes_maps = False
+    # Whether the head has layers that compute otherwise in training. `learn` and `answer` are then
+    # given `training`, and `answer` what is `real`: see there.
+    has_layers = False
 
     @abc.abstractmethod
     def learn(self, embedded: Tensor, labels: Tensor, ways: Tensor) -> dict[str, Tensor]:
@@ -54,6 +59,11 @@ class EmbeddingLearner(MetaLearner):
     @abc.abstractmethod
     def answer(self, state: dict[str, Tensor], embedded: Tensor) -> Tensor:
         """Return the logits `[tasks, queries, ways]` for embedded queries.
+
+        A head that `has_layers` is given two more. `training` is the Keras flag. `real` tells
+        which pairs of a query and a class there are, `[tasks, queries, ways]`, so that no layer
+        need see others; it is `None` where tasks are not padded, in which all queries are there
+        and, but for XLA, all classes.
 
         Args:
             state: What `learn` returned.
@@ -87,8 +97,10 @@ class EmbeddingLearner(MetaLearner):
         if training and self.gathers:
             self.gather(tf.stop_gradient(embedded))
         embedded = put_back(mask, embedded)
-        embedded = tf.reshape(embedded, [*sizes, embedded.shape[-1]])
-        return self._answers(self._learnt(embedded[:, :shots], labels), embedded[:, shots:])
+        embedded = tf.reshape(embedded, [*sizes, *embedded.shape[1:]])
+        queries = None if mask is None else tensors["query_mask"]
+        state = self._learnt(embedded[:, :shots], labels, training)
+        return self._answers(state, embedded[:, shots:], training, queries)
 
     def adapt_task(self, support_x: Nest, support_y: Nest, *, training: bool) -> Nest:
         """Return what `learn` returns, of one task, and which classes are `present`, `[ways]`."""
@@ -97,13 +109,13 @@ class EmbeddingLearner(MetaLearner):
                 "`support_y` must have one axis, a class number for each example. "
                 f"Received: shape={tuple(support_y.shape)}"
             )
-        state = self._learnt(self._embed(support_x, training)[None], support_y[None])
+        state = self._learnt(self._embed(support_x, training)[None], support_y[None], training)
         return tf.nest.map_structure(lambda x: x[0], state)
 
     def predict_task(self, state: Nest, query_x: Nest, *, training: bool) -> Nest:
         """Return the logits `[queries, ways]`."""
         state = tf.nest.map_structure(lambda x: x[None], state)
-        return self._answers(state, self._embed(query_x, training)[None])[0]
+        return self._answers(state, self._embed(query_x, training)[None], training)[0]
 
     def output_spec(self) -> Nest:
         """Return symbolic predictions `[n, ways]` for any number of ways."""
@@ -124,8 +136,12 @@ class EmbeddingLearner(MetaLearner):
         That is `synchronized=True` of Keras's `BatchNormalization`.
         """
         super().build(input_shape)
+        self.synchronize(self.model)
+
+    def synchronize(self, model: keras.Model) -> None:
+        """Have the batch normalisation of a model see the tasks of all replicas, if several."""
         if self.distribute_strategy.num_replicas_in_sync > 1:
-            for layer in batch_norm_layers(self.model):
+            for layer in batch_norm_layers(model):
                 layer.synchronized = True
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
@@ -135,8 +151,9 @@ class EmbeddingLearner(MetaLearner):
         step is left in them, momentum^steps, that is said in the log, with the layer's name.
         """
         history = super().fit(*args, **kwargs)
-        if self.model.trainable_variables:
-            warn_of_lagging(self.model, int(self.optimizer.iterations.numpy()))
+        for model in self.models():
+            if model.trainable_variables:
+                warn_of_lagging(model, int(self.optimizer.iterations.numpy()))
         return history
 
     def train_step(self, data: Any) -> Any:
@@ -192,14 +209,21 @@ class EmbeddingLearner(MetaLearner):
     def _check_weights(self) -> None:
         """Take any model: what it gives is a start for the head."""
 
-    def _learnt(self, embedded: Tensor, labels: Tensor) -> Nest:
+    def _learnt(self, embedded: Tensor, labels: Tensor, training: bool | None) -> Nest:
         ways, present = present_classes(labels, static=bool(self.compiled and self.jit_compile))
-        return {"present": present, **self.learn(embedded, labels, ways)}
+        how = {"training": bool(training)} if self.has_layers else {}
+        return {"present": present, **self.learn(embedded, labels, ways, **how)}
 
-    def _answers(self, state: Nest, embedded: Tensor) -> Tensor:
+    def _answers(
+        self, state: Nest, embedded: Tensor, training: bool | None, mask: Tensor | None = None
+    ) -> Tensor:
         state = dict(state)
         present = state.pop("present", None)
-        logits = self.answer(state, embedded)
+        how = {}
+        if self.has_layers:
+            real = None if mask is None else mask[:, :, None] & present[:, None, :]
+            how = {"training": bool(training), "real": real}
+        logits = self.answer(state, embedded, **how)
         # A class without support examples cannot be predicted.
         lowest = logits.dtype.min / 2
         return logits if present is None else tf.where(present[:, None, :], logits, lowest)
@@ -209,9 +233,10 @@ class EmbeddingLearner(MetaLearner):
             embedded = trained_by_rules(self.model, examples)
         else:
             embedded = self.model(examples, training=training)
-        if len(embedded.shape) != 2:
+        if len(embedded.shape) not in ((2, 4) if self.takes_maps else (2,)):
+            maps = ", or one map [n, h, w, c]," if self.takes_maps else ""
             raise ValueError(
-                "`encoder` must return one vector [n, d] for each example. "
+                f"`encoder` must return one vector [n, d]{maps} for each example. "
                 f"Received: shape={tuple(embedded.shape)}"
             )
         # As `embed` does: in half precision heads could not solve their systems.

@@ -33,7 +33,7 @@ from tfmeta.functional import (
     written_weights,
 )
 from tfmeta.inner_loop import InnerStep, Path
-from tfmeta.inner_optimizers import SGD, UpdateRule
+from tfmeta.inner_optimizers import SGD, UpdateRule, check_rule
 from tfmeta.inputs import known_example
 from tfmeta.kernels import gpus
 from tfmeta.labels import Labels
@@ -639,16 +639,4 @@ def _rule(rule: UpdateRule | None, learning_rate: Any) -> UpdateRule:
             return SGD(learning_rate)
         except (TypeError, ValueError) as error:
             raise type(error)(str(error).replace("learning_rate", "inner_learning_rate")) from None
-    if (
-        isinstance(rule, str)
-        or not all(
-            hasattr(rule, name) for name in ("learning_rate", "init", "update", "get_config")
-        )
-        or isinstance(rule, keras.optimizers.Optimizer)
-    ):
-        raise TypeError(
-            "`inner_optimizer` must be a rule of tfmeta.inner_optimizers: SGD, RMSprop or Adam, as "
-            "in inner_optimizer=tfmeta.inner_optimizers.Adam(0.01). Keras's optimizers cannot be "
-            f"differentiated through. Received: inner_optimizer={rule!r}"
-        )
-    return rule
+    return check_rule(rule)
