@@ -81,6 +81,8 @@ LEARNERS: dict[str, Callable[[Any], Any]] = {
     "RelationNetwork": lambda t: t.RelationNetwork(images(None)),
     # Masks of dropout are drawn otherwise on each kind of device.
     "FEAT": lambda t: t.FEAT(images(None), dropout=0.0),
+    "SoftKMeans": lambda t: t.SoftKMeans(images(None), 2, transductive=True),
+    "LabelPropagation": lambda t: t.LabelPropagation(images(None), 5),
     "PrototypicalNetwork": lambda t: t.PrototypicalNetwork(images(None)),
     "PrototypicalNetwork-cosine": lambda t: t.PrototypicalNetwork(images(None), "cosine", 10.0),
 }

@@ -98,6 +98,36 @@ def sample(
     return classes, indices, turns
 
 
+def sample_unlabelled(
+    class_offsets: npt.NDArray[np.int64],
+    class_indices: npt.NDArray[np.int64],
+    quarter_turns: npt.NDArray[np.uint8],
+    pools: list[list[int]],
+    ways: tuple[int, int],
+    shots: tuple[int, int],
+    queries: int,
+    unlabelled: int,
+    distractors: int,
+    *where: int,
+    **options: bool,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    """The labelled and unlabelled examples of meta-batch `step`, and all classes' quarter turns.
+
+    A task is drawn of as many more classes as there are distractors, with as many more queries as
+    there are unlabelled examples; these are the last queries, and those classes the last of a task.
+    """
+    wide = (ways[0] + distractors, ways[1] + distractors)
+    classes, indices, turns = sample(
+        class_offsets, class_indices, quarter_turns, pools, wide, shots, queries + unlabelled,
+        *where, **options,
+    )  # fmt: skip
+    labelled = np.full([len(classes), ways[1], shots[1] + queries], -1, np.int64)
+    for task, drawn in enumerate(classes.tolist()):
+        for way in range(sum(c >= 0 for c in drawn) - distractors):
+            labelled[task, way] = indices[task, way, : shots[1] + queries]
+    return labelled, indices[:, :, shots[1] + queries :], turns
+
+
 def augmentations(
     places: int,
     rows: int,

@@ -149,8 +149,8 @@ def test_a_run_that_is_done_only_prints(
 
 def test_gradients_of_every_learner_are_compared(script: Any) -> None:
     learners = script("every_learner").LEARNERS
-    # The votes of neighbours have no gradient.
-    others = {"MetaLearner", "Evaluation", "Uncertainty", "KNearestNeighbors"}
+    # The votes of neighbours have no gradient, and TIM takes none.
+    others = {"MetaLearner", "Evaluation", "Uncertainty", "KNearestNeighbors", "TIM"}
     public = {name for name in tfmeta.__all__ if name[0].isupper()} - others
     assert {name.partition("-")[0] for name in learners} == public
     assert all(isinstance(make(tfmeta), tfmeta.MetaLearner) for make in learners.values())

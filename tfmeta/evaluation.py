@@ -33,6 +33,9 @@ class Evaluation:
     Attributes:
         per_episode: `[episodes]`, the accuracy in `[0, 1]` or the mean squared error of each.
         metric: `"accuracy"` or `"mean squared error"`.
+        transductive: Whether the learner answers the queries of an episode together, so that one
+            answer depends on the others; it is printed, for such a score is not one of answers
+            that are given one by one.
 
     Example:
         >>> print(tfmeta.Evaluation(np.array([0.96, 1.0, 0.98]), "accuracy"))
@@ -41,6 +44,7 @@ class Evaluation:
 
     per_episode: Array
     metric: str
+    transductive: bool = False
 
     @property
     def mean(self) -> float:
@@ -55,6 +59,13 @@ class Evaluation:
 
     def __str__(self) -> str:
         """Return the score as papers print it; of one episode there is no interval."""
+        return self._score() + (
+            "\ntransductive: the queries of an episode are answered together"
+            if self.transductive
+            else ""
+        )
+
+    def _score(self) -> str:
         n = f"95 % CI, {len(self.per_episode)} episodes"
         if len(self.per_episode) == 1:
             score = f"{100 * self.mean:.2f} %" if self.metric == "accuracy" else f"{self.mean:.4f}"
@@ -103,7 +114,8 @@ def evaluate(
     for predictions, targets, counted in _predictions(learner, sampler, episodes, verbose):
         classes = np.issubdtype(targets.dtype, np.integer)
         scores.append(_score(predictions, targets, counted, classes, ignored))
-    return Evaluation(np.array(scores), "accuracy" if classes else "mean squared error")
+    metric = "accuracy" if classes else "mean squared error"
+    return Evaluation(np.array(scores), metric, bool(learner.transductive))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tfmeta.ends import readers
 from tfmeta.foreign.of_keras import graph_of, layers_of
-from tfmeta.padding import MASKS
+from tfmeta.padding import MASKS, masks_of
 from tfmeta.types import Nest, Tensor
 
 _ways: contextvars.ContextVar[int | None] = contextvars.ContextVar("ways", default=None)
@@ -40,8 +40,9 @@ def known_ways() -> int | None:
 def episode_inputs(inputs: Any) -> dict[str, Any]:
     """Return the parts of a meta-batch as tensors, or say what is missing or does not fit.
 
-    Each part is a tensor, or for models of several inputs or outputs a nest of tensors. Where tasks
-    differ in size there are masks as well; see `tfmeta.padding`.
+    Each part is a tensor, or for models of several inputs or outputs a nest of tensors. There may
+    be `unlabelled_x` `[tasks, u, ...]`, examples without labels, besides. Where tasks differ in
+    size there are masks as well; see `tfmeta.padding`.
     """
     names = ("support_x", "support_y", "query_x")
     if not isinstance(inputs, dict) or any(name not in inputs for name in names):
@@ -68,6 +69,8 @@ def episode_inputs(inputs: Any) -> dict[str, Any]:
             "of one shape. "
             f"Received: shapes={shapes}"
         )
+    if inputs.get("unlabelled_x") is not None:
+        tensors["unlabelled_x"] = _unlabelled(inputs["unlabelled_x"], tensors["support_x"])
     masks = _masks(inputs, tensors)
     labels = tensors["support_y"]
     if masks and not keras.tree.is_nested(labels) and labels.dtype.is_integer:
@@ -75,6 +78,21 @@ def episode_inputs(inputs: Any) -> dict[str, Any]:
         labels = tf.cast(labels, tf.int32) if labels.dtype.is_unsigned else labels
         tensors["support_y"] = tf.where(masks["support_mask"], labels, -1)
     return {**tensors, **masks}
+
+
+def refuse_unlabelled(name: str, unlabelled_x: Nest) -> None:
+    """Raise a `ValueError` if there are examples without labels, for a learner that takes none.
+
+    Args:
+        name: What to call the learner.
+        unlabelled_x: A nest of arrays or tensors, or `None`.
+    """
+    if unlabelled_x is not None:
+        shapes = keras.tree.map_structure(np.shape, unlabelled_x)
+        raise ValueError(
+            "`unlabelled_x` is taken by tfmeta.SoftKMeans, which learns from examples without "
+            f"labels; {name} takes none. Received: unlabelled_x of shape {shapes}"
+        )
 
 
 def example_of(model: keras.Model, support_shape: Any, dtypes: Any = None) -> Any:
@@ -158,11 +176,16 @@ def check_support(support_x: Nest, support_y: Nest) -> None:
             f"Received: shapes {' and '.join(str(x.shape) for x in every)}"
         )
     for name, values in parts.items():
-        if not all(map(_finite_squares, values)):
-            raise ValueError(
-                f"`{name}` must be finite, and so must the sum of its squares. Received: NaN, "
-                "infinite or too large numbers"
-            )
+        check_finite(name, values)
+
+
+def check_finite(name: str, values: Nest) -> None:
+    """Raise a `ValueError` if a number is NaN, infinite, or too large for networks."""
+    if not all(map(_finite_squares, keras.tree.flatten(values))):
+        raise ValueError(
+            f"`{name}` must be finite, and so must the sum of its squares. Received: NaN, "
+            "infinite or too large numbers"
+        )
 
 
 def _finite_squares(values: Any) -> bool:
@@ -320,18 +343,40 @@ def check_masks(inputs: dict[str, Any]) -> None:
             )
 
 
+def _unlabelled(x: Nest, support_x: Nest) -> Any:
+    """Return examples without labels as tensors, if they are like those of support sets."""
+    tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
+    parts = keras.tree.flatten(tensors), keras.tree.flatten(support_x)
+    alike = len(parts[0]) == len(parts[1]) and all(
+        ours.dtype == theirs.dtype
+        and len(ours.shape) == len(theirs.shape)
+        and ours.shape[2:] == theirs.shape[2:]
+        and ours.shape[:1].is_compatible_with(theirs.shape[:1])
+        for ours, theirs in zip(*parts, strict=True)
+    )
+    if not alike:
+        ours, theirs = (", ".join(f"{x.dtype.name}{list(x.shape)}" for x in flat) for flat in parts)
+        raise ValueError(
+            "`unlabelled_x` must be [tasks, u, ...], of as many tasks as `support_x`, with "
+            f"examples of its shape and type. Received: {ours}, where `support_x` is {theirs}"
+        )
+    return tensors
+
+
 def _masks(inputs: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Return the masks of a meta-batch, if it has any."""
-    if not any(name in inputs for name in MASKS):
+    names = masks_of(tensors)
+    if not any(name in inputs for name in names.values()):
         return {}
-    missing = [name for name in MASKS if inputs.get(name) is None]
+    missing = [name for name in names.values() if inputs.get(name) is None]
     if missing:
+        every = "both" if len(names) == 2 else "all"
         raise ValueError(
-            f"`inputs` must have both of {' and '.join(map(repr, MASKS))}, or none. Received: no "
-            f"{missing[0]!r}"
+            f"`inputs` must have {every} of {' and '.join(map(repr, names.values()))}, or none. "
+            f"Received: no {missing[0]!r}"
         )
-    masks = {name: keras.ops.convert_to_tensor(inputs[name]) for name in MASKS}
-    for name, part in zip(MASKS, ("support_x", "query_x"), strict=True):
+    masks = {name: keras.ops.convert_to_tensor(inputs[name]) for name in names.values()}
+    for part, name in names.items():
         expected = keras.tree.flatten(tensors[part])[0].shape[:2]
         if masks[name].dtype != bool or not masks[name].shape.is_compatible_with(expected):
             raise ValueError(

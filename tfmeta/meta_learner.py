@@ -42,6 +42,7 @@ from tfmeta.given import batches, first_of, named
 from tfmeta.inputs import (
     arrays,
     check_examples,
+    check_finite,
     check_ids,
     check_masks,
     check_support,
@@ -50,12 +51,20 @@ from tfmeta.inputs import (
     episode_inputs,
     example_of,
     known_example,
+    refuse_unlabelled,
     refusing_unscaled,
 )
 from tfmeta.labels import Labels, Numbers, labels_of_loss
 from tfmeta.losses import task_losses
 from tfmeta.notes import keeping_notes, noted, with_notes
-from tfmeta.padding import is_padded, most_ways, put_back, real_task, without_padding
+from tfmeta.padding import (
+    is_padded,
+    masks_of,
+    most_ways,
+    put_back,
+    real_task,
+    without_padding,
+)
 from tfmeta.readable import readable
 from tfmeta.replicated import Replicated
 from tfmeta.states.save_state import saving
@@ -123,6 +132,8 @@ class MetaLearner(Replicated, abc.ABC):
     # Whether `adapt_task` and `predict_task` take several tasks at once as well, whose tensors have
     # an axis of tasks in front; `embed` makes embeddings of either.
     batched = False
+    # Whether episodes may hold examples without labels, `unlabelled_x`, as for `EmbeddingLearner`s.
+    takes_unlabelled = False
     # Whether a step ends in an error where its losses are not finite; else `fit` looks each epoch.
     checks_steps = False
     # Why the method itself computes one task at a time, if it does; nobody need hear of it.
@@ -306,7 +317,7 @@ class MetaLearner(Replicated, abc.ABC):
             predictions = self.predict_task(state, task["query_x"], training=bool(training))
             return with_notes(put_back(padded.get("query_mask"), predictions, columns))
 
-        inputs = self.labels.held(episode_inputs(inputs))
+        inputs = self.labels.held(self.parts_of(inputs))
         columns = most_ways(inputs)
         return noted(map_tasks(one_task, inputs, **self._execution(inputs)))
 
@@ -474,7 +485,7 @@ class MetaLearner(Replicated, abc.ABC):
         """
         if not self.built:
             self.build(tf.nest.map_structure(lambda value: tuple(value.shape), x))
-        x = self.labels.held(episode_inputs(x))
+        x = self.labels.held(self.parts_of(x))
         columns, tasks = most_ways(x), _number_of_tasks(x)
         # Those of the replicas before this one.
         first = tasks * replica_here() if replicas_here() > 1 else 0
@@ -622,13 +633,15 @@ class MetaLearner(Replicated, abc.ABC):
             return 1
         return chunks_at_once()
 
-    def adapt(self, support_x: Nest, support_y: Nest) -> keras.Model:
+    def adapt(self, support_x: Nest, support_y: Nest, unlabelled_x: Nest = None) -> keras.Model:
         """Adapt to one task and return an ordinary model for it; the learner stays as it is.
 
         Args:
             support_x: `[ways*shots, ...]`, an array, a tensor or a list, no task axis; scaled as in
                 training. For a model of several inputs, a nest of such as the model takes it.
             support_y: `[ways*shots]`, for classes the integers `0..ways-1`.
+            unlabelled_x: `[u, ...]`, examples of the same kind without labels, for a learner that
+                learns from such: `SoftKMeans`.
 
         Returns:
             A new `keras.Model`: `[n, ...]` → predictions `[n, outputs]`. Where the configuration of
@@ -640,7 +653,8 @@ class MetaLearner(Replicated, abc.ABC):
             TypeError: If `support_x` is unscaled 8-bit data, or else of a type that the model would
                 misread.
             ValueError: If the two don't match in length or shape, are empty, hold NaN or infinite
-                values, the labels don't fit the learner, or what is learnt is not finite.
+                values, the labels don't fit the learner, or what is learnt is not finite; or there
+                are `unlabelled_x` for a learner that takes none.
 
         Example:
             >>> adapted = learner.adapt(support_x, support_y)
@@ -649,16 +663,23 @@ class MetaLearner(Replicated, abc.ABC):
         known = self.example if self.built else known_example(self.model)
         x, y = arrays("support_x", support_x, known), arrays("support_y", support_y)
         check_support(x, y)
+        more = {}
+        if not self.takes_unlabelled:
+            refuse_unlabelled(type(self).__name__, unlabelled_x)
+        elif unlabelled_x is not None:
+            more["unlabelled_x"] = arrays("unlabelled_x", unlabelled_x, known)
+            check_finite("unlabelled_x", more["unlabelled_x"])
         if not self.built:
             named = {"support_x": x, "support_y": y}
             self._build_for(keras.tree.map_structure(lambda part: part[None], named))
-        check_examples(x, self.model, self.example, "support_x")
-        check_ids(x, self.model, self.example, "support_x")
+        for name, part in {"support_x": x, **more}.items():
+            check_examples(part, self.model, self.example, name)
+            check_ids(part, self.model, self.example, name)
         if not keras.tree.is_nested(y):
             self.labels.check(y)
-        x, y = (keras.tree.map_structure(tf.constant, value) for value in (x, y))
+        x, y, more = keras.tree.map_structure(tf.constant, (x, y, more))
         with self._unspoilt():
-            state = self.adapt_task(x, y, training=False)
+            state = self.adapt_task(x, y, training=False, **more)
         _check_finite(state)
         return refusing_unscaled(self.adapted_model(state), self.model, self.example)
 
@@ -814,13 +835,13 @@ class MetaLearner(Replicated, abc.ABC):
             TypeError: If examples are of a type that the model would misread.
             ValueError: If shapes, ids or labels don't fit.
         """
-        tensors = episode_inputs(inputs)
+        tensors = self.parts_of(inputs)
         check_masks(tensors)
         self.check_examples(tensors)
         if not self.built:
             with self.distribute_strategy.scope():
                 self._build_for(tensors)
-        for name in ("support_x", "query_x"):
+        for name in masks_of(tensors):
             check_ids(inputs[name], self.model, self.example, name)
         classes = ignored = None
         if not keras.tree.is_nested(tensors["support_y"]):
@@ -833,6 +854,20 @@ class MetaLearner(Replicated, abc.ABC):
             ignored = None if classes is None else ignored_class(self.loss)
         if targets is not None:
             check_targets(tensors, arrays("targets", targets), classes, ignored)
+
+    def parts_of(self, inputs: Any) -> dict[str, Any]:
+        """Return the parts of a meta-batch as tensors, or say what this learner cannot take.
+
+        Args:
+            inputs: As for `call`; and for learners that take them, `unlabelled_x` `[tasks, u, ...]`
+                and, where tasks differ in size, `unlabelled_mask` `[tasks, u]`.
+
+        Raises:
+            ValueError: If a part is missing or does not fit.
+        """
+        if isinstance(inputs, dict) and not self.takes_unlabelled:
+            refuse_unlabelled(type(self).__name__, inputs.get("unlabelled_x"))
+        return episode_inputs(inputs)
 
     def check_examples(self, inputs: Inputs) -> None:
         """Raise unless the wrapped model takes a meta-batch's examples, by their shapes and types.
@@ -847,8 +882,8 @@ class MetaLearner(Replicated, abc.ABC):
             ValueError: If they are nested otherwise, or of another shape.
         """
         example = self.example if self.built else known_example(self.model)
-        for name in ("support_x", "query_x"):
-            if example is not None and name in inputs and keras.tree.flatten(inputs[name]):
+        for name in masks_of(inputs):
+            if example is not None and keras.tree.flatten(inputs[name]):
                 check_examples(inputs[name], self.model, example, name, axes=2)
 
     def adapted_model(self, state: Nest) -> keras.Model:

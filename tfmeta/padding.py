@@ -2,7 +2,8 @@
 
 Where the tasks of a meta-batch have different ways or shots, `inputs` have `support_mask`
 `[tasks, ways*shots]` and `query_mask` `[tasks, ways*queries]`, true where there is an example;
-labels are -1 elsewhere. Padding is taken away before anything is computed, so that neither losses
+labels are -1 elsewhere. Examples without labels, where there are any, have `unlabelled_mask`
+`[tasks, u]` likewise. Padding is taken away before anything is computed, so that neither losses
 nor batch normalisation nor any other layer can see it.
 """
 
@@ -17,11 +18,18 @@ from tfmeta.notes import keeping_notes
 from tfmeta.types import Inputs, Nest, Tensor
 
 MASKS = ("support_mask", "query_mask")
+# Of what each mask is.
+_MASKED = {"support_x": MASKS[0], "query_x": MASKS[1], "unlabelled_x": "unlabelled_mask"}
 
 
 def is_padded(inputs: Any) -> bool:
     """Return whether a meta-batch, or a task of one, has examples that only fill it up."""
     return isinstance(inputs, Mapping) and "query_mask" in inputs
+
+
+def masks_of(inputs: Any) -> dict[str, str]:
+    """Return for each part of a meta-batch that holds examples, by name, how its mask is called."""
+    return {part: mask for part, mask in _MASKED.items() if part in inputs}
 
 
 def without_padding(mask: Tensor, *values: Nest) -> list[Any]:

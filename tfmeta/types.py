@@ -11,8 +11,9 @@ Array: TypeAlias = npt.NDArray[Any]
 
 Episodes: TypeAlias = tuple[dict[str, Array], Array]
 """A meta-batch `(inputs, targets)`: `inputs` holds `support_x` `[tasks, ways*shots, ...]`,
-`support_y` `[tasks, ways*shots]` and `query_x` `[tasks, ways*queries, ...]`; `targets` are the
-query labels `[tasks, ways*queries]`. A plain dict, because Keras reads a bare pair as `(x, y)`."""
+`support_y` `[tasks, ways*shots]` and `query_x` `[tasks, ways*queries, ...]`, and may hold
+`unlabelled_x` `[tasks, u, ...]`; `targets` are the query labels `[tasks, ways*queries]`. A plain
+dict, because Keras reads a bare pair as `(x, y)`."""
 
 Tensor: TypeAlias = Any
 """A `tf.Tensor`, symbolic in a graph, or what converts to one. TensorFlow has no types."""

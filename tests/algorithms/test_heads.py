@@ -43,6 +43,23 @@ HEADS = {
     ),
     "RelationNetwork": tfmeta.RelationNetwork,
     "FEAT": tfmeta.FEAT,
+    "SoftKMeans": tfmeta.SoftKMeans,
+    "SoftKMeans-transductive": lambda encoder: tfmeta.SoftKMeans(encoder, 2, transductive=True),
+    "LabelPropagation": lambda encoder: tfmeta.LabelPropagation(encoder, 5, 0.9, 0.3),
+    "TIM": lambda encoder: tfmeta.TIM(encoder, steps=20, learning_rate=0.001),
+}
+# The same on other options, whose gradients are taken.
+DIFFERENTIATED = {
+    "LogisticRegression": tfmeta.LogisticRegression,
+    "R2D2": tfmeta.R2D2,
+    "SimpleShot": tfmeta.SimpleShot,
+    **{x: HEADS[x] for x in ("BaselinePlusPlus", "MatchingNetwork", "MatchingNetwork-context")},
+    "RelationNetwork": tfmeta.RelationNetwork,
+    "FEAT": lambda encoder: tfmeta.FEAT(encoder, dropout=0.0),
+    "SoftKMeans": lambda encoder: tfmeta.SoftKMeans(
+        encoder, 2, transductive=True, distractor_cluster=True, length_scale=2.0
+    ),
+    "LabelPropagation": lambda encoder: tfmeta.LabelPropagation(encoder, 5, length_scale=0.3),
 }
 # Heads with weights of their own, which know nothing before `fit`.
 LEARNT = {"MatchingNetwork-context", "RelationNetwork", "FEAT"}
@@ -129,20 +146,12 @@ def test_simple_shot_is_nearest_centroids_of_centred_embeddings(normalize):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        *(tfmeta.LogisticRegression, tfmeta.R2D2, tfmeta.SimpleShot),
-        *(HEADS["BaselinePlusPlus"], HEADS["MatchingNetwork"], HEADS["MatchingNetwork-context"]),
-        tfmeta.RelationNetwork,
-        lambda encoder: tfmeta.FEAT(encoder, dropout=0.0),
-    ],
-)
-def test_outer_gradient_by_finite_differences(float64, make):
+@pytest.mark.parametrize("name", DIFFERENTIATED)
+def test_outer_gradient_by_finite_differences(float64, name):
     """Through the solutions of all tasks, to the weights of the encoder and of the head."""
     keras.utils.set_random_seed(0)
     encoder = keras.Sequential([keras.Input((SIZE,)), keras.layers.Dense(6, "tanh")])
-    learner = make(encoder)
+    learner = DIFFERENTIATED[name](encoder)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     learner.compile(keras.optimizers.SGD(1.0), loss)
     inputs = {k: x.astype("float64") if x.ndim > 2 else x for k, x in INPUTS.items()}
@@ -243,6 +252,8 @@ def test_an_encoder_of_two_inputs(name):
         ("SimpleShot", False),
         ("LogisticRegression", False),
         ("R2D2", False),
+        ("SoftKMeans-transductive", False),
+        ("LabelPropagation", False),
         ("LogisticRegression", True),
         ("R2D2", True),
         ("BaselinePlusPlus", False),
@@ -252,7 +263,10 @@ def test_an_encoder_of_two_inputs(name):
         ("FEAT", False),
         *(
             pytest.param(name, True, marks=pytest.mark.slow)
-            for name in ("BaselinePlusPlus", "MatchingNetwork", *sorted(LEARNT))
+            for name in (
+                *("BaselinePlusPlus", "MatchingNetwork", *sorted(LEARNT)),
+                *("SoftKMeans-transductive", "LabelPropagation"),
+            )
         ),
     ],
 )
@@ -266,11 +280,11 @@ def test_training_an_encoder_lowers_the_loss(name, jit_compile):
     "name",
     [
         *("KNearestNeighbors", "LogisticRegression", "PrototypicalNetwork", "BaselinePlusPlus"),
-        "MatchingNetwork",
+        *("MatchingNetwork", "SoftKMeans", "TIM"),
     ],
 )
 def test_fit_says_that_there_is_nothing_to_train(name):
-    learner = compiled(HEADS[name](dense(name == "KNearestNeighbors")))
+    learner = compiled(HEADS[name](dense(name in ("KNearestNeighbors", "TIM"))))
     with pytest.raises(ValueError, match="must have something to train"):
         learner.fit(batches(), steps_per_epoch=1, verbose=0)
 
@@ -368,7 +382,7 @@ def test_mixed_precision(name, request):
     assert logits.dtype == np.float32
     adapted = learner.adapt(INPUTS["support_x"][0], LABELS[0])
     np.testing.assert_allclose(adapted(INPUTS["query_x"][0]), logits[0], rtol=2e-2, atol=2e-2)
-    if name != "KNearestNeighbors":
+    if learner.trains:
         assert np.isfinite(learner.train_on_batch(INPUTS, TARGETS)).all()
 
 

@@ -7,6 +7,7 @@ from tfmeta.algorithms.cavia import CAVIA
 from tfmeta.algorithms.feat import FEAT
 from tfmeta.algorithms.implicit_maml import ImplicitMAML
 from tfmeta.algorithms.k_nearest_neighbors import KNearestNeighbors
+from tfmeta.algorithms.label_propagation import LabelPropagation
 from tfmeta.algorithms.logistic_regression import LogisticRegression
 from tfmeta.algorithms.maml import FOMAML, MAML
 from tfmeta.algorithms.maml_plus_plus import MAMLPlusPlus
@@ -20,6 +21,8 @@ from tfmeta.algorithms.r2d2 import R2D2
 from tfmeta.algorithms.relation_network import RelationNetwork
 from tfmeta.algorithms.reptile import Reptile
 from tfmeta.algorithms.simple_shot import SimpleShot
+from tfmeta.algorithms.soft_k_means import SoftKMeans
+from tfmeta.algorithms.tim import TIM
 
 __all__ = [
     "ANIL",
@@ -29,11 +32,13 @@ __all__ = [
     "FOMAML",
     "MAML",
     "R2D2",
+    "TIM",
     "AmortizedBayesianMAML",
     "BaselinePlusPlus",
     "BayesianMAML",
     "ImplicitMAML",
     "KNearestNeighbors",
+    "LabelPropagation",
     "LogisticRegression",
     "MAMLPlusPlus",
     "MatchingNetwork",
@@ -44,4 +49,5 @@ __all__ = [
     "RelationNetwork",
     "Reptile",
     "SimpleShot",
+    "SoftKMeans",
 ]

@@ -11,13 +11,12 @@ import tensorflow as tf
 from tfmeta.algorithms.prototype_head import present_classes
 from tfmeta.derivatives import gradients_or_zeros
 from tfmeta.functional import batch_norm_layers
-from tfmeta.inputs import episode_inputs
 from tfmeta.labels import ClassNumbers
 from tfmeta.losses import task_losses
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.moving_statistics import warn_of_lagging
 from tfmeta.packed import trained_by_rules, tried
-from tfmeta.padding import MASKS, put_back, without_padding
+from tfmeta.padding import masks_of, put_back, without_padding
 from tfmeta.task_map import in_one_axis
 from tfmeta.types import Inputs, Nest, Tensor
 
@@ -25,9 +24,11 @@ from tfmeta.types import Inputs, Nest, Tensor
 class EmbeddingLearner(MetaLearner):
     """A classifier on the embeddings of all tasks' examples, which are one batch.
 
-    A new one supplies `learn` and `answer`, for several tasks at once. In training, support and
-    query sets of all tasks are embedded together, so that batch normalisation sees one batch; with
-    several replicas, that of all of them. Elsewhere it uses its moving averages.
+    A new one supplies `learn` and `answer`, for several tasks at once; one that answers all queries
+    of a task together `answer_together`, and one that learns from examples without labels
+    `learn_unlabelled`. In training, support and query sets of all tasks are embedded together, so
+    that batch normalisation sees one batch; with several replicas, that of all of them. Elsewhere
+    it uses its moving averages.
 
     The encoder may be frozen, or have no weights at all: then `evaluate`, `adapt` and `export` work
     at once, and `fit` trains what weights the learner has of its own.
@@ -70,6 +71,32 @@ class EmbeddingLearner(MetaLearner):
             embedded: `[tasks, queries, d]`.
         """
 
+    def answer_together(self, state: dict[str, Tensor], embedded: Tensor, real: Tensor) -> Tensor:
+        """Return the logits `[tasks, queries, ways]` where one answer may depend on other queries.
+
+        By default it does not, and this is `answer`; whoever overrides it sets `transductive`.
+
+        Args:
+            state: What `learn` returned.
+            embedded: `[tasks, queries, d]`.
+            real: `[tasks, queries]`: 1, and 0 for what only fills up a task, with zeros for an
+                embedding.
+        """
+        del real
+        return self.answer(state, embedded)
+
+    def learn_unlabelled(
+        self, state: dict[str, Tensor], embedded: Tensor, real: Tensor
+    ) -> dict[str, Tensor]:
+        """Return what is learnt from examples without labels as well, where it `takes_unlabelled`.
+
+        Args:
+            state: What `learn` returned.
+            embedded: `[tasks, u, d]`.
+            real: `[tasks, u]`, as for `answer_together`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must have `learn_unlabelled`")
+
     def gather(self, embedded: Tensor) -> None:
         """Take note of all embeddings `[n, d]` of a meta-batch in training, where it `gathers`."""
 
@@ -80,36 +107,46 @@ class EmbeddingLearner(MetaLearner):
 
     def call(self, inputs: Inputs, training: bool | None = None) -> Nest:
         """Return logits `[tasks, queries, ways]`, embedding all tasks' examples in one pass."""
-        tensors = episode_inputs(inputs)
-        labels = tensors["support_y"]
-        examples = tf.nest.map_structure(
-            lambda *x: tf.concat(x, 1), tensors["support_x"], tensors["query_x"]
-        )
+        tensors = self.parts_of(inputs)
+        labels, masks = tensors["support_y"], masks_of(tensors)
+        parts = [tensors[name] for name in masks]
+        examples = tf.nest.map_structure(lambda *x: tf.concat(x, 1), *parts)
         # Sizes as numbers where they are known, which the head's operations can then rely on.
         first = tf.nest.flatten(examples)[0]
         sizes = [tf.shape(first)[i] if first.shape[i] is None else first.shape[i] for i in (0, 1)]
-        shots = tf.shape(labels)[1] if labels.shape[1] is None else labels.shape[1]
+        firsts = [tf.nest.flatten(part)[0] for part in parts]
+        lengths = [tf.shape(x)[1] if x.shape[1] is None else x.shape[1] for x in firsts]
         flat, mask = tf.nest.map_structure(in_one_axis, examples), None
         if self._padded(tensors):
-            mask = in_one_axis(tf.concat([tensors[name] for name in MASKS], 1))
+            mask = in_one_axis(tf.concat([tensors[name] for name in masks.values()], 1))
             (flat,) = without_padding(mask, flat)
         embedded = self._embed(flat, training)
         if training and self.gathers:
             self.gather(tf.stop_gradient(embedded))
         embedded = put_back(mask, embedded)
         embedded = tf.reshape(embedded, [*sizes, *embedded.shape[1:]])
-        queries = None if mask is None else tensors["query_mask"]
-        state = self._learnt(embedded[:, :shots], labels, training)
-        return self._answers(state, embedded[:, shots:], training, queries)
+        embedded = dict(zip(masks, tf.split(embedded, lengths, 1), strict=True))
+        real = {name: tensors.get(mask) for name, mask in masks.items()}
+        state = self._learnt(embedded["support_x"], labels, training)
+        if "unlabelled_x" in tensors:
+            state = self._learnt_more(state, embedded["unlabelled_x"], real["unlabelled_x"])
+        return self._answers(state, embedded["query_x"], training, real["query_x"])
 
-    def adapt_task(self, support_x: Nest, support_y: Nest, *, training: bool) -> Nest:
-        """Return what `learn` returns, of one task, and which classes are `present`, `[ways]`."""
+    def adapt_task(
+        self, support_x: Nest, support_y: Nest, *, training: bool, unlabelled_x: Nest = None
+    ) -> Nest:
+        """Return what `learn` returns, of one task, and which classes are `present`, `[ways]`.
+
+        With examples without labels `[u, ...]`, it is what `learn_unlabelled` makes of that.
+        """
         if len(support_y.shape) != 1:
             raise ValueError(
                 "`support_y` must have one axis, a class number for each example. "
                 f"Received: shape={tuple(support_y.shape)}"
             )
         state = self._learnt(self._embed(support_x, training)[None], support_y[None], training)
+        if unlabelled_x is not None:
+            state = self._learnt_more(state, self._embed(unlabelled_x, training)[None])
         return tf.nest.map_structure(lambda x: x[0], state)
 
     def predict_task(self, state: Nest, query_x: Nest, *, training: bool) -> Nest:
@@ -214,16 +251,21 @@ class EmbeddingLearner(MetaLearner):
         how = {"training": bool(training)} if self.has_layers else {}
         return {"present": present, **self.learn(embedded, labels, ways, **how)}
 
+    def _learnt_more(self, state: Nest, embedded: Tensor, mask: Tensor | None = None) -> Nest:
+        known = {name: x for name, x in state.items() if name != "present"}
+        return {**state, **self.learn_unlabelled(known, embedded, _ones_where(mask, embedded))}
+
     def _answers(
         self, state: Nest, embedded: Tensor, training: bool | None, mask: Tensor | None = None
     ) -> Tensor:
         state = dict(state)
         present = state.pop("present", None)
-        how = {}
         if self.has_layers:
             real = None if mask is None else mask[:, :, None] & present[:, None, :]
-            how = {"training": bool(training), "real": real}
-        logits = self.answer(state, embedded, **how)
+            how: dict[str, Any] = {"training": bool(training), "real": real}
+            logits = self.answer(state, embedded, **how)
+        else:
+            logits = self.answer_together(state, embedded, _ones_where(mask, embedded))
         # A class without support examples cannot be predicted.
         lowest = logits.dtype.min / 2
         return logits if present is None else tf.where(present[:, None, :], logits, lowest)
@@ -251,3 +293,8 @@ class EmbeddingLearner(MetaLearner):
         )
         over_tasks = tf.reduce_sum if self.sums_over_tasks() else tf.reduce_mean
         return predictions, over_tasks(losses)
+
+
+def _ones_where(mask: Tensor | None, embedded: Tensor) -> Tensor:
+    """Return `[tasks, n]` for `embedded` `[tasks, n, d]`: 1, and 0 where `mask` is false."""
+    return tf.ones_like(embedded[..., 0]) if mask is None else tf.cast(mask, embedded.dtype)

@@ -37,7 +37,7 @@ class Augmentation:
             `[0, 1)`.
         contrast: The same for the factor of the distances from the mean.
         cutout: Side of a square, at random within the image, that is filled with zeros.
-        queries: Whether queries are changed too, or support examples alone.
+        queries: Whether queries are changed too, or support and unlabelled examples alone.
 
     Raises:
         TypeError: An argument is of another type.

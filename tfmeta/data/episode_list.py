@@ -144,7 +144,7 @@ def write_episodes(
     Raises:
         TypeError: `sampler` is no `EpisodeSampler`.
         ValueError: The sampler turns classes at random that are rotations of each other: the same
-            class could come twice.
+            class could come twice; or it draws examples without labels.
     """
     if not isinstance(sampler, EpisodeSampler):
         raise TypeError(f"`sampler` must be an EpisodeSampler. Received: {sampler!r}")
@@ -152,6 +152,11 @@ def write_episodes(
         raise ValueError(
             "`sampler` must not have `random_rotation` for a dataset with rotations, or a class "
             f"may come twice in an episode. Received: {sampler!r}"
+        )
+    if sampler.unlabelled:
+        raise ValueError(
+            "`sampler` must have `unlabelled=0`, for a list of episodes has no place for examples "
+            f"without labels. Received: {sampler!r}"
         )
     start = integer("start", start, 0, 2**63)
     digest = hashlib.sha256()

@@ -35,6 +35,12 @@ class EpisodeSampler:
     `[tasks, ways * shots]` and `query_mask` `[tasks, ways * queries]`, false where there is no
     example; there the label is -1 and the example zeros. Learners leave such places out.
 
+    For learners that learn from examples without labels there may be `unlabelled` more examples of
+    each class, which are neither support nor query, and as many of each of `distractors` further
+    classes, which the task does not have: `inputs["unlabelled_x"]`
+    `[tasks, (ways + distractors) * unlabelled, ...]`, those of the task's classes first; and where
+    tasks differ in size, `unlabelled_mask`.
+
     Args:
         dataset: Where classes and examples are drawn from.
         ways: Classes of a task; or `(least, most)`, each number between as likely as far as there
@@ -42,6 +48,9 @@ class EpisodeSampler:
         shots: Support examples of each class; or `(least, most)`, each number between as likely as
             far as the classes have enough examples.
         queries: Query examples of each class.
+        unlabelled: Further examples of each class, without labels.
+        distractors: How many further classes there are examples of among those, drawn as the
+            classes of a task are.
         seed: Another seed gives other tasks; in `[0, 2**64)`.
         random_rotation: Turns all images of a class by the same random multiple of 90 degrees,
             drawn anew for each class of each task.
@@ -62,8 +71,9 @@ class EpisodeSampler:
 
     Raises:
         TypeError: An argument is of another type.
-        ValueError: An argument is out of range; the dataset has fewer classes than `ways`, or a
-            class has fewer examples than `shots + queries`; images to be turned are not square;
+        ValueError: An argument is out of range; the dataset has fewer classes than
+            `ways + distractors`, or a class has fewer examples than `shots + queries + unlabelled`;
+            there are distractors without unlabelled examples; images to be turned are not square;
             there are no groups to draw within, no images to be augmented, or no floats to be
             normalised.
 
@@ -88,6 +98,8 @@ class EpisodeSampler:
         queries: int,
         seed: int = 0,
         *,
+        unlabelled: int = 0,
+        distractors: int = 0,
         random_rotation: bool = False,
         balanced: bool = True,
         within: Literal["group", "hierarchy"] | None = None,
@@ -104,6 +116,13 @@ class EpisodeSampler:
         self.ways, self._ways = _range("ways", ways)
         self.shots, self._shots = _range("shots", shots)
         self.queries = integer("queries", queries, 1)
+        self.unlabelled = integer("unlabelled", unlabelled, 0)
+        self.distractors = integer("distractors", distractors, 0)
+        if self.distractors and not self.unlabelled:
+            raise ValueError(
+                "`distractors` must be 0 where there are no unlabelled examples. Received: "
+                f"distractors={distractors}, unlabelled={unlabelled}"
+            )
         self.seed = integer("seed", seed, 0, 2**64)
         self.random_rotation = bool(random_rotation)
         self.balanced = _one_of("balanced", balanced, (True, False))
@@ -119,8 +138,10 @@ class EpisodeSampler:
         self._check_sizes()
         # No larger than any task can be.
         sizes = np.diff(dataset.class_offsets)
-        self._ways = (self._ways[0], min(self._ways[1], max(map(len, pools))))
-        self._shots = (self._shots[0], min(self._shots[1], int(sizes.max()) - self.queries))
+        most = max(map(len, pools)) - self.distractors
+        self._ways = (self._ways[0], min(self._ways[1], most))
+        most = int(sizes.max()) - self.queries - self.unlabelled
+        self._shots = (self._shots[0], min(self._shots[1], most))
         self._padded = self._ways[0] < self._ways[1] or self._shots[0] < self._shots[1]
 
     def batch(self, step: int, meta_batch_size: int = 1) -> Episodes:
@@ -139,15 +160,19 @@ class EpisodeSampler:
             by `float32(1 / 65535)`; other floats as float32; all of them augmented and normalised
             as the sampler was told. Other integers (vectors of uint8 too, the tokens of a text for
             instance) and strings come as they are. Where `ways` or `shots` is a range, there
-            are masks as well.
+            are masks as well, and where there are unlabelled examples, `inputs["unlabelled_x"]`.
 
         Raises:
             ValueError: `step` or `meta_batch_size` is out of range, or an example that was drawn
                 holds a NaN or an infinity.
         """
         tasks = integer("meta_batch_size", meta_batch_size, 1)
+        support, query, unlabelled, turns = self._drawn(step, tasks)
         return self._gather(
-            *self.draw(step, tasks),
+            support,
+            query,
+            turns,
+            unlabelled=unlabelled,
             seed=self.seed,
             step=step,
             first_task=self._shard[0] * tasks,
@@ -162,18 +187,38 @@ class EpisodeSampler:
             `[tasks, ways, queries]`, -1 where a task has fewer ways or shots, and the
             counter-clockwise quarter turns of each class, `[tasks, ways]`.
         """
+        support, query, _, turns = self._drawn(step, tasks)
+        return support, query, turns[:, : self._ways[1]]
+
+    def draw_unlabelled(self, step: int, tasks: int = 1) -> Array:
+        """Returns which examples without labels meta-batch `step` has.
+
+        Returns:
+            Their positions in the dataset's `examples`, `[tasks, ways + distractors, unlabelled]`:
+            of each task first its classes and then the others, and -1 behind them where a task has
+            fewer ways.
+        """
+        _, _, unlabelled, _ = self._drawn(step, tasks)
+        return unlabelled
+
+    def _drawn(self, step: int, tasks: int) -> tuple[Array, Array, Array, Array]:
+        """Return positions of support, query and unlabelled examples, and all classes' turns.
+
+        A task's classes and its distractors are drawn as one task, of which the last `distractors`
+        classes have unlabelled examples alone, and those the last places of each class.
+        """
         step = integer("step", step, 0, 2**63)
         source = self.source
-        most = self._shots[1]
-        _, indices, turns = _core.sample(
+        more, ways, shots = self.distractors, self._ways[1], self._shots[1]
+        classes, indices, turns = _core.sample(
             source.class_offsets,
             source.class_indices,
             source.quarter_turns,
             self._pool_offsets,
             self._pool_classes,
-            self._ways,
+            (self._ways[0] + more, ways + more),
             self._shots,
-            self.queries,
+            self.queries + self.unlabelled,
             self.seed,
             step,
             tasks,
@@ -182,7 +227,12 @@ class EpisodeSampler:
             self.balanced,
             self.class_weights == "examples",
         )
-        return indices[..., :most], indices[..., most:], turns
+        labelled, unlabelled = np.split(indices, [shots + self.queries], axis=2)
+        labelled = labelled[:, :ways]
+        if more:
+            others = np.arange(ways) >= (classes >= 0).sum(1, keepdims=True) - more
+            labelled = np.where(others[..., None], -1, labelled)
+        return labelled[..., :shots], labelled[..., shots:], unlabelled, turns
 
     def shard(self, index: int, count: int) -> EpisodeSampler:
         """Returns the sampler of one of several workers, which share each meta-batch out.
@@ -233,6 +283,8 @@ class EpisodeSampler:
             f"queries={self.queries}, seed={self.seed}, random_rotation={self.random_rotation}"
         )
         chosen = {
+            "unlabelled": (self.unlabelled, 0),
+            "distractors": (self.distractors, 0),
             "balanced": (self.balanced, True),
             "within": (self.within, None),
             "class_weights": (self.class_weights, "uniform"),
@@ -249,11 +301,15 @@ class EpisodeSampler:
         """Return the classes of each pool that tasks are drawn from."""
         names, groups = self.source.class_names, self.source.groups
         of = f" of {self.source.description!r}" if self.source.description else ""
+        needed, what, received = self._ways[0] + self.distractors, "`ways`", f"ways={self.ways}"
+        if self.distractors:
+            what += " + `distractors`"
+            received += f", distractors={self.distractors}"
         if self.within is None:
-            if self._ways[0] > len(names):
+            if needed > len(names):
                 raise ValueError(
-                    f"`ways` must be at most the number of classes{of}, {len(names)}. "
-                    f"Received: ways={self.ways}"
+                    f"{what} must be at most the number of classes{of}, {len(names)}. "
+                    f"Received: {received}"
                 )
             return [np.arange(len(names))]
         if groups is None:
@@ -267,13 +323,13 @@ class EpisodeSampler:
             for depth in range(0 if self.within == "hierarchy" else len(parts), len(parts) + 1):
                 members.setdefault(parts[:depth], []).append(c)
         # A node with a single one below it is the same pool twice.
-        pools = {tuple(pool) for pool in members.values() if len(pool) >= self._ways[0]}
+        pools = {tuple(pool) for pool in members.values() if len(pool) >= needed}
         if not pools:
             largest = max(members, key=lambda node: len(members[node]))
             name = "/".join(largest) or "all"
             raise ValueError(
-                f"`ways` must be at most the number of classes of a group{of}. Received: "
-                f"ways={self.ways}; the largest, {name!r}, has {len(members[largest])}"
+                f"{what} must be at most the number of classes of a group{of}. Received: "
+                f"{received}; the largest, {name!r}, has {len(members[largest])}"
             )
         return [np.asarray(pool) for pool in sorted(pools)]
 
@@ -281,15 +337,16 @@ class EpisodeSampler:
         of = f" of {self.source.description!r}" if self.source.description else ""
         sizes = np.diff(self.source.class_offsets)
         drawn = np.unique(self._pool_classes)
-        least = self._shots[0]
-        needed = least + self.queries
+        parts = {"shots": self._shots[0], "queries": self.queries, "unlabelled": self.unlabelled}
+        parts = {name: n for name, n in parts.items() if n}
+        needed = sum(parts.values())
         small = drawn[sizes[drawn] < needed]
         if small.size:
             first = small[np.argmin(sizes[small])]
             others = f", and {small.size - 1} more classes are too small" if small.size > 1 else ""
             raise ValueError(
-                f"Every class{of} must have at least `shots` + `queries` = {least} + "
-                f"{self.queries} = {needed} examples. Received: class "
+                f"Every class{of} must have at least {' + '.join(f'`{name}`' for name in parts)} = "
+                f"{' + '.join(map(str, parts.values()))} = {needed} examples. Received: class "
                 f"{self.source.class_names[first]!r} with {sizes[first]}{others}"
             )
 

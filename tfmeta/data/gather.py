@@ -87,6 +87,7 @@ class Gather:
         query: Array,
         turns: Array,
         *,
+        unlabelled: Array | None = None,
         seed: int,
         step: int,
         first_task: int = 0,
@@ -98,24 +99,33 @@ class Gather:
             support, query: Positions in `examples`, `[tasks, ways, shots]` and
                 `[tasks, ways, queries]`; -1 where there is none.
             turns: Counter-clockwise quarter turns, uint8 `[tasks, ways]`.
+            unlabelled: Positions of examples without labels, `[tasks, classes, n]`, or `None`. They
+                may be of more classes than ways, behind these; `turns` are then of all.
             seed, step, first_task: What augmentations depend on.
             padded: Whether there are masks among the inputs.
         """
-        changes: list[Array | None] = [None, None]
+        if unlabelled is None:
+            unlabelled = np.empty((*turns.shape, 0), support.dtype)
+        ways, ends = support.shape[1], np.cumsum([support.shape[2], query.shape[2]])
+        changes: list[Array | None] = [None, None, None]
         if self.augmentation is not None:
-            shots, each = support.shape[2], support.shape[2] + query.shape[2]
-            shape = (*turns.shape, each)
+            shape = (*turns.shape, ends[1] + unlabelled.shape[2])
             drawn = self.augmentation.draw(self.examples, seed, step, first_task, shape)
-            queries = drawn[..., shots:] if self.augmentation.queries else None
-            changes = [drawn[..., :shots], queries]
+            of_support, of_query, of_unlabelled = np.split(drawn, ends, axis=2)
+            queries = of_query[:, :ways] if self.augmentation.queries else None
+            changes = [of_support[:, :ways], queries, of_unlabelled]
         inputs = {
-            "support_x": self._gathered(support, turns, changes[0]),
+            "support_x": self._gathered(support, turns[:, :ways], changes[0]),
             "support_y": _labels(support),
-            "query_x": self._gathered(query, turns, changes[1]),
+            "query_x": self._gathered(query, turns[:, :ways], changes[1]),
         }
         targets = _labels(query)
         if padded:
             inputs |= {"support_mask": inputs["support_y"] >= 0, "query_mask": targets >= 0}
+        if unlabelled.shape[2]:
+            inputs["unlabelled_x"] = self._gathered(unlabelled, turns, changes[2])
+            if padded:
+                inputs["unlabelled_mask"] = unlabelled.reshape(len(unlabelled), -1) >= 0
         return inputs, targets
 
     def _gathered(self, indices: Array, turns: Array, changes: Array | None) -> Array:

@@ -160,7 +160,7 @@ def _write(
 
 def _say_transductive(path: str | os.PathLike[str]) -> None:
     logging.getLogger("tfmeta").warning(
-        "'%s' normalises queries by the statistics of their own batch (batch_norm='transductive'): "
-        "its predictions depend on which queries are asked together.",
+        "'%s' is transductive (by its head, or by batch_norm='transductive'): its predictions "
+        "depend on which queries are asked together.",
         path,
     )
