@@ -124,6 +124,41 @@ def refusals(strategy: Any) -> dict[str, str]:
     return said
 
 
+class Spoil(keras.callbacks.Callback):
+    """Makes a weight infinite in the second epoch, and keeps the weights of the first."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.end = copies(self.model)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if int(self.model.optimizer.iterations.numpy()) == 3:
+            variable = self.model.trainable_variables[0]
+            variable.assign(np.full(variable.shape, np.inf))
+
+
+def copies(model: Any) -> list[Any]:
+    """Return every replica's copy of each variable of a model and its optimizer."""
+    local = model.distribute_strategy.experimental_local_results
+    variables = (*model.variables, *model.optimizer.variables)
+    return [np.asarray(copy) for variable in variables for copy in local(variable.value)]
+
+
+def not_finite(strategy: Any) -> dict[str, Any]:
+    """Return what is said to a loss that is not finite, and how many variables are not put back."""
+    with strategy.scope():
+        model = learner("prototypical")
+    spoil, said = Spoil(), ""
+    try:
+        model.fit(
+            sampler(0).dataset(TASKS), steps_per_epoch=2, epochs=3, callbacks=[spoil], verbose=0
+        )
+    except ValueError as error:
+        said = str(error)
+    now = copies(model)
+    others = [not np.array_equal(a, b) for a, b in zip(now, spoil.end, strict=True)]
+    return {"said": said, "others": sum(others), "copies": len(now)}
+
+
 def keras_alone(strategy: Any) -> str:
     """Return how Keras's own `fit` fails; nothing if it does not."""
     with strategy.scope():
@@ -151,6 +186,7 @@ def main(output: str, kind: str, names: str, steps: int) -> None:
     for name in names.split(","):
         done[name] = trained(name, strategy, steps)
     done["refusals"] = refusals(strategy)
+    done["not_finite"] = not_finite(strategy)
     done["keras"] = keras_alone(strategy)
     Path(output).write_text(json.dumps(done))
 

@@ -316,9 +316,42 @@ def test_resume_needs_the_same_settings(prototypical: Path, photos: Path) -> Non
 
 
 def test_resume_needs_a_run(photos: Path, tmp_path: Path) -> None:
-    text = refused("train", photos, *TINY, "--output", tmp_path / "none", "--resume")
-    assert "is no run folder" in text
-    assert not (tmp_path / "none").exists()
+    """It is said what to do, which is then what can be done."""
+    path = tmp_path / "none"
+    command = ("train", photos, *TINY, "--ways", 9, "--output", path)
+    nothing = f"'{path}' has nothing to resume: "
+    begin = "To begin, run the same command without --resume"
+    text = refused(*command, "--resume")
+    assert f"{nothing}there is no such folder. {begin}" in text
+    assert not path.exists()
+    path.mkdir()
+    for name in (None, ".tfmeta.lock", ".tfmeta-abcd1234", "worker_0.log"):  # of dead processes
+        if name is not None:
+            (path / name).touch()
+        assert f"{nothing}nothing was saved there yet. {begin}" in refused(*command, "--resume")
+        # It gets as far as the data.
+        assert "`ways` must be at most the number of classes" in refused(*command)
+    (path / "thesis.tex").touch()
+    assert f"'{path}' is no run folder: it has no settings.json" in refused(*command, "--resume")
+    assert f"'{path}' exists and is no run folder" in refused(*command)
+
+
+def test_interrupted_before_anything_is_saved(
+    photos: Path, prototypical: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then there is nothing for --resume; nor in an older run, which has other settings."""
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "new_learner", interrupt)
+    command = ("train", photos, *TINY, "--output")
+    said = "Stopped before anything was saved; the same command begins again."
+    assert said in tfmeta(*command, tmp_path / "run", code=130).output
+    assert not (tmp_path / "run").exists()
+    shutil.copytree(prototypical, tmp_path / "run")
+    assert said in tfmeta(*command, tmp_path / "run", "--shots", 2, "--overwrite", code=130).output
+    assert contents(tmp_path / "run") == contents(prototypical)
 
 
 def test_an_existing_run_is_left_alone_unless_asked(prototypical: Path, photos: Path) -> None:

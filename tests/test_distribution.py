@@ -138,7 +138,13 @@ def learn(kind: str, count: int, names: str, folder: Path) -> list[Any]:
     log = folder / "log"
     with running(*commands, log=log, workers=kind == "workers") as processes:
         ended(processes, log)
-    return [json.loads(output.read_text()) for output in outputs]
+    found = [json.loads(output.read_text()) for output in outputs]
+    for done in found:
+        spoilt = done["not_finite"]
+        assert "`loss` must be finite. Received: loss=nan in epoch 2. The" in spoilt["said"]
+        assert spoilt["others"] == 0
+        assert spoilt["copies"] > 10
+    return found
 
 
 def test_two_devices(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ MAY_IMPORT = {
         "meta_learner",
         "algorithms.",
     ],
-    "data.": ["types", "checks", "files", "foreign.", "_core", "data."],
+    "data.": ["types", "checks", "digests", "files", "foreign.", "_core", "data."],
     "callbacks": ["types", "states."],
     "__init__": [*PUBLIC, "callbacks", "differentiation", "svgd"],
     # Programs made of the package; nothing imports them.

@@ -377,6 +377,11 @@ def test_a_finished_search_is_resumed_with_more_trials_or_replaced(
     assert "with --resume in place of --overwrite goes on" in output
     assert {file.name for file in path.iterdir()} == {"trials.db", "notes.txt"}
     assert drawn(load(path)) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "search", interrupt)
+        output = tune(photos, *COMMAND, "-o", tmp_path / "new", code=130)
+    assert "Stopped before the search began; the same command begins again." in output
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_cannot_be_written_to(photos: Path, whole: Path, tmp_path: Path) -> None:

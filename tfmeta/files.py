@@ -31,7 +31,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         The path to write to, on the same disk.
 
     Raises:
-        OSError: If there cannot be a file at `path`.
+        OSError: If there cannot be a file at `path`; the file that the error names is that one.
 
     Example:
         >>> with replacing("notes.txt") as beside:
@@ -40,8 +40,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     with scratch(path) as folder:
         beside = folder / f"{_NEW}{path.name}"
-        yield beside
-        os.replace(beside, path)
+        try:
+            yield beside
+            os.replace(beside, path)
+        except OSError as error:
+            # What fails in the middle of a file has no name, and the other is nobody's.
+            if error.errno is None or error.filename not in (None, str(beside)):
+                raise
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextmanager
@@ -61,19 +67,26 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     with contextlib.ExitStack() as stack:
-        try:
+        with _writable(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             folder = stack.enter_context(scratch(path))
             new = folder / f"{_NEW}{path.name}"
             new.mkdir()
-        except OSError as error:
-            raise OSError(
-                error.errno, f"`path` must be writable ({error.strerror}). Received: path='{path}'"
-            ) from error
         yield new
-        if os.path.lexists(path):
-            path.rename(folder / f"{_OLD}{path.name}")
-        new.rename(path)
+        with _writable(path):
+            if os.path.lexists(path):
+                path.rename(folder / f"{_OLD}{path.name}")
+            new.rename(path)
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            error.errno, f"`path` must be writable ({error.strerror}). Received: path='{path}'"
+        ) from error
 
 
 @contextmanager
@@ -138,7 +151,15 @@ def _remove(folder: Path, lock: int) -> None:
         for name in os.listdir(folder) if folder.exists() else []:
             place = folder.parent / name.removeprefix(_OLD)
             if name.startswith(_OLD) and not os.path.lexists(place):
-                (folder / name).rename(place)
+                try:
+                    (folder / name).rename(place)
+                except OSError as error:
+                    raise OSError(
+                        error.errno,
+                        f"`path` must be writable ({error.strerror}); what was there is whole, in "
+                        f"'{folder / name}', and put back when something is written there again. "
+                        f"Received: path='{place}'",
+                    ) from error
         shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(lock)

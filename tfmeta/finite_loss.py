@@ -1,4 +1,4 @@
-"""A loss that is not finite, said at the end of an epoch where no step has looked at it."""
+"""A loss that is not finite, said at the end of an epoch where no step has found it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ class FiniteLoss(keras.callbacks.Callback):
     """Ends training after an epoch whose loss is NaN or infinite, with the weights from before it.
 
     The mean over an epoch is so if the loss of one step was, and it is logged anyway: nothing is
-    asked of the device in a step. The weights are copied to the host before each epoch.
+    asked of the device in a step. The weights are copied to the host before each epoch. Of several
+    replicas or workers each logs the mean over all, and so all end after the same epoch.
 
     Raises:
         ValueError: If a loss is not finite; the weights and the optimizer's slots are put back.
@@ -22,7 +23,8 @@ class FiniteLoss(keras.callbacks.Callback):
         """Keep the weights."""
         optimizer = self.model.optimizer
         if not optimizer.built:
-            optimizer.build(self.model.trainable_variables)
+            with self.model.distribute_strategy.scope():
+                optimizer.build(self.model.trainable_variables)
         kept = [(x, x.numpy()) for x in (*self.model.variables, *optimizer.variables)]
         self._kept: Any = kept
 
@@ -47,17 +49,13 @@ class FiniteLoss(keras.callbacks.Callback):
 
 
 def watching(model: Any, callbacks: Any) -> Any:
-    """Return the callbacks of a `fit`, with a `FiniteLoss` before them where no step checks.
+    """Return the callbacks of a `fit`, with a `FiniteLoss` before them, which may save something.
 
     Args:
         model: The learner, compiled.
         callbacks: As given to `fit`. With Keras's `TerminateOnNaN` among them they stay as they
             are: it says it by itself.
     """
-    if model.checks_steps and not model.jit_compile:
-        return callbacks
-    if model.distribute_strategy.num_replicas_in_sync > 1:
-        return callbacks  # whose variables are not one process's to put back
     as_list = isinstance(callbacks, keras.callbacks.CallbackList)
     given = callbacks.callbacks if as_list else keras.tree.flatten(callbacks)
     if any(isinstance(each, FiniteLoss | keras.callbacks.TerminateOnNaN) for each in given):

@@ -77,20 +77,22 @@ def one_writer(folder: str | os.PathLike[str], name: str = NAME) -> Iterator[Wri
     """
     folder = Path(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
     inherited = os.environ.get(INHERITED, "")
     file = folder / name
-    if inherited.isdigit() and _same(int(inherited), file):
-        yield Writer(file, int(inherited))
-        return
-    descriptor = _locked(file)
     try:
-        yield Writer(file, descriptor)
+        folder.mkdir(parents=True, exist_ok=True)
+        if inherited.isdigit() and _same(int(inherited), file):
+            yield Writer(file, int(inherited))
+            return
+        descriptor = _locked(file)
+        try:
+            yield Writer(file, descriptor)
+        finally:
+            if _same(descriptor, file):
+                with contextlib.suppress(OSError):
+                    file.unlink()
+            os.close(descriptor)
     finally:
-        if _same(descriptor, file):
-            with contextlib.suppress(OSError):
-                file.unlink()
-        os.close(descriptor)
         with contextlib.suppress(OSError):  # there is something in it
             for path in made:
                 path.rmdir()
@@ -123,9 +125,11 @@ def _locked(path: Path) -> int:
             _lock(descriptor, path.parent)
             # Who held it until now may have removed it.
             if _same(descriptor, path):
-                os.ftruncate(descriptor, 0)
-                os.lseek(descriptor, 0, os.SEEK_SET)
-                os.write(descriptor, f"{os.getpid()} on {socket.gethostname()}".encode())
+                # A disk that is full has no room for a name: to others it is "another process".
+                with contextlib.suppress(OSError):
+                    os.ftruncate(descriptor, 0)
+                    os.lseek(descriptor, 0, os.SEEK_SET)
+                    os.write(descriptor, f"{os.getpid()} on {socket.gethostname()}".encode())
                 return descriptor
         except BaseException:
             os.close(descriptor)

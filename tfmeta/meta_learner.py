@@ -134,8 +134,6 @@ class MetaLearner(Replicated, abc.ABC):
     batched = False
     # Whether episodes may hold examples without labels, `unlabelled_x`, as for `EmbeddingLearner`s.
     takes_unlabelled = False
-    # Whether a step ends in an error where its losses are not finite; else `fit` looks each epoch.
-    checks_steps = False
     # Why the method itself computes one task at a time, if it does; nobody need hear of it.
     one_task: str | None = None
 
@@ -346,10 +344,11 @@ class MetaLearner(Replicated, abc.ABC):
             TypeError: If `x` holds no episodes, or examples of a type that the model would misread.
             ValueError: If examples or labels don't fit, the model has a layer without the
                 derivative that the learner needs, or a task's support loss is NaN or infinite: it
-                names inner step and task, and the weights stay those of the step before. XLA
-                compiles such checks away: there a loss that is not finite is said at the end of the
-                epoch, with the weights from before it. If the tasks cannot be shared out evenly, or
-                other workers have another learner or other episodes.
+                names inner step and task, and the weights stay those of the step before. Any other
+                loss that is not finite is said at the end of the epoch, with the weights from
+                before it; under XLA, which compiles the checks of steps away, all are. If the
+                tasks cannot be shared out evenly, or other workers have another learner or other
+                episodes.
             ConnectionError: If another worker has ended.
         """
         kwargs = named(keras.Model.fit, self, x, *args, shuffle=shuffle, **kwargs)
@@ -378,9 +377,7 @@ class MetaLearner(Replicated, abc.ABC):
                 self.check_alike(first)
             with saving(kwargs.get("callbacks"), x) as callbacks:
                 # After the state was found, which is that of the user's callbacks.
-                callbacks = watching(self, callbacks)
-                if callbacks is not None:
-                    kwargs["callbacks"] = callbacks
+                kwargs["callbacks"] = watching(self, callbacks)
                 return super().fit(shared, **kwargs)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:

@@ -198,8 +198,7 @@ class Run:
                 something else.
         """
         self.check_links()
-        others = [file for file in self.path.glob("*") if not _comes_first(file)]
-        if not self.path.exists() or (self.path.is_dir() and not others):
+        if not self.path.exists() or (self.path.is_dir() and not self._others()):
             return
         if not self.settings_file.is_file():
             raise FileExistsError(f"'{self.path}' exists and is no run folder; nothing is changed")
@@ -208,6 +207,27 @@ class Run:
                 f"'{self.path}' holds a run; choose another --output, continue it with --resume, "
                 "or replace it with --overwrite"
             )
+
+    def check_begun(self) -> None:
+        """Raise unless there is a run to go on with.
+
+        Raises:
+            FileNotFoundError: If nothing was written here yet, or the folder is none of a run.
+        """
+        self.check_links()
+        if self.settings_file.is_file():
+            return
+        if self.path.exists() and (not self.path.is_dir() or self._others()):
+            raise FileNotFoundError(f"'{self.path}' is no run folder: it has no settings.json")
+        why = "nothing was saved there yet" if self.path.exists() else "there is no such folder"
+        raise FileNotFoundError(
+            f"'{self.path}' has nothing to resume: {why}. To begin, run the same command without "
+            "--resume"
+        )
+
+    def _others(self) -> list[Path]:
+        """Return what is in the folder, but for what comes before the settings."""
+        return [file for file in self.path.glob("*") if not _comes_first(file)]
 
     def start(self, settings: Settings) -> None:
         """Make the folder and write the settings; an older run's files go."""

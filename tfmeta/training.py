@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -146,10 +145,7 @@ class SaveEpoch(keras.callbacks.Callback):
 
     Unlike Keras's `CSVLogger`, it holds no file open that an interruption could cut short. The
     model comes after its row: an epoch whose model was not saved is trained again, and its row
-    replaced.
-
-    Raises:
-        ValueError: If the loss is NaN or infinite; the files stay those of the epoch before.
+    replaced. After an epoch whose loss is not finite it is not called; see `tfmeta.finite_loss`.
     """
 
     def __init__(self, run: Run) -> None:
@@ -159,14 +155,6 @@ class SaveEpoch(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Replace the files of the run by those of this epoch."""
         self.run.check_still_there()
-        for name, value in (logs or {}).items():
-            if name in ("loss", "val_loss") and not math.isfinite(value):
-                print()  # Keras's progress bar has not ended its line
-                raise ValueError(
-                    f"Training diverges: `{name}` must be finite. Received: {name}={value} in "
-                    f"epoch {epoch + 1}, of which nothing is saved. Lower `learning_rate` or, with "
-                    "MAML, `inner_learning_rate`."
-                )
         rows: list[dict[str, Any]] = [r for r in self.run.history() if int(r["epoch"]) < epoch]
         rows.append({"epoch": epoch, **(logs or {})})
         check_columns(self.run, rows[0], rows[-1])

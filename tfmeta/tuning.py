@@ -58,6 +58,14 @@ _CHOICES = {
 # What SQLite calls the files beside a database, and how the journal of several ends.
 _ENDS = ("-journal", "-wal", "-shm")
 _OF_SEVERAL = bytes.fromhex("d9d505f920a163d7")
+# How SQLite says what is wrong with a disk, and not with what is in the file.
+_OF_DISK = (
+    "database or disk is full",
+    "disk I/O error",
+    "attempt to write a readonly database",
+    "unable to open database file",
+    "database is locked",
+)
 _RATES = ("learning_rate", "inner_learning_rate")
 _EXAMPLE = "'0.01:1.0', '0.01:1.0:log', '1:5' or choices 'a,b,c'"
 
@@ -130,7 +138,7 @@ def search(
     }
     states = optuna.trial.TrialState
     finished = (states.COMPLETE, states.PRUNED)
-    with one_writer(file.parent, f".tfmeta.{file.name}.lock"), _using(optuna):
+    with one_writer(file.parent, f".tfmeta.{file.name}.lock"), _using(optuna, file):
         if not file.exists():
             _create(file, facts)
         study = _load(file)
@@ -305,8 +313,11 @@ def started(run: Run) -> dict[str, Any]:
     """
     file = trials_file(run)
     if not file.is_file():
-        raise FileNotFoundError(f"'{run.path}' has no search to resume: it has no {file.name}")
-    with _using(_optuna()):
+        raise FileNotFoundError(
+            f"'{run.path}' has no search to resume: it has no {file.name}. To begin, run the same "
+            "command without --resume"
+        )
+    with _using(_optuna(), file):
         facts: dict[str, Any] = _load(file).user_attrs["search"]
     kept = ("images", "classes", "ways")
     check_values({name: facts[name] for name in kept if name in facts}, f"'{file}'")
@@ -457,6 +468,8 @@ def _load(file: Path) -> Any:
         _check_trials(study)
     # What is wrong with a file comes as DatabaseError, KeyError, RuntimeError, ...
     except Exception as error:
+        if _said_of_disk(error) is not None:
+            raise
         raise ValueError(f"'{file}' is damaged or of another version ({error!r})") from error
     return study
 
@@ -524,13 +537,28 @@ def _optuna() -> Any:
 
 
 @contextlib.contextmanager
-def _using(optuna: Any) -> Iterator[None]:
+def _using(optuna: Any, file: Path) -> Iterator[None]:
     """Have Optuna log no line a trial, for there is a progress bar, and say what the disk does."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         yield
-    except optuna.exceptions.StorageInternalError as error:
-        raise OSError(f"The trials cannot be written or read ({error.__cause__})") from error
+    except Exception as error:
+        said = _said_of_disk(error)
+        if said is None and not isinstance(error, optuna.exceptions.StorageInternalError):
+            raise
+        raise OSError(
+            f"'{file}': trials cannot be written or read ({said or error.__cause__}). Those that "
+            "were finished are kept; when that is mended, --resume goes on from them"
+        ) from error
     finally:
         optuna.logging.set_verbosity(before)
+
+
+def _said_of_disk(error: BaseException | None) -> str | None:
+    """Return what SQLite has said of the disk, if that is what an error comes from."""
+    while error is not None:
+        if isinstance(error, sqlite3.OperationalError) and str(error) in _OF_DISK:
+            return str(error)
+        error = error.__cause__
+    return None

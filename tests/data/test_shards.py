@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,49 @@ def test_shards_are_one_array(dtype: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(targets, expected)
         for name, value in inputs.items():
             np.testing.assert_array_equal(value, others[name])
+
+
+def sums(folder: Path) -> str:
+    """What `sha256sum *.npy` prints."""
+    files = sorted(folder.glob("*.npy"))
+    return "".join(f"{hashlib.sha256(x.read_bytes()).hexdigest()}  {x.name}\n" for x in files)
+
+
+def test_whatever_is_changed_in_a_shard_is_found_by_its_digest(tmp_path: Path) -> None:
+    """Numbers, which nothing else would find, as well as names and what is added or lost."""
+    whole = np.random.default_rng(0).integers(0, 256, [40, 3, 3], np.uint8)
+    write(tmp_path, whole)
+    with pytest.raises(FileNotFoundError, match=r"`source` must hold the file SHA256SUMS where"):
+        Shards(tmp_path, verify=True)
+    listed = tmp_path / "SHA256SUMS"
+    listed.write_text(sums(tmp_path))
+    np.testing.assert_array_equal(Shards(tmp_path, verify=True)[:], whole)
+    random = np.random.default_rng(1)
+    for file in sorted(tmp_path.glob("*.npy")):
+        content = file.read_bytes()
+        for place in random.integers(0, len(content), 20):
+            changed = bytearray(content)
+            changed[place] ^= 1 << int(random.integers(8))
+            file.write_bytes(changed)
+            with pytest.raises(ValueError, match=rf"{file.name}' \(its SHA-256 is another one"):
+                Shards(tmp_path, verify=True)
+        file.write_bytes(content)
+    last = tmp_path / "part3.npy"
+    last.rename(tmp_path / "part4.npy")
+    with pytest.raises(ValueError, match=r"part3.npy' \(it is in the list, and not among"):
+        Shards(tmp_path, verify=True)
+    np.save(last, whole[:1])
+    listed.write_text(sums(tmp_path))
+    np.save(tmp_path / "part5.npy", whole[:1])
+    with pytest.raises(ValueError, match=r"part5.npy' \(it is not in the list"):
+        Shards(tmp_path, verify=True)
+    # A stranger's list.
+    for text in ("\0", "no digest  part0.npy", f"{'0' * 64}  ../part0.npy", sums(tmp_path) * 2):
+        listed.write_text(text)
+        with pytest.raises(ValueError, match=r"as sha256sum writes it. Received: '.*SHA256SUMS'"):
+            Shards(tmp_path, verify=True)
+    with pytest.raises(ValueError, match=r"must be a folder where verify=True"):
+        Shards([whole], verify=True)
 
 
 def test_arrays_in_memory(tmp_path: Path) -> None:

@@ -76,9 +76,6 @@ class GradientBased(MetaLearner):
         **kwargs: `task_axis`, `task_chunk`, `name` and `dtype`, as in `MetaLearner`.
     """
 
-    # The support loss, of every inner step.
-    checks_steps = True
-
     # How the end of the inner loop is differentiated; see `tfmeta.differentiation`.
     differentiation: Any = Unrolled()
     # λ of a joint outer loss `L_Q(φ_K) + λ L_Q(θ)`.

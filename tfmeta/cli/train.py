@@ -165,6 +165,7 @@ def train(
     # The default for a learner that takes any number depends on the data.
     any_ways = values["ways"] is None and not settings.fixed_ways
     if resume:
+        run.check_begun()
         if any_ways:
             settings = dataclasses.replace(settings, ways=run.settings().ways)
         settings = run.resumed(settings)
@@ -204,6 +205,11 @@ def _train(
                 settings, own, parts, resume=resume, save_every=save_every, strategy=strategy
             )
     except KeyboardInterrupt as stop:
+        status = 128 + getattr(stop, "signal", signal.SIGINT)
+        before = run.settings() if run.settings_file.is_file() else None
+        if before is None or dataclasses.replace(before, epochs=settings.epochs) != settings:
+            click.echo("\nStopped before anything was saved; the same command begins again.")
+            raise SystemExit(status) from None
         done = f"the model after {len(run.history())} of {settings.epochs} epochs"
         held = done if run.model_file.exists() else "no model yet: no epoch was finished"
         state = newest(run.states)
@@ -211,4 +217,4 @@ def _train(
         click.echo(f"\nStopped; {run.path} holds {step}, and {held}.")
         instead = " in place of --overwrite" if overwrite else ""
         click.echo(f"The same command with --resume{instead} goes on from there.")
-        raise SystemExit(128 + getattr(stop, "signal", signal.SIGINT)) from None
+        raise SystemExit(status) from None

@@ -100,6 +100,9 @@ def tune(
                 overwrite=overwrite,
             )
         except KeyboardInterrupt:
+            if not tuning.trials_file(run).exists():
+                click.echo("\nStopped before the search began; the same command begins again.")
+                raise SystemExit(130) from None
             instead = " in place of --overwrite" if overwrite else ""
             click.echo(f"\nStopped; {run.path} holds the trials that were finished.")
             click.echo(f"The same command with --resume{instead} goes on from there.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +12,13 @@ from typing import Any
 import numpy as np
 
 from tfmeta.data.maps import packed, unpacked
+from tfmeta.digests import digests
 from tfmeta.types import Array
+
+# The list that `sha256sum *.npy > SHA256SUMS` writes. A line is a digest, a mark of how the file
+# was read, and its name; this is some 100,000 of them.
+_LIST, _LONGEST = "SHA256SUMS", 2**24
+_LINE = re.compile(r"([0-9a-f]{64}) [ *]([^/]+)")
 
 
 class Shards:
@@ -23,6 +30,9 @@ class Shards:
     Args:
         source: A folder, whose files `*.npy` are mapped into memory in sorted order of their names;
             or arrays, `np.memmap` among them, `[n_i, ...]`.
+        verify: Whether the files are read once as a whole, to compare them with their SHA-256 in
+            the folder's file `SHA256SUMS`, as `sha256sum *.npy > SHA256SUMS` writes it. A file of
+            NumPy has no sum of its own: without this, its length and type are all that is checked.
 
     Attributes:
         arrays: A tuple.
@@ -30,10 +40,11 @@ class Shards:
         dtype: The type of the numbers.
 
     Raises:
-        FileNotFoundError: A folder is not there or has no such files.
+        FileNotFoundError: A folder is not there or has no such files, or none of their digests.
         TypeError: There are other things than arrays of numbers.
-        ValueError: A file is damaged, or longer or shorter than it says; shards are empty, not
-            contiguous, have no axis for what makes up an example, or differ in type or shape.
+        ValueError: A file is not what its digest is of, is missing, is damaged, or longer or
+            shorter than it says; shards are empty, not contiguous, have no axis for what makes up
+            an example, or differ in type or shape.
 
     Example:
         >>> import numpy as np
@@ -41,15 +52,24 @@ class Shards:
         Shards(2 arrays, shape=(5, 9, 9), dtype=uint8)
     """
 
-    def __init__(self, source: str | os.PathLike[str] | Iterable[Array]) -> None:
+    def __init__(
+        self, source: str | os.PathLike[str] | Iterable[Array], verify: bool = False
+    ) -> None:
         if isinstance(source, str | os.PathLike):
             files = sorted(Path(source).glob("*.npy"))
             if not files:
                 raise FileNotFoundError(
                     f"`source` must be a folder with files *.npy. Received: source={str(source)!r}"
                 )
+            if verify:
+                _check_sums(Path(source), {file.name for file in files})
             self.arrays: tuple[Array, ...] = tuple(map(_mapped, files))
             names = [repr(str(file)) for file in files]
+        elif verify:
+            raise ValueError(
+                "`source` must be a folder where verify=True. Received: "
+                f"source of type {type(source).__name__}"
+            )
         else:
             self.arrays = tuple(source)
             names = [f"source[{i}]" for i in range(len(self.arrays))]
@@ -123,6 +143,37 @@ def _mapped(file: Path) -> Array:
             f"`source` must hold whole files *.npy. Received: {str(file)!r} ({error})"
         ) from error
     return array
+
+
+def _check_sums(folder: Path, names: set[str]) -> None:
+    """Raise unless a folder has the files of its list and no others, with the same digests."""
+    file = folder / _LIST
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"`source` must hold the file {_LIST} where verify=True; `sha256sum *.npy > {_LIST}` "
+            f"in the folder writes it. Received: source='{folder}'"
+        )
+    text = file.read_bytes()[:_LONGEST].decode(errors="surrogateescape")
+    lines = [_LINE.fullmatch(line) for line in text.splitlines()]
+    listed = {line[2]: line[1] for line in lines if line is not None}
+    if len(listed) != len(lines) or file.stat().st_size > _LONGEST:
+        raise ValueError(
+            f"`source` must hold a list of digests as sha256sum writes it. Received: '{file}' with "
+            f"{len(lines)} lines, of which {len(listed)} are a digest and a name of their own"
+        )
+    for name in sorted({*listed, *names}):
+        if name not in names:
+            wrong = "it is in the list, and not among the files *.npy"
+        elif name not in listed:
+            wrong = "it is not in the list"
+        elif listed[name] != digests(folder / name, folder)[name]:
+            wrong = "its SHA-256 is another one: it is damaged, or was changed"
+        else:
+            continue
+        raise ValueError(
+            f"`source` must hold the files of its list {_LIST}. Received: "
+            f"{str(folder / name)!r} ({wrong})"
+        )
 
 
 def _check(name: str, array: Any, of_first: str, first: Any) -> None:
