@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import keras
+import numpy as np
 import pytest
 
 import tfmeta
@@ -221,3 +223,109 @@ def test_rows_are_resumed_and_printed(
     for wrong in (["maml:6w1s"], ["maml:5w1s", "--minutes", "0"]):
         with pytest.raises(SystemExit):
             run("reproduce", "omniglot", "data", *wrong)
+
+
+def test_rows_of_cifar_have_settings(script: Any) -> None:
+    rows = script("cifar_rows")
+    assert len(rows.names()) == 14
+    known = {float(rows.published(b, n)[1]) for b in rows.BENCHMARKS for n in rows.names()[:4]}
+    assert known == {55.5, 72.0, 58.9, 71.5, 35.3, 48.6, 38.1, 50.4}
+    assert rows.published("cifar_fs", "r2d2:5w5s")[1] == "79.4"
+    assert rows.published("fc100", "r2d2:5w5s")[1] == "–"
+    for name in rows.names():
+        row, _ = rows.published("fc100", name)
+        assert isinstance(getattr(tfmeta, row.learner), type)
+        # What is not trained over episodes is trained as a classifier, and by SGD.
+        assert (row.tasks == 0) == name.startswith("pretrained") == (row.learning_rate > 0.01)
+
+
+@pytest.mark.parametrize("name", ["maml:5w5s", "r2d2:5w1s", "pretrained-centroid:5w1s"])
+def test_learners_of_cifar_can_be_made(script: Any, name: str) -> None:
+    rows = script("cifar_rows")
+    row, _ = rows.published("cifar_fs", name)
+    network = rows.network_of(row, (32, 32, 3))
+    learner = rows.learner_of(row, network)
+    assert learner.compiled
+    # An image of 32×32 is halved four times: 2×2 places are left.
+    outputs = {"maml:5w5s": 5, "r2d2:5w1s": 4 * 512, "pretrained-centroid:5w1s": 4 * 64}
+    assert network.output_shape == (None, outputs[name])
+
+
+def test_the_budget_ends_a_training_and_goes_on(
+    script: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = script("cifar_rows")
+    now = [100.0]
+    monkeypatch.setattr(rows.time, "perf_counter", lambda: now[0])
+    model = keras.Sequential()
+    model.compile(keras.optimizers.SGD(1.0))
+    budget = rows.Budget(seconds=20.0, learning_rate=0.4)
+    budget.set_model(model)
+
+    def step(seconds: float) -> float:
+        now[0] += seconds
+        budget.on_train_batch_begin(0)
+        return float(model.optimizer.learning_rate)
+
+    model.stop_training = False
+    assert step(0.0) == pytest.approx(0.4)
+    assert step(10.0) == pytest.approx(0.2)
+    # Another process goes on, whose clock says something else, with what a state has.
+    now[0] = 5000.0
+    resumed = rows.Budget(seconds=20.0, learning_rate=0.4)
+    resumed.set_model(model)
+    resumed.used, budget = budget.used, resumed
+    assert step(5.0) == pytest.approx(0.2 * (1 - 0.5**0.5))
+    assert not model.stop_training
+    assert step(6.0) == pytest.approx(0.0)
+    assert model.stop_training
+
+
+def test_rows_of_cifar_are_tried_resumed_and_printed(
+    script: Any,
+    run: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    trained = []
+
+    def row(benchmark: str, name: str, *how: Any) -> dict[str, Any]:
+        trained.append((benchmark, name, *how[:3]))
+        return {"row": name, "accuracy": 65.43, "ci95": 0.45, "steps": 1200, "seconds": 3000.2}
+
+    monkeypatch.setattr(script("cifar_rows"), "row", row)
+    file = tmp_path / "rows.jsonl"
+    run("reproduce", "cifar_fs", "data", "r2d2:*", "--output", file, "--try")
+    assert [how[-2:] for how in trained] == [(10 / 60, 20)] * 2
+    assert not file.exists()
+    trained.clear()
+    run("reproduce", "cifar_fs", "data", "r2d2:5w1s", "--output", file)
+    run("reproduce", "cifar_fs", "data", "r2d2:*", "--output", file, "--minutes", 5)
+    assert trained == [
+        ("cifar_fs", "r2d2:5w1s", "data", 50, 2000),
+        ("cifar_fs", "r2d2:5w5s", "data", 5, 2000),
+    ]
+    assert "| r2d2:5w1s | 65.43 ± 0.45 | 65.3 | 1,200 | 3000 |" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run("reproduce", "fc100", "data", "reptile:5w1s")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["prototypical:5w1s", "pretrained-ridge:5w1s"])
+def test_a_row_of_cifar_from_its_begin_to_its_score(
+    script: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = script("cifar_rows")
+    images = np.random.default_rng(0).integers(0, 256, (25 * 20, 32, 32, 3), np.uint8)
+    data = tfmeta.data.ClassDataset(images, np.arange(500) // 20)
+    monkeypatch.setattr(rows, "parts", lambda *_: (data, data, data))
+    monkeypatch.setattr(rows, "WATCHED", {"ways": 2, "shots": 1, "queries": 2})
+    arguments = ("fc100", name, "", 0.02, 3, tmp_path)
+    first = rows.row(*arguments)
+    assert first["steps"] > 0
+    assert 0 <= first["accuracy"] <= 100
+    json.dumps(first)
+    # It is done: what is in the states is scored again.
+    again = rows.row(*arguments)
+    assert (again["steps"], again["accuracy"]) == (first["steps"], first["accuracy"])

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "tfmeta"
 
 # Lowest first. A name with a dot at its end stands for the whole sub-package.
 TENSORS = ["types", "checks", "foreign.", "means", "copies", "layers", "functional", "derivatives"]
-TENSORS += ["inner_optimizers", "constraints", "ops", "models"]
+TENSORS += ["inner_optimizers", "constraints", "ops", "models."]
 LOOPS = [*TENSORS, "notes", "task_map", "padding", "losses", "class_weights"]
 LOOPS += ["packed.", "inner_loop", "inputs", "ends", "agreement"]
 PUBLIC = [
@@ -37,13 +37,14 @@ MAY_IMPORT = {
     "locks": ["types"],
     "finite_loss": ["types"],
     "copies": ["types", "foreign."],
-    "layers": ["types", "checks", "copies", "foreign.", "means"],
+    "drop_block": ["types", "checks"],
+    "layers": ["types", "checks", "copies", "drop_block", "foreign.", "means"],
     "functional": ["types", "layers", "foreign."],
     "derivatives": ["types"],
     "inner_optimizers": ["types", "checks"],
     "constraints": ["types", "foreign.", "inner_optimizers"],
     "ops": ["types", "checks", "distances", "_core"],
-    "models": ["types", "checks"],
+    "models.": ["types", "checks", "layers", "models."],
     "task_map": ["types", "kernels", "foreign."],
     "notes": ["types", "foreign."],
     "losses": ["types", "checks", "foreign.", "notes", "padding", "task_map"],
@@ -83,6 +84,7 @@ MAY_IMPORT = {
     ],
     "packed.": [
         "types",
+        "drop_block",
         "layers",
         "functional",
         "foreign.",
@@ -149,10 +151,11 @@ MAY_IMPORT = {
     ],
     "data.": ["types", "checks", "digests", "files", "foreign.", "_core", "data."],
     "callbacks": ["types", "states."],
-    "__init__": [*PUBLIC, "callbacks", "differentiation", "svgd"],
+    "pretraining": ["types", "checks", "packed.", "states.", "evaluation", "algorithms.", "data."],
+    "__init__": [*PUBLIC, "callbacks", "pretraining", "differentiation", "svgd"],
     # Programs made of the package; nothing imports them.
     "plots": ["types", "files", "calibration"],
-    "setting_values": ["types", "bounded_json", "functional", "algorithms.", "data."],
+    "setting_values": ["types", "bounded_json", "functional", "models.", "algorithms.", "data."],
     "runs": [
         "types",
         "bounded_json",
@@ -165,7 +168,7 @@ MAY_IMPORT = {
         "setting_values",
         "states.",
     ],
-    "training": [*PUBLIC, "files", "plots", "runs"],
+    "training": [*PUBLIC, "files", "plots", "pretraining", "runs"],
     "tuning": [*PUBLIC, "files", "inside", "locks", "runs", "training"],
     "formats": ["types", "files", "export."],
     "classifier": [*PUBLIC, "digests", "files", "formats"],
@@ -173,6 +176,7 @@ MAY_IMPORT = {
     "cli.": [
         *PUBLIC,
         "runs",
+        "setting_values",
         "training",
         "workers",
         "tuning",

@@ -51,6 +51,7 @@ from tfmeta.algorithms import (
 )
 from tfmeta.evaluation import Evaluation, Uncertainty, evaluate, uncertainty
 from tfmeta.meta_learner import MetaLearner
+from tfmeta.pretraining import pretrain
 
 __version__ = "0.1.0"
 
@@ -101,6 +102,7 @@ __all__ = [
     "ops",
     "packed",
     "plots",
+    "pretrain",
     "states",
     "svgd",
     "tuning",

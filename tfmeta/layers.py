@@ -9,6 +9,7 @@ import keras
 
 from tfmeta.checks import check_count
 from tfmeta.copies import copy_of
+from tfmeta.drop_block import DropBlock as DropBlock
 from tfmeta.foreign.of_keras import OpenBatchNormalization, layers_of
 from tfmeta.means import mean_along
 from tfmeta.types import Nest, Tensor

@@ -69,6 +69,8 @@ class Settings:
     seed: int
     images: dict[str, Any] = dataclasses.field(default_factory=dict)
     classes: dict[str, list[str]] | None = None
+    network: str = "conv4"
+    pretrain_epochs: int = 0
 
     @property
     def is_folder(self) -> bool:
@@ -123,6 +125,8 @@ def check_values(values: Mapping[str, Any], where: str) -> None:
 class Run:
     """The folder of a run: settings, model, history, learning curve, and `states` to go on from.
 
+    `pretraining` has those of the encoder's own training, if there is one.
+
     It may be a stranger's: what is read from it is checked, and no link leads out of it.
 
     Args:
@@ -138,6 +142,7 @@ class Run:
         self.history_file = self.path / "history.csv"
         self.curve_file = self.path / "learning_curve.png"
         self.states = self.path / "states"
+        self.pretraining = self.path / "pretraining"
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -170,6 +175,7 @@ class Run:
             self.history_file,
             self.curve_file,
             self.states,
+            self.pretraining,
             *self.path.glob("*.log"),
         )
 
@@ -229,20 +235,22 @@ class Run:
         """Return what is in the folder, but for what comes before the settings."""
         return [file for file in self.path.glob("*") if not _comes_first(file)]
 
-    def start(self, settings: Settings) -> None:
+    def start(self, settings: Settings, *, keep_pretraining: bool = False) -> None:
         """Make the folder and write the settings; an older run's files go."""
         self.path.mkdir(parents=True, exist_ok=True)
-        self.clear()
+        self.clear(keep_pretraining=keep_pretraining)
         self.write_settings(settings)
 
-    def clear(self) -> None:
+    def clear(self, *, keep_pretraining: bool = False) -> None:
         """Remove what training has written, besides the settings."""
         self.check_links()
-        states = files_in(self.states)
-        for file in (self.model_file, self.history_file, self.curve_file, *states):
+        for file in (self.model_file, self.history_file, self.curve_file):
             file.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # it is not there, or has something else in it
-            self.states.rmdir()
+        for folder in (self.states, *([] if keep_pretraining else [self.pretraining])):
+            for file in files_in(folder):
+                file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it is not there, or has something else in it
+                folder.rmdir()
 
     def write_settings(self, settings: Settings) -> None:
         """Write the settings.
@@ -275,7 +283,9 @@ class Run:
                 f"'{self.settings_file}' is damaged or of another version ({error!r})"
             ) from error
         known = {field.name for field in dataclasses.fields(Settings)}
-        lacking, unknown = known - {"images", "classes"} - values.keys(), values.keys() - known
+        # Those that came later have the default that was the only value before.
+        needed = {field.name for field in dataclasses.fields(Settings) if _has_no_default(field)}
+        lacking, unknown = needed - values.keys(), values.keys() - known
         if lacking or unknown:
             raise ValueError(
                 f"'{self.settings_file}' is damaged or of another version (it lacks "
@@ -338,6 +348,10 @@ class Run:
             writer = csv.DictWriter(file, rows[-1])
             writer.writeheader()
             writer.writerows(rows)
+
+
+def _has_no_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is field.default_factory is dataclasses.MISSING
 
 
 def _comes_first(file: Path) -> bool:

@@ -11,6 +11,7 @@ from tfmeta.algorithms.prototypical import DISTANCES
 from tfmeta.bounded_json import shown
 from tfmeta.data.benchmarks import BENCHMARKS, OMNIGLOT_PRESETS
 from tfmeta.functional import BATCH_NORM_MODES
+from tfmeta.models import BACKBONES
 
 SPLITS = ("train", "validation", "test")
 ALGORITHMS = ("maml", "fomaml", "maml++", "prototypical")
@@ -130,5 +131,7 @@ EXPECTED = {
     "classes": _or_none(
         Expected(_are_classes, f"an object of {', '.join(SPLITS)}, each a list of names")
     ),
+    "network": _among(tuple(BACKBONES)),
+    "pretrain_epochs": _count(least=0),
 }
 """What each of the `tfmeta.runs.Settings` must be."""

@@ -15,11 +15,12 @@ import tensorflow as tf
 
 from tfmeta import plots
 from tfmeta.algorithms import FOMAML, MAML, MAMLPlusPlus, PrototypicalNetwork
-from tfmeta.data import ClassDataset, EpisodeSampler, load
+from tfmeta.data import Augmentation, ClassDataset, EpisodeSampler, load
 from tfmeta.distribution import check_alike, digest, workers_of
 from tfmeta.files import replacing
 from tfmeta.meta_learner import MetaLearner
-from tfmeta.models import conv4
+from tfmeta.models import BACKBONES
+from tfmeta.pretraining import pretrain
 from tfmeta.runs import SPLITS, Run, Settings
 from tfmeta.states import SaveState, newest
 
@@ -58,15 +59,24 @@ def settled(settings: Settings, parts: tuple[ClassDataset, ...]) -> Settings:
     )
 
 
-def new_learner(settings: Settings, example_shape: tuple[int, ...]) -> MetaLearner:
-    """Return an untrained learner, compiled, for images of this shape."""
+def new_network(settings: Settings, example_shape: tuple[int, ...]) -> keras.Model:
+    """Return an untrained network for images of this shape, with logits where ways are fixed."""
     keras.utils.set_random_seed(settings.seed)
-    network = conv4(
+    own = {"downsample": settings.downsample} if settings.network == "conv4" else {}
+    return BACKBONES[settings.network](
         example_shape,
         outputs=settings.ways if settings.fixed_ways else None,
         filters=settings.filters,
-        downsample=settings.downsample,
+        **own,
     )
+
+
+def new_learner(
+    settings: Settings, example_shape: tuple[int, ...], network: keras.Model | None = None
+) -> MetaLearner:
+    """Return a learner, compiled, of a network, or of an untrained one for images of this shape."""
+    if network is None:
+        network = new_network(settings, example_shape)
     learner: MetaLearner
     if settings.algorithm == "prototypical":
         # Cosines lie in [-1, 1]: too narrow for logits, unless a temperature widens them.
@@ -238,6 +248,56 @@ def episodes(
     return sampler.dataset(settings.meta_batch_size, start=start), validation
 
 
+def check_pretraining(settings: Settings, workers: int) -> None:
+    """Raise a `ValueError` if several workers were to pretrain, which is done by one process."""
+    if settings.pretrain_epochs and workers > 1:
+        raise ValueError(
+            "`pretrain_epochs` must be 0 with several workers: pretrain in one process, and go on "
+            "with --resume and more workers when training over episodes has begun. Received: "
+            f"pretrain_epochs={settings.pretrain_epochs} and {workers} workers"
+        )
+
+
+def pretrained(
+    settings: Settings,
+    run: Run,
+    parts: tuple[ClassDataset, ...],
+    save_every: int = 100,
+    verbose: bool = True,
+) -> keras.Model:
+    """Return a network whose encoder was trained as a classifier of the training classes.
+
+    It goes on from the states in `run.pretraining`, of which the last one stays there. Images are
+    cropped, and those in colour are flipped: drawings in one colour, letters say, would be others.
+    """
+    network = new_network(settings, parts[0].example_shape)
+    encoder = network
+    if settings.fixed_ways:
+        encoder = keras.Model(network.input, network.layers[-1].input)
+    height, width, channels = parts[0].example_shape
+    watched = None
+    if settings.validation_episodes:
+        watched = evaluation_sampler(settings, parts[1], seed=settings.seed)
+    classes = parts[0].with_rotations() if settings.random_rotation else parts[0]
+    if verbose:
+        print(
+            f"Pretraining {settings.network} as a classifier of {classes.num_classes} classes; "
+            "val_accuracy is of the nearest centroid in episodes."
+        )
+    pretrain(
+        encoder,
+        classes,
+        settings.pretrain_epochs,
+        augmentation=Augmentation(flip=channels > 1, crop=min(height, width) // 8),
+        validation=watched,
+        validation_episodes=max(1, settings.validation_episodes),
+        seed=settings.seed,
+        callbacks=[SaveState(run.pretraining, save_every, keep=1)],
+        verbose="auto" if verbose else 0,
+    )
+    return network
+
+
 @contextlib.contextmanager
 def together(
     strategy: Any, settings: Settings, run: Run, parts: tuple[ClassDataset, ...]
@@ -297,7 +357,7 @@ def train(
     verbose: bool = True,
     strategy: Any = None,
 ) -> None:
-    """Train up to `settings.epochs`.
+    """Train up to `settings.epochs`, after `settings.pretrain_epochs` of the encoder alone.
 
     A run that was interrupted and resumed ends as one that was not: the same weights and history.
     One that is finished gets its model again, if that is not there. The folder is this process's
@@ -335,19 +395,26 @@ def _train(
     strategy = strategy or tf.distribute.get_strategy()
     save = SaveState(run.states, save_every)
     step = save.step if resume else 0
+    shape = parts[0].example_shape
     with strategy.scope():
         if resume and not step and run.model_file.is_file():
             learner = run.learner()
             step = int(learner.optimizer.iterations.numpy())
         else:
-            learner = new_learner(settings, parts[0].example_shape)
+            learner = new_learner(settings, shape)
+    if not step:
+        check_pretraining(settings, workers_of(strategy)[1])
     # Draws a batch, which may fail: before the files of an older run go.
     batches, validation = episodes(settings, parts, step, strategy.num_replicas_in_sync)
     if step:
         check_history(run, settings, step // settings.steps)
         run.write_settings(settings)
     else:
-        run.start(settings)
+        run.start(settings, keep_pretraining=resume)
+        if settings.pretrain_epochs:
+            with strategy.scope():
+                network = pretrained(settings, run, parts, save_every, verbose)
+                learner = new_learner(settings, shape, network)
     learner.fit(
         batches,
         steps_per_epoch=settings.steps,

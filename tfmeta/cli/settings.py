@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import tensorflow as tf
 
 from tfmeta import training
 from tfmeta.data.class_dataset import ClassDataset
+from tfmeta.models import BACKBONES
 from tfmeta.runs import DEFAULTS, SPLITS, Run, Settings
 
 
@@ -76,6 +78,12 @@ def have_tasks_at_once(settings: Settings) -> None:
             tf.config.threading.set_intra_op_parallelism_threads(1)
 
 
+def filters_of(network: str) -> int:
+    """Return how many filters the first block of a network has by default."""
+    filters: int = inspect.signature(BACKBONES[network]).parameters["filters"].default
+    return filters
+
+
 def settings_from(
     *,
     data: str,
@@ -86,6 +94,7 @@ def settings_from(
     invert: bool,
     skip_unreadable: bool,
     network: str,
+    filters: int | None,
     **values: Any,
 ) -> Settings:
     """Make settings of the options, with the algorithm's defaults where nothing was said."""
@@ -103,6 +112,9 @@ def settings_from(
         raise click.UsageError(f"--{option.replace('_', '-')} is for {kind}, not for {data!r}.")
     if preset and data != "omniglot":
         raise click.UsageError(f"--preset is for omniglot, not for {data!r}.")
+    if values["downsample"] != "pool" and network != "conv4":
+        raise click.UsageError(f"--downsample is for conv4, not for {network!r}.")
+    values |= {"network": network, "filters": filters or filters_of(network)}
     data_options = {option: value for option, value in chosen.items() if value}
     if "image_size" in data_options:
         data_options["size"] = data_options.pop("image_size")

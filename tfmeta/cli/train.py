@@ -14,12 +14,19 @@ import click
 from tfmeta import training
 from tfmeta.algorithms.prototypical import DISTANCES
 from tfmeta.cli.group import main
-from tfmeta.cli.settings import have_tasks_at_once, loaded, run_outside_images, settings_from
+from tfmeta.cli.settings import (
+    filters_of,
+    have_tasks_at_once,
+    loaded,
+    run_outside_images,
+    settings_from,
+)
 from tfmeta.cli.types import FOLDER, POSITIVE, Data, Name, Rate
 from tfmeta.data import ClassDataset
 from tfmeta.data.benchmarks import OMNIGLOT_PRESETS
 from tfmeta.distribution import strategy_of_environment, workers_of
 from tfmeta.functional import BATCH_NORM_MODES
+from tfmeta.models import BACKBONES
 from tfmeta.runs import DEFAULTS, Run, Settings
 from tfmeta.states import newest
 from tfmeta.workers import start_workers
@@ -29,6 +36,11 @@ def by_algorithm(option: str) -> str:
     """Say an option's default for each algorithm, from the one table that holds them."""
     values = [(value[option], name) for name, value in DEFAULTS.items()]
     return "; ".join(f"{value} for {name}" for value, name in values)
+
+
+def filters_by_network() -> str:
+    """Say how many filters the first block of each network has by default."""
+    return ", ".join(f"{filters_of(name)} for {name}" for name in BACKBONES)
 
 
 @main.command()
@@ -116,9 +128,26 @@ def by_algorithm(option: str) -> str:
     help="Processes that train together on this machine, for trying it out.",
 )
 # Network and learner
-@click.option("--network", type=Name(["conv4"]), default="conv4", show_default=True)
-@click.option("--downsample", type=Name(["pool", "stride"]), default="pool", show_default=True)
-@click.option("--filters", type=POSITIVE, default=64, show_default=True)
+@click.option("--network", type=Name(list(BACKBONES)), default="conv4", show_default=True)
+@click.option(
+    "--pretrain-epochs",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="First train the network that many epochs as a classifier of all training classes.",
+)
+@click.option(
+    "--downsample",
+    type=Name(["pool", "stride"]),
+    default="pool",
+    show_default=True,
+    help="Of conv4: how a block halves the image.",
+)
+@click.option(
+    "--filters",
+    type=POSITIVE,
+    help=f"Of the network's first block.  [default: {filters_by_network()}]",
+)
 @click.option(
     "--distance",
     type=Name(DISTANCES),
@@ -150,6 +179,10 @@ def train(
 ) -> None:
     """Train on DATA, a data set's name or a folder of images with one sub-folder a class.
 
+    With --pretrain-epochs the network is trained first, as an ordinary classifier of all classes
+    for training, with flips of images in colour and crops; the learner begins with the weights that
+    tell the classes of validation episodes apart best.
+
     RUN gets the model after each epoch, the settings, the history and a learning curve; and states,
     from which the same command with --resume goes on as if it had never been interrupted. Ctrl-C
     and SIGTERM end training after the step, with everything saved; a second one ends it at once.
@@ -173,6 +206,8 @@ def train(
     else:
         run.check_free(overwrite)
     if workers > 1 and "TF_CONFIG" not in os.environ:  # which those that are started have
+        if not resume:
+            training.check_pretraining(settings, workers)
         with run.alone():
             raise SystemExit(start_workers(workers, run.path, run.for_workers()))
     have_tasks_at_once(settings)
@@ -214,6 +249,8 @@ def _train(
         held = done if run.model_file.exists() else "no model yet: no epoch was finished"
         state = newest(run.states)
         step = f"the state after step {state.step}" if state else "no state: no step was finished"
+        if state is None and (state := newest(run.pretraining)):
+            step = f"the state after step {state.step} of pretraining"
         click.echo(f"\nStopped; {run.path} holds {step}, and {held}.")
         instead = " in place of --overwrite" if overwrite else ""
         click.echo(f"The same command with --resume{instead} goes on from there.")

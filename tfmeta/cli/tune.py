@@ -14,9 +14,11 @@ from tfmeta.cli.settings import have_tasks_at_once, loaded, run_outside_images, 
 from tfmeta.cli.train import train
 from tfmeta.cli.types import POSITIVE, Name, Searched
 
+# Of what `train` takes; all else can be set, but for what is searched.
+_LEFT_OUT = ("resume", "save_every", "workers", "pretrain_epochs")
 
-# Everything that `train` takes can be set, but for what is searched.
-@main.command(params=[o for o in train.params if o.name not in ("resume", "save_every", "workers")])
+
+@main.command(params=[o for o in train.params if o.name not in _LEFT_OUT])
 @click.option(
     "--search",
     "searched",
@@ -75,6 +77,8 @@ def tune(
     settings = settings_from(**values)
     run = run_outside_images(run_path, settings)
     tuning.check_space(space, settings.algorithm)
+    if "downsample" in space and settings.network != "conv4":
+        raise click.UsageError(f"--search downsample is for conv4, not for {settings.network!r}.")
     any_ways = values["ways"] is None and not settings.fixed_ways
     with run.alone():
         if resume:

@@ -128,6 +128,18 @@ class Gather:
                 inputs["unlabelled_mask"] = unlabelled.reshape(len(unlabelled), -1) >= 0
         return inputs, targets
 
+    def of_no_episode(self, indices: Array, turns: Array, *, seed: int, step: int) -> Array:
+        """Return examples `[n, ...]`, augmented.
+
+        Args:
+            indices, turns: Positions in `examples` and counter-clockwise quarter turns, `[n]`.
+            seed, step: What augmentations depend on.
+        """
+        changes = None
+        if self.augmentation is not None:
+            changes = self.augmentation.draw(self.examples, seed, step, 0, (1, len(indices), 1))
+        return np.asarray(self._gathered(indices[None, :, None], turns[None], changes)[0])
+
     def _gathered(self, indices: Array, turns: Array, changes: Array | None) -> Array:
         """Return examples `[tasks, ways * n, ...]`, for indices and changes `[tasks, ways, n]`."""
         arrays, mapped = self._arrays, bool(self._files)

@@ -19,6 +19,7 @@ import tensorflow as tf
 from keras import layers
 
 from tfmeta import kernels
+from tfmeta.drop_block import DropBlock, rescaled
 from tfmeta.foreign.of_keras import merge_function_of
 from tfmeta.functional import Statistics
 from tfmeta.layers import (
@@ -247,6 +248,15 @@ def _spatial_dropout(layer: keras.Layer, x: Tensor, trace: Trace) -> Tensor:
     return keras.random.dropout(x, layer.rate, noise_shape=shape, seed=layer.seed_generator)
 
 
+def _drop_block(layer: keras.Layer, x: Tensor, trace: Trace) -> Tensor:
+    if len(x.shape) != 5:
+        raise NoRule("inputs that are no images")
+    if not (trace.training and layer.rate > 0):
+        return x
+    kept = part(layer.kept(sizes(merge(x))), trace.tasks)
+    return x * tf.cast(rescaled(kept, (1, 2, 4)), x.dtype)
+
+
 def _by_channels(layer: keras.Layer, x: Tensor, trace: Trace) -> Tensor:
     """Apply a layer that treats each channel alike, whatever their number."""
     if getattr(layer, "data_format", "channels_last") != "channels_last":
@@ -468,6 +478,7 @@ RULES: dict[type, Rule] = {
     layers.GaussianDropout: Rule(_noise, "rate seed"),
     layers.SpatialDropout1D: Rule(_spatial_dropout, "rate seed"),
     layers.SpatialDropout2D: Rule(_spatial_dropout, "rate data_format seed"),
+    DropBlock: Rule(_drop_block, "rate block_size seed"),
     layers.BatchNormalization: Rule(_batch_norm, _BATCH_NORM),
     BatchAtHandNormalization: Rule(_batch_norm, _BATCH_NORM),
     PerStepBatchNormalization: Rule(_batch_norm, f"steps {_BATCH_NORM}"),

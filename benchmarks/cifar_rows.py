@@ -1,0 +1,245 @@
+"""The rows of `reproduce.py` on CIFAR-FS and FC100, for an hour of two cores each."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import lines
+import tensorflow as tf
+
+import tfmeta
+
+BENCHMARKS = ("cifar_fs", "fc100")
+SHOTS = (1, 5)
+MINUTES, EPISODES = 50, 2000
+TEST_QUERIES = 15
+STEPS_OF_EPOCH, SAVE_EVERY, MOST_EPOCHS = 100, 50, 100_000
+# Pretraining takes no account of how many ways and shots there will be.
+WATCHED = {"ways": 5, "shots": 1, "queries": TEST_QUERIES}
+NOT_PUBLISHED = ("–", "–")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What a row is trained with; it is scored with 5 ways and its own shots.
+
+    Attributes:
+        learner: A class of tfmeta.
+        arguments: Of the learner, besides the network.
+        filters: Of the conv4.
+        learning_rate: Where the cosine begins that ends at 0 when time is over.
+        ways: Classes of a task in training.
+        queries: Query examples of a class in training.
+        tasks: Tasks of a step; 0 where the network is trained as a classifier instead, by
+            `tfmeta.pretrain`, and the learner is put on it as it is.
+    """
+
+    learner: str
+    arguments: dict[str, Any]
+    filters: int | tuple[int, ...] = 64
+    learning_rate: float = 1e-3
+    ways: int = 5
+    queries: int = 15
+    tasks: int = 1
+
+
+def maml(shots: int) -> Row:
+    steps = {"inner_learning_rate": 0.01, "inner_steps": 5, "evaluation_steps": 10}
+    return Row("MAML", steps, 32, tasks=4 if shots == 1 else 2)
+
+
+def on_episodes(shots: int, learner: str, ways: int, filters: int | tuple[int, ...] = 64) -> Row:
+    del shots
+    return Row(learner, {}, filters, ways=ways, queries=10)
+
+
+def pretrained(shots: int, learner: str, **arguments: Any) -> Row:
+    del shots
+    return Row(learner, arguments, learning_rate=0.05, tasks=0)
+
+
+# name: (settings of so many shots, published scores with 1 and with 5 shots)
+METHODS: dict[str, tuple[Callable[[int], Row], dict[str, tuple[str, str]]]] = {
+    "prototypical": (
+        functools.partial(on_episodes, learner="PrototypicalNetwork", ways=20),
+        {"cifar_fs": ("55.5", "72.0"), "fc100": ("35.3", "48.6")},
+    ),
+    "maml": (maml, {"cifar_fs": ("58.9", "71.5"), "fc100": ("38.1", "50.4")}),
+    "r2d2": (
+        functools.partial(on_episodes, learner="R2D2", ways=5, filters=(96, 192, 384, 512)),
+        {"cifar_fs": ("65.3", "79.4")},
+    ),
+    "r2d2-64": (functools.partial(on_episodes, learner="R2D2", ways=5), {}),
+    "pretrained-centroid": (functools.partial(pretrained, learner="SimpleShot", centre=False), {}),
+    "pretrained-ridge": (functools.partial(pretrained, learner="R2D2"), {}),
+    "pretrained-logistic": (functools.partial(pretrained, learner="LogisticRegression"), {}),
+}
+
+
+def names() -> list[str]:
+    return [f"{method}:5w{shots}s" for method in METHODS for shots in SHOTS]
+
+
+def published(benchmark: str, name: str) -> tuple[Row, str]:
+    """Return the settings and the paper's score of a row."""
+    method, _, setting = name.partition(":")
+    number = [f"5w{shots}s" for shots in SHOTS].index(setting)
+    settings, scores = METHODS[method]
+    return settings(SHOTS[number]), scores.get(benchmark, NOT_PUBLISHED)[number]
+
+
+class Clock:
+    """Tells the time since it was last asked."""
+
+    def __init__(self) -> None:
+        self.last = time.perf_counter()
+
+    def lap(self) -> float:
+        before, self.last = self.last, time.perf_counter()
+        return self.last - before
+
+
+class Budget(keras.callbacks.Callback):
+    """Trains for so many seconds, and lets the learning rate fall to 0 along a cosine meanwhile.
+
+    How much was used is in the states of the training, so that one that goes on has the rest.
+    """
+
+    def __init__(self, seconds: float, learning_rate: float) -> None:
+        super().__init__()
+        self.seconds, self.learning_rate = seconds, learning_rate
+        self.used = 0.0
+        self.clock = Clock()
+
+    # Not behind a step, where Keras would wait for its results.
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self.used += self.clock.lap()
+        share = min(1.0, self.used / self.seconds)
+        rate = self.learning_rate * (1 + math.cos(math.pi * share)) / 2
+        self.model.optimizer.learning_rate.assign(rate)
+        if share == 1.0:
+            self.model.stop_training = True
+
+
+@functools.cache
+def parts(benchmark: str, data_dir: str) -> Any:
+    return tfmeta.data.load(benchmark, data_dir)
+
+
+def learner_of(row: Row, encoder: Any) -> Any:
+    """Return the learner, ready for `fit`."""
+    learner = getattr(tfmeta, row.learner)(encoder, **row.arguments)
+    learner.compile(
+        keras.optimizers.Adam(row.learning_rate),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return learner
+
+
+def network_of(row: Row, shape: tuple[int, ...]) -> Any:
+    return tfmeta.models.conv4(shape, 5 if row.learner == "MAML" else None, row.filters)
+
+
+def trained(
+    row: Row, shots: int, data: Any, seconds: float, states: pathlib.Path
+) -> tuple[Any, dict[str, Any]]:
+    """Return the learner of a row, trained for so long, and how that went.
+
+    Args:
+        row: What to train.
+        shots: How many support examples each class has.
+        data: The parts of the benchmark.
+        seconds: For the training, with what was trained before.
+        states: The folder of the training's states, which it goes on from.
+    """
+    train, validation, _ = data
+    network = network_of(row, train.example_shape)
+    learner = learner_of(row, network)
+    budget = Budget(seconds, row.learning_rate)
+    save = tfmeta.callbacks.SaveState(states, SAVE_EVERY, keep=1)
+    change = tfmeta.data.Augmentation(flip=True, crop=4)
+    if row.tasks:
+        sampler = tfmeta.data.EpisodeSampler(
+            train, row.ways, shots, row.queries, augmentation=change
+        )
+        history = learner.fit(
+            sampler.dataset(row.tasks, start=save.step),
+            steps_per_epoch=STEPS_OF_EPOCH,
+            epochs=MOST_EPOCHS,
+            callbacks=[budget, save],
+            verbose=2,
+        )
+        steps = int(learner.optimizer.iterations.numpy())
+    else:
+        sgd = keras.optimizers.SGD(
+            row.learning_rate, momentum=0.9, nesterov=True, weight_decay=5e-4
+        )
+        history = tfmeta.pretrain(
+            network,
+            train,
+            MOST_EPOCHS,
+            optimizer=sgd,
+            augmentation=change,
+            validation=tfmeta.data.EpisodeSampler(validation, **WATCHED),
+            callbacks=[budget, save],
+            verbose=2,
+        )
+        steps = int(sgd.iterations.numpy())
+    last = {name: values[-1] for name, values in history.history.items() if values}
+    return learner, {"steps": steps, "seconds": budget.used, "training": last}
+
+
+def row(
+    benchmark: str,
+    name: str,
+    data_dir: str,
+    minutes: float,
+    episodes: int,
+    states: pathlib.Path,
+) -> dict[str, Any]:
+    """Train and score one row; what was begun in `states` goes on."""
+    settings, _ = published(benchmark, name)
+    shots = int(name[-2])
+    data = parts(benchmark, data_dir)
+    keras.utils.set_random_seed(0)
+    # What all heads on a pretrained network have in common is trained once.
+    method = name.replace(":", "-") if settings.tasks else "pretrained"
+    result: dict[str, Any] = {"row": name, "minutes": minutes}
+    learner, how = trained(settings, shots, data, 60 * minutes, states / benchmark / method)
+    scored = tfmeta.data.EpisodeSampler(data[2], 5, shots, TEST_QUERIES, seed=1)
+    start = time.perf_counter()
+    try:
+        score = tfmeta.evaluate(learner, scored, episodes, verbose=False)
+        result |= {"accuracy": 100 * score.mean, "ci95": 100 * score.ci95, "episodes": episodes}
+    except ValueError as error:  # a training that diverged predicts NaN
+        result["failed"] = str(error)[:300]
+    gpus = tf.config.list_physical_devices("GPU")
+    details = tf.config.experimental.get_device_details
+    return {
+        **result,
+        **how,
+        "evaluation_seconds": time.perf_counter() - start,
+        "device": details(gpus[0])["device_name"] if gpus else "CPU",
+        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
+        "data": [data[0].description, data[2].description],
+        "settings": json.loads(json.dumps(dataclasses.asdict(settings))),
+    }
+
+
+def report(benchmark: str, rows: list[dict[str, Any]]) -> None:
+    """Print ours beside the paper's."""
+    cells = []
+    for each in rows:
+        _, score = published(benchmark, each["row"])
+        ours = "diverged" if "failed" in each else f"{each['accuracy']:.2f} ± {each['ci95']:.2f}"
+        cells.append([each["row"], ours, score, f"{each['steps']:,}", f"{each['seconds']:.0f}"])
+    lines.table(" row | ours | published | steps done | seconds ", cells)
