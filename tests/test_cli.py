@@ -85,7 +85,9 @@ def prototypical(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="module")
 def maml(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "maml"
-    tfmeta("train", photos, *TINY, "-a", "fomaml", "--epochs", 1, "--output", path)
+    said = tfmeta("train", photos, *TINY, "-a", "fomaml", "--epochs", 1, "--output", path).output
+    rate = Run(path).settings().inner_learning_rate
+    assert f"Inner learning rate {rate:g}, by the query loss of 32 training episodes" in said
     return path
 
 
@@ -173,10 +175,30 @@ def test_evaluate_prints_what_the_score_means(prototypical: Path, photos: Path) 
     output = tfmeta(*command).output
     assert f"images of {photos} (test), 2 classes" in output
     assert "prototypical, batch norm: running statistics" in output
-    score = output.splitlines()[-1]
-    assert score.startswith("2-way 1-shot, seed 5: ")
+    (score,) = (line for line in output.splitlines() if line.startswith("2-way 1-shot, seed 5: "))
     assert score.endswith("(95 % CI, 7 episodes)")
-    assert tfmeta(*command).output.splitlines()[-1] == score
+    assert tfmeta(*command, "--no-references").output.splitlines()[-1] == score
+    for kind in ("the embedding", "raw inputs"):
+        assert f"nearest centroid on {kind}" in output
+
+
+def test_the_rate_that_was_found_is_kept(photos: Path, tmp_path: Path, maml: Path) -> None:
+    rate = Run(maml).settings().inner_learning_rate
+    assert Run(maml).learner().inner_learning_rate == rate
+    shutil.copytree(maml, tmp_path / "run")
+    command = ("train", photos, *TINY, "-a", "fomaml", "--output")
+    said = tfmeta(*command, tmp_path / "run", "--epochs", 2, "--resume").output
+    assert "Inner learning rate" not in said
+    assert Run(tmp_path / "run").settings().inner_learning_rate == rate
+    other = (tmp_path / "run", "--resume", "--inner-learning-rate", rate / 2)
+    assert f"`inner_learning_rate` must be {rate}" in refused(*command, *other)
+    # Looking for it leaves no trace in what is trained.
+    given = (tmp_path / "given", "--epochs", 1, "--inner-learning-rate", rate)
+    assert "Inner learning rate" not in tfmeta(*command, *given).output
+    pairs = zip(Run(tmp_path / "given").learner().weights, Run(maml).learner().weights, strict=True)
+    for a, b in pairs:
+        assert a.path == b.path
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
 def test_evaluate_names_the_batch_norm_of_maml(maml: Path) -> None:

@@ -150,7 +150,7 @@ def short(monkeypatch: pytest.MonkeyPatch, load: Callable[..., Any]) -> None:
     """Let programs train and evaluate for a few steps only, in a process that has begun already."""
     fit = at_most(keras.Model.fit, epochs=1, steps_per_epoch=2, validation_steps=2)
     monkeypatch.setattr(keras.Model, "fit", fit)
-    for name in ("evaluate", "uncertainty"):
+    for name in ("evaluate", "uncertainty", "compare", "suggest_inner_rate"):
         monkeypatch.setattr(tfmeta, name, at_most(getattr(tfmeta, name), episodes=2))
     for sampler in (tfmeta.data.EpisodeSampler, tfmeta.data.FunctionSampler):
         monkeypatch.setattr(sampler, "dataset", at_most(sampler.dataset, meta_batch_size=2))

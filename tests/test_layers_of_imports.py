@@ -14,6 +14,8 @@ TENSORS = ["types", "checks", "foreign.", "means", "copies", "layers", "function
 TENSORS += ["inner_optimizers", "constraints", "ops", "models."]
 LOOPS = [*TENSORS, "notes", "task_map", "padding", "losses", "class_weights"]
 LOOPS += ["packed.", "inner_loop", "inputs", "ends", "agreement"]
+# What scores of the same episodes are made of.
+SCORES = ["types", "padding", "paired", "score_table", "scoring", "embeddings", "same_parts"]
 PUBLIC = [
     *LOOPS,
     "labels",
@@ -23,6 +25,8 @@ PUBLIC = [
     "meta_learner",
     "calibration",
     "evaluation",
+    "comparison",
+    "inner_rates",
     "algorithms.",
     "data.",
 ]
@@ -123,15 +127,43 @@ MAY_IMPORT = {
         "export.",
     ],
     "calibration": ["types", "checks"],
-    "evaluation": [
+    "paired": ["types"],
+    "score_table": ["types", "paired"],
+    "scoring": ["types", "checks", "padding", "foreign.", "readable", "meta_learner"],
+    "simple_regression": ["types", "scoring"],
+    "same_parts": ["types", "functional", "inner_loop", "algorithms."],
+    "embeddings": [
         "types",
-        "checks",
-        "padding",
-        "agreement",
         "foreign.",
-        "readable",
+        "functional",
+        "task_map",
         "meta_learner",
-        "calibration",
+        "algorithms.",
+        "same_parts",
+    ],
+    "simple_heads": ["types", "padding", "algorithms.", "embeddings", "scoring"],
+    "references": [*SCORES, "meta_learner", "algorithms.", "simple_heads", "simple_regression"],
+    "evaluation": [*SCORES, "checks", "agreement", "meta_learner", "calibration", "references"],
+    "competitors": [*SCORES, "meta_learner", "algorithms.", "simple_heads", "simple_regression"],
+    "comparison": [
+        *SCORES,
+        "checks",
+        "agreement",
+        "meta_learner",
+        "simple_heads",
+        "competitors",
+        "plots",
+    ],
+    "inner_rates": [
+        "types",
+        "agreement",
+        "checks",
+        "losses",
+        "meta_learner",
+        "algorithms.",
+        "same_parts",
+        "scoring",
+        "plots",
     ],
     "algorithms.": [
         *LOOPS,
@@ -152,9 +184,13 @@ MAY_IMPORT = {
     "data.": ["types", "checks", "digests", "files", "foreign.", "_core", "data."],
     "callbacks": ["types", "states."],
     "pretraining": ["types", "checks", "packed.", "states.", "evaluation", "algorithms.", "data."],
-    "__init__": [*PUBLIC, "callbacks", "pretraining", "differentiation", "svgd"],
-    # Programs made of the package; nothing imports them.
+    "__init__": [
+        *PUBLIC,
+        *("paired", "references", "callbacks", "pretraining", "differentiation", "svgd"),
+    ],
+    # Imported where a picture is asked for, for it takes long.
     "plots": ["types", "files", "calibration"],
+    # Programs made of the package; nothing imports them.
     "setting_values": ["types", "bounded_json", "functional", "models.", "algorithms.", "data."],
     "runs": [
         "types",

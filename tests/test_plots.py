@@ -61,3 +61,44 @@ def test_an_episode_marks_wrong_predictions(
         *[("class 2", "black"), ("2", right), ("2", right)],
     ]
     assert (tmp_path / "episode.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "mean squared error"])
+def test_a_comparison_has_a_row_each(metric: str, tmp_path: Path, figures: list[Figure]) -> None:
+    per_episode = {"one": np.array([0.9, 0.7]), "the other": np.array([0.8, 0.2])}
+    plots.comparison(
+        per_episode,
+        {"one": 0.0, "the other": 0.25},
+        tmp_path / "comparison.png",
+        metric=metric,
+        baselines=["the other"],
+    )
+    left, right = figures[0].axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["one", "the other"]
+    said = [[text.get_text() for text in axes.texts] for axes in (left, right)]
+    deviation = 1.96 * np.std([0.9, 0.7], ddof=1) / np.sqrt(2)
+    if metric == "accuracy":
+        assert said[0][0] == f"80.0 ± {100 * deviation:.1f}"
+        assert said[1] == ["−30.0 ± 25.0"]
+    else:
+        assert said[0][0] == f"0.8000 ± {deviation:.4f}"
+        assert said[1] == ["−0.3000 ± 0.2500"]
+    assert "baselines grey" in figures[0].get_suptitle()
+
+
+@pytest.mark.parametrize("episodes", [1, 3])
+def test_rates_that_diverge_are_crosses(
+    episodes: int, tmp_path: Path, figures: list[Figure]
+) -> None:
+    rates = np.array([0.1, 1.0, 10.0])
+    losses = np.array([2.0, 1.0, np.inf])[:, None] + np.zeros(episodes)
+    accuracies = np.array([0.3, 0.6, np.nan])[:, None] + np.zeros(episodes)
+    plots.inner_rates(rates, losses, accuracies, 0.5, tmp_path / "rates.png", steps=2)
+    above, below = figures[0].axes
+    assert above.lines[0].get_ydata().tolist() == [2.0, 1.0]
+    assert below.lines[0].get_ydata().tolist() == [30.0, 60.0]
+    crosses = [line for line in above.lines if line.get_marker() == "x" and len(line.get_xdata())]
+    assert [float(line.get_xdata()[0]) for line in crosses] == [10.0]
+    assert "after 2 inner steps" in figures[0].get_suptitle()
+    plots.inner_rates(rates[:2], losses[:2], None, 0.5, tmp_path / "rates.png")
+    assert len(figures[1].axes) == 1

@@ -49,9 +49,13 @@ from tfmeta.algorithms import (
     SimpleShot,
     SoftKMeans,
 )
+from tfmeta.comparison import Comparison, compare
 from tfmeta.evaluation import Evaluation, Uncertainty, evaluate, uncertainty
+from tfmeta.inner_rates import InnerRates, suggest_inner_rate
 from tfmeta.meta_learner import MetaLearner
+from tfmeta.paired import Difference
 from tfmeta.pretraining import pretrain
+from tfmeta.references import Reference
 
 __version__ = "0.1.0"
 
@@ -70,8 +74,11 @@ __all__ = [
     "AmortizedBayesianMAML",
     "BaselinePlusPlus",
     "BayesianMAML",
+    "Comparison",
+    "Difference",
     "Evaluation",
     "ImplicitMAML",
+    "InnerRates",
     "KNearestNeighbors",
     "LabelPropagation",
     "LogisticRegression",
@@ -82,6 +89,7 @@ __all__ = [
     "MetaSGD",
     "ProtoMAML",
     "PrototypicalNetwork",
+    "Reference",
     "RelationNetwork",
     "Reptile",
     "SimpleShot",
@@ -89,6 +97,7 @@ __all__ = [
     "Uncertainty",
     "calibration",
     "callbacks",
+    "compare",
     "data",
     "differentiation",
     "distribution",
@@ -104,6 +113,7 @@ __all__ = [
     "plots",
     "pretrain",
     "states",
+    "suggest_inner_rate",
     "svgd",
     "tuning",
     "uncertainty",

@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from tfmeta import calibration
 from tfmeta.agreement import ignored_class
 from tfmeta.checks import check_count, check_positive
-from tfmeta.foreign.of_keras import MASK
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.padding import is_padded
-from tfmeta.readable import readable
-from tfmeta.types import Array, Sampler, Tensor
-
-# How many episodes are predicted in one call at most, and how many bytes they may have.
-_MOST_AT_ONCE = 32
-_ROOM = 64 * 2**20
+from tfmeta.references import Reference, References, lines, warnings_of
+from tfmeta.score_table import ci95
+from tfmeta.scoring import (
+    answers,
+    check_learner,
+    check_shape,
+    chunks,
+    predictions,
+    score,
+    source_of,
+    spread,
+)
+from tfmeta.types import Array, Sampler
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """The score of each episode, their mean and its interval.
 
-    The interval is `1.96 s / √n`, with s the standard deviation between the n episodes.
+    The interval is `1.96 s / √n`, with s the standard deviation between the n episodes. It prints
+    as papers have it; with references, as a table, with a line for each that does better.
 
     Attributes:
         per_episode: `[episodes]`, the accuracy in `[0, 1]` or the mean squared error of each.
@@ -36,6 +42,11 @@ class Evaluation:
         transductive: Whether the learner answers the queries of an episode together, so that one
             answer depends on the others; it is printed, for such a score is not one of answers
             that are given one by one.
+        r2: In regression R², `1 − Σ_e MSE_e / Σ_e Var_e`, with the variance of the targets of each
+            episode's queries; NaN where they don't vary. `None` of classes.
+        references: What simple methods score on the same episodes, by name; see `evaluate`.
+        left_out: Why there are some references less, by name.
+        warnings: In words, where a reference does better, by more than chance.
 
     Example:
         >>> print(tfmeta.Evaluation(np.array([0.96, 1.0, 0.98]), "accuracy"))
@@ -45,6 +56,10 @@ class Evaluation:
     per_episode: Array
     metric: str
     transductive: bool = False
+    r2: float | None = None
+    references: Mapping[str, Reference] = dataclasses.field(default_factory=dict)
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -54,18 +69,20 @@ class Evaluation:
     @property
     def ci95(self) -> float:
         """Half the width of the 95 % interval of the mean; NaN for a single episode."""
-        n = len(self.per_episode)
-        return float(1.96 * self.per_episode.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+        return ci95(self.per_episode)
 
     def __str__(self) -> str:
-        """Return the score as papers print it; of one episode there is no interval."""
-        return self._score() + (
-            "\ntransductive: the queries of an episode are answered together"
-            if self.transductive
-            else ""
-        )
+        """Return the score as papers print it, and below the references, if there are any."""
+        shown = [self._score()]
+        if self.transductive:
+            shown.append("transductive: the queries of an episode are answered together")
+        if self.references:
+            shown[0] += "" if self.r2 is None else f", R² {self.r2:.4f}"
+            shown += [lines(self.references, self.left_out, self.metric), *self.warnings]
+        return "\n".join(shown)
 
     def _score(self) -> str:
+        """Return the score in a line; of one episode there is no interval."""
         n = f"95 % CI, {len(self.per_episode)} episodes"
         if len(self.per_episode) == 1:
             score = f"{100 * self.mean:.2f} %" if self.metric == "accuracy" else f"{self.mean:.4f}"
@@ -81,6 +98,7 @@ def evaluate(
     sampler: Sampler | tf.data.Dataset,
     episodes: int = 600,
     *,
+    references: bool = False,
     verbose: bool = True,
 ) -> Evaluation:
     """Adapt to `episodes` tasks and score their queries.
@@ -90,32 +108,75 @@ def evaluate(
     task 0 of the sampler's step e: which episodes they are depends on the sampler's seed only.
     Several are computed at once, where they have one shape.
 
+    With `references` the same episodes are given to methods that need no training, each with the
+    paired difference of the learner's scores to its own:
+
+    - `"chance"`, and of a learner with an inner loop `"before adaptation"`, no inner step taken;
+    - `"nearest centroid on the embedding"`, `"nearest neighbour …"` and `"logistic regression …"`
+      (λ = 1), the embedding being that of the learner's encoder, or what the last dense layer of a
+      classifier reads at the initial weights;
+    - `"nearest centroid on raw inputs"` and so on, with the examples themselves, flattened;
+    - in regression the mean of each support set, the mean of all of them, and ridge regression
+      (λ = 1) on the raw inputs of each.
+
+    Where one of them does better, by a 95 % interval of the paired difference that excludes zero,
+    the result says so in words. By chance alone one equal to the learner does so one time in forty.
+
     Args:
         learner: A learner; those with an inner loop must be compiled with their loss.
         sampler: An `EpisodeSampler`, a `FunctionSampler`, or whatever has their `batch`; or a
             `tf.data.Dataset` of `(inputs, targets)`, whose tasks are taken in turn.
         episodes: How many, at least 1.
+        references: Whether to score simple methods on the same episodes.
         verbose: Whether to show a progress bar.
 
     Returns:
-        An `Evaluation`: `.mean`, `.ci95`, `.per_episode`.
+        An `Evaluation`: `.mean`, `.ci95`, `.per_episode`, `.references`.
 
     Raises:
-        TypeError: If `learner` is not a `MetaLearner`, or `sampler` has no `batch`.
+        TypeError: If `learner` is not a `MetaLearner`, `sampler` has no `batch`, or `references`
+            is neither true nor false.
         ValueError: If `episodes` is less than 1 or more than a data set has, examples, labels or
             the predictions' shape don't fit, or the learner predicts NaN or infinite values.
 
     Example:
         >>> print(tfmeta.evaluate(learner, test_sampler, episodes=600))
     """
-    scores = []
+    check_learner(learner)
+    if not isinstance(references, bool):
+        raise TypeError(f"`references` must be True or False. Received: references={references!r}")
+    scores, spreads = [], []
     classes = True
     ignored = ignored_class(learner.loss)
-    for predictions, targets, counted in _predictions(learner, sampler, episodes, verbose):
-        classes = np.issubdtype(targets.dtype, np.integer)
-        scores.append(_score(predictions, targets, counted, classes, ignored))
+    others: References | None = None
+    for chunk in chunks([learner], source_of(sampler), episodes, verbose=verbose):
+        masks = []
+        for predicted, targets, counted in predictions(learner, chunk):
+            classes = np.issubdtype(targets.dtype, np.integer)
+            scores.append(score(predicted, targets, counted, classes, ignored))
+            masks.append(counted)
+            if not classes:
+                spreads.append(spread(targets, counted))
+        if references:
+            if others is None:
+                inputs, targets = chunk.drawn[0]
+                others = References(learner, inputs, targets, ignored)
+            others.see(chunk, masks)
     metric = "accuracy" if classes else "mean squared error"
-    return Evaluation(np.array(scores), metric, bool(learner.transductive))
+    found = {} if others is None else others.compared_with(np.array(scores))
+    return Evaluation(
+        np.array(scores),
+        metric,
+        bool(learner.transductive),
+        None if classes else _r2(scores, spreads),
+        found,
+        {} if others is None else others.left_out,
+        warnings_of(learner, found, metric),
+    )
+
+
+def _r2(errors: list[float], spreads: list[float]) -> float:
+    return 1 - sum(errors) / sum(spreads) if sum(spreads) > 0 else float("nan")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,7 +320,7 @@ def uncertainty(
         z, y = _collect(learner, temperature, episodes, from_logits, verbose)
         temperature = calibration.fit_temperature(z, y)
     check_positive("temperature", temperature)
-    source = sampler if support_ways is None else _OutOfTask(_source(sampler), support_ways)
+    source = sampler if support_ways is None else _OutOfTask(source_of(sampler), support_ways)
     z, y = _collect(learner, source, episodes, from_logits, verbose)
     p = calibration.softmax(z, temperature)
     inside = y < (np.inf if support_ways is None else support_ways)
@@ -270,66 +331,34 @@ def _collect(
     learner: MetaLearner, sampler: Any, episodes: int, from_logits: bool, verbose: bool
 ) -> tuple[Array, Array]:
     """Return the logits `[n, ways]` and labels `[n]` of all queries of all episodes."""
+    check_learner(learner)
     logits, labels = [], []
     ignored = ignored_class(learner.loss)
-    for predictions, targets, counted in _predictions(learner, sampler, episodes, verbose):
+    source = source_of(sampler)
+    # Queries may be out of task.
+    drawn = chunks(
+        [learner],
+        source,
+        episodes,
+        verbose=verbose,
+        check_targets=not isinstance(source, _OutOfTask),
+    )
+    for predicted, targets, counted in (x for part in drawn for x in predictions(learner, part)):
         classes = np.issubdtype(targets.dtype, np.integer)
         if not classes:
             raise ValueError(
                 f"`sampler` must draw tasks of classes. Received: targets of {targets.dtype}"
             )
-        _check_shape(predictions, targets, classes)
-        answers = _answers(targets, counted, ignored)
-        z = predictions[answers].astype(np.float64)
+        check_shape(predicted, targets, classes)
+        counted = answers(targets, counted, ignored)
+        z = predicted[counted].astype(np.float64)
         logits.append(z if from_logits else calibration.logarithms(z))
-        labels.append(targets[answers])
+        labels.append(targets[counted])
     # The classes that a task does not have are never the answer.
     most = max(z.shape[1] for z in logits)
     never = float(np.finfo(np.float32).min) / 2
     wide = [np.pad(z, ((0, 0), (0, most - z.shape[1])), constant_values=never) for z in logits]
     return np.concatenate(wide), np.concatenate(labels)
-
-
-class _InTurn:
-    """The tasks of a data set of meta-batches, one after another."""
-
-    def __init__(self, dataset: tf.data.Dataset) -> None:
-        self._tasks = self._of(dataset)
-
-    def batch(self, step: int, meta_batch_size: int = 1) -> Any:
-        del meta_batch_size
-        task = next(self._tasks, None)
-        if task is None:
-            raise ValueError(
-                "`episodes` must be at most as many as the data set has tasks. Received: a data "
-                f"set that ends after {step}"
-            )
-        return task
-
-    @staticmethod
-    def _of(dataset: tf.data.Dataset) -> Iterator[Any]:
-        for batch in dataset:
-            inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(batch)
-            if targets is None:
-                raise ValueError(
-                    "`sampler` must be a data set of pairs (inputs, targets). Received: inputs "
-                    "alone"
-                )
-            inputs, targets = tf.nest.map_structure(np.asarray, (inputs, targets))
-            for i in range(len(tf.nest.flatten(targets)[0])):
-                yield tf.nest.map_structure(lambda x, i=i: x[i : i + 1], (inputs, targets))
-
-
-def _source(sampler: Any) -> Any:
-    """Return what draws one episode after another."""
-    if isinstance(sampler, tf.data.Dataset):
-        return _InTurn(sampler)
-    if not hasattr(sampler, "batch"):
-        raise TypeError(
-            "`sampler` must be a sampler, or a tf.data.Dataset of (inputs, targets). "
-            f"Received: sampler={sampler!r}"
-        )
-    return sampler
 
 
 class _OutOfTask:
@@ -365,124 +394,3 @@ class _OutOfTask:
 def _same_classes(one: Any, other: Any) -> bool:
     source = getattr(one, "source", None)
     return source is not None and source is getattr(other, "source", None)
-
-
-def _predictions(
-    learner: MetaLearner, sampler: Any, episodes: int, verbose: bool
-) -> Iterator[tuple[Array, Array, Array]]:
-    """Yield of each episode the predictions, the targets, and which of them count."""
-    if not isinstance(learner, MetaLearner):
-        raise TypeError(f"`learner` must be a tfmeta.MetaLearner. Received: {learner!r}")
-    source = _source(sampler)
-    check_count("episodes", episodes)
-    progress = keras.utils.Progbar(episodes, verbose=int(verbose), unit_name="episode")
-    drawn = [source.batch(0, 1)]
-    inputs, targets = drawn[0]
-    # Queries may be out of task.
-    learner.check_inputs(inputs, None if isinstance(source, _OutOfTask) else targets)
-    size = _at_once(inputs, episodes, xla=bool(learner.compiled and learner.jit_compile))
-    for first in range(0, episodes, size):
-        number = min(size, episodes - first)
-        drawn += [source.batch(first + i, 1) for i in range(len(drawn), number)]
-        every = _predicted(learner, [inputs for inputs, _ in drawn], size, first)
-        for i, (predictions, mask) in enumerate(every):
-            inputs, targets = drawn[i]
-            if not np.isfinite(predictions).all():
-                raise ValueError(
-                    "`learner` must predict finite values. Received: NaN or infinite predictions "
-                    f"in episode {first + i}; a smaller inner learning rate may help"
-                )
-            if is_padded(inputs):
-                real = inputs["query_mask"]
-                predictions, targets, mask = predictions[real], targets[real], mask[real]
-            yield predictions, targets, mask
-        progress.update(first + number)
-        drawn = []
-
-
-def _at_once(inputs: Any, episodes: int, *, xla: bool) -> int:
-    """Return how many episodes are worth predicting in one call, all calls with as many.
-
-    XLA, which compiles for each number, has always the same, however few episodes there are.
-    """
-    bytes_each = sum(np.asarray(part).nbytes for part in tf.nest.flatten(inputs))
-    most = max(1, min(_MOST_AT_ONCE, _ROOM // max(1, bytes_each)))
-    return most if xla else -(-episodes // -(-episodes // most))
-
-
-def _predicted(
-    learner: MetaLearner, drawn: list[Any], size: int, first: int
-) -> Iterator[tuple[Array, Array]]:
-    """Yield predictions `[1, queries, ...]` of each episode, and which time steps count.
-
-    Args:
-        learner: A learner.
-        drawn: Inputs, a meta-batch of one task for each episode.
-        size: How many episodes one call is for; with fewer, the last is there several times.
-        first: The number of the first episode.
-    """
-    if size > 1 and len({_shapes(inputs) for inputs in drawn}) == 1:
-        filled = drawn + [drawn[-1]] * (size - len(drawn))
-        together = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *filled)
-        try:
-            predictions, mask = _masked(*learner.predict_with_notes(together))
-        except ValueError as error:
-            if not isinstance(error.__cause__, tf.errors.InvalidArgumentError):
-                raise
-            # One of them is at fault; computed by itself, it can be named.
-        else:
-            for i in range(len(drawn)):
-                yield predictions[i : i + 1], mask[i : i + 1]
-            return
-    for episode, inputs in enumerate(drawn, first):
-        try:
-            yield _masked(*learner.predict_with_notes(inputs))
-        except ValueError as error:
-            if isinstance(error.__cause__, tf.errors.InvalidArgumentError):
-                raise readable(error.__cause__, f" of episode {episode}") from error.__cause__
-            raise
-
-
-def _masked(predictions: Tensor, notes: list[dict[str, Array]]) -> tuple[Array, Array]:
-    """Return predictions, and true where they count, as far as Keras notes anything on them."""
-    if tf.nest.is_nested(predictions):
-        raise ValueError(
-            "`learner` must have one output to be scored here; its own `evaluate` scores several. "
-            f"Received: {len(notes)} outputs"
-        )
-    mask = notes[0].get(MASK)
-    return predictions, np.ones(predictions.shape[:2], bool) if mask is None else mask
-
-
-def _shapes(inputs: Any) -> tuple[Any, ...]:
-    return tuple((np.shape(x), str(np.asarray(x).dtype)) for x in tf.nest.flatten(inputs))
-
-
-def _score(
-    predictions: Array, targets: Array, counted: Array, classes: bool, ignored: int | None
-) -> Any:
-    _check_shape(predictions, targets, classes)
-    if classes:
-        right = predictions.argmax(axis=-1) == targets
-        return np.mean(right[_answers(targets, counted, ignored)])
-    return np.mean((predictions - targets)[counted] ** 2)
-
-
-def _answers(targets: Array, counted: Array, ignored: int | None) -> Array:
-    """Return which labels count: what the loss leaves out is no mistake."""
-    counted = np.broadcast_to(
-        counted.reshape(*counted.shape, *[1] * (targets.ndim - counted.ndim)), targets.shape
-    )
-    return counted if ignored is None else counted & (targets != ignored)
-
-
-def _check_shape(predictions: Array, targets: Array, classes: bool) -> None:
-    expected = (*targets.shape, "classes") if classes else targets.shape
-    fits = predictions.shape[: targets.ndim] == targets.shape and (
-        predictions.ndim == len(expected) and (not classes or predictions.shape[-1] > 1)
-    )
-    if not fits:
-        raise ValueError(
-            f"`learner` must predict {list(expected)} for {targets.dtype} targets of shape "
-            f"{targets.shape}, with two classes or more. Received: shape={predictions.shape}"
-        )

@@ -1,8 +1,9 @@
-"""Pictures: a learning curve, a reliability diagram, and an episode with its predictions."""
+"""Pictures: learning curves, reliability, episodes with predictions, comparisons and rates."""
 
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -145,6 +146,122 @@ def episode(
     # The room for the title, in inches, must not grow with the number of ways.
     figure.subplots_adjust(top=1 - 0.6 / height)
     figure.suptitle(title, fontsize=10, y=1 - 0.1 / height)
+    _save(figure, path)
+
+
+def comparison(
+    per_episode: Mapping[str, Array],
+    intervals: Mapping[str, float],
+    path: str | os.PathLike[str],
+    *,
+    metric: str = "accuracy",
+    baselines: Sequence[str] = (),
+    title: str = "",
+) -> None:
+    """Draw the scores of the same episodes, a row each, and their differences from the first one.
+
+    Intervals of two rows may overlap although one of them is better in nearly all episodes: that is
+    what the right panel tells, whose intervals are those of paired differences.
+
+    Args:
+        per_episode: By name, the best first, `[episodes]`.
+        intervals: By name, half the width of the 95 % interval of the paired difference.
+        path: The image file to write.
+        metric: `"accuracy"`, drawn in per cent, or what else it is.
+        baselines: Names that are drawn in grey.
+        title: A line above the picture.
+    """
+    names = list(per_episode)
+    factor = 100 if metric == "accuracy" else 1
+    scores = factor * np.array([per_episode[name] for name in names], float)
+    episodes = scores.shape[1]
+    own = 1.96 * scores.std(1, ddof=1) / np.sqrt(episodes) if episodes > 1 else np.zeros(len(names))
+    paired = factor * np.nan_to_num([intervals[name] for name in names])
+    figure = Figure(figsize=(9.0, 1.4 + 0.42 * len(names)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    digits = 1 if metric == "accuracy" else 4
+    panels = (left, scores.mean(1), own), (right, (scores - scores[0]).mean(1), paired)
+    for axes, middle, half in panels:
+        for row, name in enumerate(names):
+            if axes is right and row == 0:
+                continue  # the best one itself, on the line
+            color = "0.55" if name in baselines else BAR
+            style = {"color": color, "fmt": "o", "markersize": 4, "capsize": 3}
+            axes.errorbar(middle[row], row, xerr=half[row], **style)
+            text = f"{middle[row]:.{digits}f} ± {half[row]:.{digits}f}".replace("-", "−")
+            # Away from the line at zero.
+            aside = "right" if metric == "accuracy" else "left"
+            align = aside if axes is right else "center"
+            above = {"textcoords": "offset points", "ha": align, "fontsize": 7.5}
+            axes.annotate(text, (middle[row], row), (0, 5), **above)
+        axes.grid(axis="x", alpha=0.3)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.margins(x=0.15)
+    right.axvline(0, color="black", linewidth=0.8)
+    left.set_yticks(np.arange(len(names)), [textwrap.fill(name, 32) for name in names])
+    left.set_ylim(len(names) - 0.5, -0.8)
+    per_cent, points = (" (%)", " (points)") if metric == "accuracy" else ("", "")
+    left.set_xlabel(metric + per_cent)
+    right.set_xlabel(f"paired difference from the best{points}")
+    note = f"{episodes} episodes, 95 % intervals" + (", baselines grey" if baselines else "")
+    figure.suptitle("\n".join([title, note] if title else [note]), fontsize=10)
+    _save(figure, path)
+
+
+def inner_rates(
+    rates: Array,
+    losses: Array,
+    accuracies: Array | None,
+    suggested: float,
+    path: str | os.PathLike[str],
+    *,
+    steps: int = 1,
+    title: str = "",
+) -> None:
+    """Draw the query loss after adaptation over the inner learning rate, and the accuracy below.
+
+    Rates that diverge are crosses at the upper edge.
+
+    Args:
+        rates: `[rates]`.
+        losses: `[rates, episodes]`, infinite where a rate diverges.
+        accuracies: `[rates, episodes]`, or `None`.
+        suggested: The rate that is marked.
+        path: The image file to write.
+        steps: How many inner steps were taken.
+        title: A line above the picture.
+    """
+    panels = 1 if accuracies is None else 2
+    figure = Figure(figsize=(4.8, 1.0 + 2.1 * panels), layout="constrained")
+    every = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
+    finite = np.isfinite(losses).all(1)
+    series = [("query loss", losses, 1.0)]
+    if accuracies is not None:
+        series.append(("accuracy (%)", accuracies, 100.0))
+    for axes, (label, values, factor) in zip(every, series, strict=True):
+        kept = factor * values[finite]
+        half = 1.96 * kept.std(1, ddof=1) / np.sqrt(kept.shape[1]) if kept.shape[1] > 1 else None
+        middle = kept.mean(1)
+        axes.errorbar(rates[finite], middle, half, color=BAR, marker=".", capsize=2)
+        axes.axvline(suggested, color=RIGHT, linestyle="--", label=f"suggested: {suggested:g}")
+        axes.set(ylabel=label, xscale="log")
+        axes.grid(alpha=0.3)
+    top = every[0]
+    least, start = losses[finite].mean(1).min(), losses[finite][0].mean()
+    # Losses beyond any use would flatten the part that matters.
+    room = max(start - least, 1e-3 * abs(start), 1e-12)
+    highest = max(losses[finite].mean(1).max(), start)
+    if highest > start + 2 * room:
+        top.set_ylim(least - 0.3 * room, start + 2 * room)
+    for rate in rates[~finite]:
+        top.plot(rate, 0.95, "x", color=WRONG, transform=top.get_xaxis_transform(), clip_on=False)
+    if not finite.all():
+        top.plot([], [], "x", color=WRONG, label="diverges")
+    top.legend(fontsize=8)
+    every[-1].set_xlabel("inner learning rate")
+    taken = f"after {steps} inner step{'s' * (steps > 1)}, {losses.shape[1]} episodes"
+    figure.suptitle("\n".join([title, taken] if title else [taken]), fontsize=10)
     _save(figure, path)
 
 

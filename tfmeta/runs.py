@@ -35,6 +35,8 @@ DEFAULTS: dict[str, dict[str, int]] = {
     "maml++": _GRADIENT,
     "prototypical": {"ways": 20, "meta_batch_size": 1, "steps": 100},
 }
+# Of the inner loop, where none is given and none is looked for.
+INNER_RATE = 0.4
 
 
 @dataclasses.dataclass(frozen=True)

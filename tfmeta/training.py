@@ -18,6 +18,7 @@ from tfmeta.algorithms import FOMAML, MAML, MAMLPlusPlus, PrototypicalNetwork
 from tfmeta.data import Augmentation, ClassDataset, EpisodeSampler, load
 from tfmeta.distribution import check_alike, digest, workers_of
 from tfmeta.files import replacing
+from tfmeta.inner_rates import InnerRates, suggest_inner_rate
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.models import BACKBONES
 from tfmeta.pretraining import pretrain
@@ -107,6 +108,32 @@ def new_learner(
         metrics=["accuracy"],
     )
     return learner
+
+
+def suggested_rate(
+    settings: Settings, parts: tuple[ClassDataset, ...], *, verbose: bool = True
+) -> InnerRates:
+    """Return what the untrained learner says of inner learning rates, on training episodes.
+
+    None of their classes has been seen, so that those of validation would tell no more.
+    """
+    learner: Any = new_learner(settings, parts[0].example_shape)
+    found = suggest_inner_rate(learner, training_sampler(settings, parts[0]), verbose=verbose)
+    # What is made for the training has the names that it has without this.
+    keras.utils.clear_session()
+    return found
+
+
+def training_sampler(settings: Settings, dataset: ClassDataset) -> EpisodeSampler:
+    """Return the sampler of the episodes that a run is trained on."""
+    return EpisodeSampler(
+        dataset,
+        settings.ways,
+        settings.shots,
+        settings.queries,
+        settings.seed,
+        random_rotation=settings.random_rotation,
+    )
 
 
 def evaluation_sampler(
@@ -224,14 +251,7 @@ def episodes(
     Raises:
         ValueError: If the replicas cannot share them out evenly.
     """
-    sampler = EpisodeSampler(
-        parts[0],
-        settings.ways,
-        settings.shots,
-        settings.queries,
-        settings.seed,
-        random_rotation=settings.random_rotation,
-    )
+    sampler = training_sampler(settings, parts[0])
     validation = None
     if settings.validation_episodes:
         watched = evaluation_sampler(settings, parts[1], seed=settings.seed)

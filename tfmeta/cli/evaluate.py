@@ -24,10 +24,26 @@ from tfmeta.runs import SPLITS, Run
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
 @click.option("--split", type=Name(SPLITS), default="test", show_default=True)
 @click.option("--data-dir", type=FOLDER, help="Folder of data sets.  [default: as in training]")
+@click.option(
+    "--references/--no-references",
+    default=True,
+    show_default=True,
+    help="Whether to score simple methods on the same episodes.",
+)
 def evaluate(
-    run_path: Path, split: str, episodes: int, data_dir: Path | None, **episode: Any
+    run_path: Path,
+    split: str,
+    episodes: int,
+    data_dir: Path | None,
+    references: bool,
+    **episode: Any,
 ) -> None:
-    """Score the model of RUN on episodes of classes that it was not trained on."""
+    """Score the model of RUN on episodes of classes that it was not trained on.
+
+    Beside it stands what simple methods score on the same episodes: chance, the model before it
+    adapts, and nearest centroid, nearest neighbour and logistic regression on its embedding and on
+    the images themselves; and in words, where one of them does better by more than chance.
+    """
     run = Run(run_path)
     settings = with_data_there(run.settings(), data_dir)
     have_tasks_at_once(settings)
@@ -37,5 +53,5 @@ def evaluate(
     norm = settings.batch_norm if settings.fixed_ways else "running statistics"
     click.echo(f"{part.description}, {part.num_classes} classes")
     click.echo(f"{settings.algorithm}, batch norm: {norm}")
-    result = evaluate_learner(learner, sampler, episodes)
+    result = evaluate_learner(learner, sampler, episodes, references=references)
     click.echo(f"{sampler.ways}-way {sampler.shots}-shot, seed {sampler.seed}: {result}")

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tfmeta import training
 from tfmeta.data.class_dataset import ClassDataset
 from tfmeta.models import BACKBONES
-from tfmeta.runs import DEFAULTS, SPLITS, Run, Settings
+from tfmeta.runs import DEFAULTS, INNER_RATE, SPLITS, Run, Settings
 
 
 def run_outside_images(path: Path | None, settings: Settings) -> Run:
@@ -118,6 +118,6 @@ def settings_from(
     data_options = {option: value for option, value in chosen.items() if value}
     if "image_size" in data_options:
         data_options["size"] = data_options.pop("image_size")
-    defaults = DEFAULTS[values["algorithm"]]
+    defaults = {**DEFAULTS[values["algorithm"]], "inner_learning_rate": INNER_RATE}
     values |= {name: value for name, value in defaults.items() if values[name] is None}
     return Settings(data=data, data_options=data_options, **values)

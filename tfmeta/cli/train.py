@@ -27,7 +27,7 @@ from tfmeta.data.benchmarks import OMNIGLOT_PRESETS
 from tfmeta.distribution import strategy_of_environment, workers_of
 from tfmeta.functional import BATCH_NORM_MODES
 from tfmeta.models import BACKBONES
-from tfmeta.runs import DEFAULTS, Run, Settings
+from tfmeta.runs import DEFAULTS, INNER_RATE, Run, Settings
 from tfmeta.states import newest
 from tfmeta.workers import start_workers
 
@@ -155,7 +155,12 @@ def filters_by_network() -> str:
     show_default=True,
     help="Of prototypical; cosine has a learnt temperature.",
 )
-@click.option("--inner-learning-rate", type=Rate(), default=0.4, show_default=True, help="Of MAML.")
+@click.option(
+    "--inner-learning-rate",
+    type=Rate(),
+    help="Of MAML.  [default: what suits the untrained network, found on 32 training episodes; "
+    f"{INNER_RATE} in a search]",
+)
 @click.option("--inner-steps", type=POSITIVE, default=1, show_default=True, help="Of MAML.")
 @click.option(
     "--evaluation-steps",
@@ -197,8 +202,13 @@ def train(
     run = run_outside_images(run_path, settings)
     # The default for a learner that takes any number depends on the data.
     any_ways = values["ways"] is None and not settings.fixed_ways
+    # An untrained network tells which rate suits it.
+    any_rate = values["inner_learning_rate"] is None and settings.fixed_ways
     if resume:
         run.check_begun()
+        if any_rate:
+            rate = run.settings().inner_learning_rate
+            settings = dataclasses.replace(settings, inner_learning_rate=rate)
         if any_ways:
             settings = dataclasses.replace(settings, ways=run.settings().ways)
         settings = run.resumed(settings)
@@ -220,6 +230,13 @@ def train(
         settings, parts = loaded(settings, any_ways)
         if not settings.images:  # which a run that is resumed has
             settings = training.settled(settings, parts)
+        if any_rate and not resume:
+            found = training.suggested_rate(settings, parts)
+            settings = dataclasses.replace(settings, inner_learning_rate=found.rate)
+            click.echo(
+                f"Inner learning rate {found.rate:g}, by the query loss of {found.losses.shape[1]} "
+                "training episodes; --inner-learning-rate takes another."
+            )
         _train(settings, run, parts, resume, overwrite, save_every, strategy)
     click.echo(f"Saved in {run.path}. Next: tfmeta evaluate {run.path}")
 
