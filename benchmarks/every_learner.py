@@ -83,6 +83,7 @@ LEARNERS: dict[str, Callable[[Any], Any]] = {
     "FEAT": lambda t: t.FEAT(images(None), dropout=0.0),
     "SoftKMeans": lambda t: t.SoftKMeans(images(None), 2, transductive=True),
     "LabelPropagation": lambda t: t.LabelPropagation(images(None), 5),
+    "MetaOptNet": lambda t: t.MetaOptNet(images(None)),
     "PrototypicalNetwork": lambda t: t.PrototypicalNetwork(images(None)),
     "PrototypicalNetwork-cosine": lambda t: t.PrototypicalNetwork(images(None), "cosine", 10.0),
 }

@@ -46,6 +46,7 @@ def plain(network):
         "Reptile": lambda: tfmeta.Reptile(network(), 0.1, 3, inner_batch_size=4),
         "BayesianMAML": lambda: tfmeta.BayesianMAML(network(), 0.1, 2, particles=2),
         "AmortizedBayesianMAML": lambda: tfmeta.AmortizedBayesianMAML(network(), 0.1, 2, samples=2),
+        "FineTune": lambda: tfmeta.FineTune(network(), 3, tfmeta.inner_optimizers.SGD(0.1)),
         "ProtoMAML": lambda: tfmeta.ProtoMAML(network(None), 0.01, 2),
         "PrototypicalNetwork": lambda: tfmeta.PrototypicalNetwork(network(None)),
         "PrototypicalNetwork-cosine": lambda: tfmeta.PrototypicalNetwork(

@@ -240,8 +240,8 @@ class Adam:
         return cls(**config)
 
 
-def check_rule(rule: Any) -> UpdateRule:
-    """Return a rule for an inner loop, or raise an error.
+def check_rule(name: str, rule: Any) -> UpdateRule:
+    """Return a rule for an inner loop, or raise an error that names the argument.
 
     Raises:
         TypeError: If it is something else, as an optimizer of Keras's.
@@ -249,14 +249,14 @@ def check_rule(rule: Any) -> UpdateRule:
     if (
         isinstance(rule, str)
         or not all(
-            hasattr(rule, name) for name in ("learning_rate", "init", "update", "get_config")
+            hasattr(rule, part) for part in ("learning_rate", "init", "update", "get_config")
         )
         or isinstance(rule, keras.optimizers.Optimizer)
     ):
         raise TypeError(
-            "`inner_optimizer` must be a rule of tfmeta.inner_optimizers: SGD, RMSprop or Adam, as "
-            "in inner_optimizer=tfmeta.inner_optimizers.Adam(0.01). Keras's optimizers cannot be "
-            f"differentiated through. Received: inner_optimizer={rule!r}"
+            f"`{name}` must be a rule of tfmeta.inner_optimizers: SGD, RMSprop or Adam, as "
+            f"in {name}=tfmeta.inner_optimizers.Adam(0.01). Keras's optimizers cannot be "
+            f"differentiated through. Received: {name}={rule!r}"
         )
     return rule  # type: ignore[no-any-return]
 

@@ -56,6 +56,7 @@ from tfmeta.inputs import (
 )
 from tfmeta.labels import Labels, Numbers, labels_of_loss
 from tfmeta.losses import task_losses
+from tfmeta.low_rank import LowRankWeights, low_rank_weights
 from tfmeta.notes import keeping_notes, noted, with_notes
 from tfmeta.padding import (
     is_padded,
@@ -750,6 +751,11 @@ class MetaLearner(Replicated, abc.ABC):
         )
         if verbose:
             print(f"Saved artifact at '{os.fspath(filepath)}'.")
+
+    @property
+    def _low_rank(self) -> LowRankWeights | None:
+        # Keras saves what attributes have, those with an underscore last: after all models.
+        return low_rank_weights(self)
 
     @property
     def transductive(self) -> bool:

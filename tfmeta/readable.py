@@ -11,7 +11,11 @@ def readable(error: Any, where: str = "") -> Any:
     for line in error.message.splitlines():
         # An assertion's data stand between brackets.
         words = line.strip().replace("[", "").replace("]", "")
-        for beginning in ("The support loss must be finite", "`ways` must be at most"):
+        for beginning in (
+            "The support loss must be finite",
+            "The quadratic program of each task must be solved",
+            "`ways` must be at most",
+        ):
             if beginning in words:
                 return ValueError(beginning + words.split(beginning, 1)[1] + where)
     if found := re.search(r"= (-?\d+) is not in \[0, (\d+)\)", error.message):

@@ -34,6 +34,7 @@ HEADS = {
     "SimpleShot": tfmeta.SimpleShot,
     "KNearestNeighbors": lambda encoder: tfmeta.KNearestNeighbors(encoder, 3),
     "LogisticRegression": tfmeta.LogisticRegression,
+    "MetaOptNet": tfmeta.MetaOptNet,
     "R2D2": tfmeta.R2D2,
     "PrototypicalNetwork": tfmeta.PrototypicalNetwork,
     "BaselinePlusPlus": lambda encoder: tfmeta.BaselinePlusPlus(encoder, 10),
@@ -51,6 +52,7 @@ HEADS = {
 # The same on other options, whose gradients are taken.
 DIFFERENTIATED = {
     "LogisticRegression": tfmeta.LogisticRegression,
+    "MetaOptNet": tfmeta.MetaOptNet,
     "R2D2": tfmeta.R2D2,
     "SimpleShot": tfmeta.SimpleShot,
     **{x: HEADS[x] for x in ("BaselinePlusPlus", "MatchingNetwork", "MatchingNetwork-context")},
@@ -252,6 +254,7 @@ def test_an_encoder_of_two_inputs(name):
         ("SimpleShot", False),
         ("LogisticRegression", False),
         ("R2D2", False),
+        ("MetaOptNet", False),
         ("SoftKMeans-transductive", False),
         ("LabelPropagation", False),
         ("LogisticRegression", True),
@@ -265,7 +268,7 @@ def test_an_encoder_of_two_inputs(name):
             pytest.param(name, True, marks=pytest.mark.slow)
             for name in (
                 *("BaselinePlusPlus", "MatchingNetwork", *sorted(LEARNT)),
-                *("SoftKMeans-transductive", "LabelPropagation"),
+                *("SoftKMeans-transductive", "LabelPropagation", "MetaOptNet"),
             )
         ),
     ],
@@ -317,12 +320,51 @@ def test_an_inner_loop_needs_weights():
         tfmeta.MAML(dense(False))
 
 
+@pytest.mark.parametrize("task_axis", ["auto", "loop"])
+@pytest.mark.parametrize("make", [identity, lambda: dense(False)])
+def test_a_head_of_an_inner_loop_is_adapted_on_any_encoder(make, task_axis, tmp_path):
+    """ProtoMAML's steps against the same ones written down, from its own prototypes."""
+    encoder = make()
+    learner = compiled(tfmeta.ProtoMAML(encoder, 0.05, 3, task_axis=task_axis))
+    found = learner.predict_on_batch(INPUTS)
+    for x, y, q, logits in zip(*INPUTS.values(), found, strict=True):
+        z, targets = np.asarray(encoder(x), "float64"), np.eye(WAYS)[y]
+        means = targets.T @ z / SHOTS
+        kernel, bias = 2 * means.T, -(means**2).sum(1)
+        for _ in range(3):
+            off = np.asarray(tf.nn.softmax(z @ kernel + bias)) - targets
+            kernel = kernel - 0.05 * z.T @ off / len(z)
+            bias = bias - 0.05 * off.mean(0)
+        np.testing.assert_allclose(logits, np.asarray(encoder(q)) @ kernel + bias, atol=1e-4)
+    adapted = learner.adapt(INPUTS["support_x"][1], LABELS[1])
+    np.testing.assert_allclose(adapted(INPUTS["query_x"][1]), found[1], atol=1e-4)
+    learner.export(tmp_path / "export")
+    served = tf.saved_model.load(tmp_path / "export")
+    task = served.adapt(INPUTS["support_x"][1], LABELS[1].astype("int64"))
+    again = served.predict(query_x=INPUTS["query_x"][1], **task)["predictions"]
+    np.testing.assert_allclose(again, found[1], atol=1e-4)
+    with pytest.raises(ValueError, match=r"ProtoMAML must have something to train.*rates that"):
+        learner.fit(batches(), steps_per_epoch=1, verbose=0)
+
+
+def test_rates_of_a_head_are_learnt_on_a_frozen_encoder():
+    learner = compiled(tfmeta.ProtoMAML(dense(False), 0.05, 2, learned_rates="tensor"))
+    before = [np.array(v) for v in learner.model.weights]
+    history = learner.fit(batches(), steps_per_epoch=2, epochs=2, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0]
+    assert all(float(rate) != np.float32(0.05) for rate in learner.rates)
+    for a, b in zip(before, learner.model.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
         (lambda: tfmeta.KNearestNeighbors(identity(), 0), ValueError, "`k` must be at least 1"),
         (lambda: tfmeta.LogisticRegression(identity(), 0.0), ValueError, "`l2` must be positive"),
         (lambda: tfmeta.R2D2(identity(), -1.0), ValueError, "`ridge` must be positive"),
+        (lambda: tfmeta.MetaOptNet(identity(), 0), ValueError, "`C` must be positive"),
+        (lambda: tfmeta.MetaOptNet(identity(), tolerance=0), ValueError, "`tolerance` must be pos"),
         (lambda: tfmeta.SimpleShot(keras.layers.Dense(2)), TypeError, "`model` must be a keras"),
         (lambda: tfmeta.BaselinePlusPlus(identity(), 0), ValueError, "`steps` must be at least 1"),
         (lambda: tfmeta.BaselinePlusPlus(identity(), scale=0), ValueError, "`scale` must be pos"),

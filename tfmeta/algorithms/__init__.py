@@ -5,6 +5,7 @@ from tfmeta.algorithms.baseline_plus_plus import BaselinePlusPlus
 from tfmeta.algorithms.bayesian_maml import BayesianMAML
 from tfmeta.algorithms.cavia import CAVIA
 from tfmeta.algorithms.feat import FEAT
+from tfmeta.algorithms.fine_tune import FineTune
 from tfmeta.algorithms.implicit_maml import ImplicitMAML
 from tfmeta.algorithms.k_nearest_neighbors import KNearestNeighbors
 from tfmeta.algorithms.label_propagation import LabelPropagation
@@ -13,6 +14,7 @@ from tfmeta.algorithms.maml import FOMAML, MAML
 from tfmeta.algorithms.maml_plus_plus import MAMLPlusPlus
 from tfmeta.algorithms.matching_network import MatchingNetwork
 from tfmeta.algorithms.meta_curvature import MetaCurvature
+from tfmeta.algorithms.meta_opt_net import MetaOptNet
 from tfmeta.algorithms.meta_sgd import MetaSGD
 from tfmeta.algorithms.partial import ANIL, BOIL
 from tfmeta.algorithms.proto_maml import ProtoMAML
@@ -36,6 +38,7 @@ __all__ = [
     "AmortizedBayesianMAML",
     "BaselinePlusPlus",
     "BayesianMAML",
+    "FineTune",
     "ImplicitMAML",
     "KNearestNeighbors",
     "LabelPropagation",
@@ -43,6 +46,7 @@ __all__ = [
     "MAMLPlusPlus",
     "MatchingNetwork",
     "MetaCurvature",
+    "MetaOptNet",
     "MetaSGD",
     "ProtoMAML",
     "PrototypicalNetwork",

@@ -74,7 +74,8 @@ class BaselinePlusPlus(EmbeddingLearner):
         check_positive("scale", scale)
         self.steps = check_count("steps", steps)
         self.scale = scale
-        self.inner_optimizer = SGD(0.1) if inner_optimizer is None else check_rule(inner_optimizer)
+        rule = SGD(0.1) if inner_optimizer is None else inner_optimizer
+        self.inner_optimizer = check_rule("inner_optimizer", rule)
         rates = self.inner_optimizer.learning_rate
         if isinstance(rates, tuple) and len(rates) < self.steps:
             raise ValueError(

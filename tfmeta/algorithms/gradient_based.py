@@ -542,6 +542,21 @@ class GradientBased(MetaLearner):
                 variable.assign(value if variable.shape == value.shape else value[-1])
         return adapted
 
+    def _check_weights(self) -> None:
+        """Check that the inner loop has something to change: weights of the model, or a head."""
+        if not self.head_weights():
+            super()._check_weights()
+
+    def _create_variables(self, targets: Nest, *, training: bool = False) -> None:
+        # Here the learner is built, and no step was taken.
+        if training and not self.trainable_variables:
+            raise ValueError(
+                f"{type(self).__name__} must have something to train. Received: a model "
+                f"{self.model.name!r} without trainable weights, and no rates that are learnt; "
+                "evaluate, adapt and export work without `fit`"
+            )
+        super()._create_variables(targets, training=training)
+
     def _check_steps(self) -> None:
         """Check that each inner step has its rate and its batch normalisation."""
         for layer in per_step_layers(self.model):
@@ -636,4 +651,4 @@ def _rule(rule: UpdateRule | None, learning_rate: Any) -> UpdateRule:
             return SGD(learning_rate)
         except (TypeError, ValueError) as error:
             raise type(error)(str(error).replace("learning_rate", "inner_learning_rate")) from None
-    return check_rule(rule)
+    return check_rule("inner_optimizer", rule)

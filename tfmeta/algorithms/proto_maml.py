@@ -29,9 +29,15 @@ class ProtoMAML(MAML):
     With `c_k` the mean embedding of class k's support examples, the head starts at `W = 2 c_k` and
     `b = −‖c_k‖²`, which gives the logits of a Prototypical Network up to what all classes share.
     Head and encoder are then adapted as in MAML, and the outer gradient flows through that start.
+    Of an encoder that is frozen, or has no weights at all, the head alone is adapted, and `fit` has
+    nothing to train but rates (`learned_rates`).
+
+    A step changes the head by about α of its own size, however long embeddings are, and a layer of
+    the encoder by about `α ‖x‖²` of its own, with what goes into it, x. Where `α ‖x‖²` is near 1 or
+    more, as of images that are not scaled, the steps lose what the prototypes knew.
 
     Args:
-        encoder: A `keras.Model` `[n, ...]` → `[n, d]`; there is no head to it.
+        encoder: A `keras.Model` `[n, ...]` → `[n, d]`, trainable or frozen; there is no head to it.
         inner_learning_rate: α, positive; a sequence has one for each inner step.
         inner_steps: K, in training.
         first_order: Take the inner gradient as a constant. The start is differentiated always.
@@ -70,9 +76,10 @@ class ProtoMAML(MAML):
 
     def chosen(self) -> list[bool]:
         """Return for each weight whether the inner loop adapts it; the head it does always."""
-        part = self.adapt_layers
-        if isinstance(part, list | tuple) and len(part) == 0:
-            return [False] * len(self.model.trainable_variables) + [True, True]
+        part, variables = self.adapt_layers, self.model.trainable_variables
+        nothing = isinstance(part, list | tuple) and len(part) == 0
+        if nothing or (part is None and not variables):
+            return [False] * len(variables) + [True, True]
         return super().chosen()
 
     def start(
@@ -83,7 +90,7 @@ class ProtoMAML(MAML):
         called = super().forward(
             weights, state, support_x, training=training, statistics=self.mode.inner, step=0
         )
-        embedded = tf.cast(called.outputs, weights.model[0].dtype)
+        embedded = tf.cast(called.outputs, self.model.variable_dtype)
         several = side_by_side()
         if len(embedded.shape) != 2 + several:
             raise ValueError(
