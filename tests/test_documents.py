@@ -129,6 +129,7 @@ def at_most(function: Callable[..., Any], **most: int) -> Any:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, with images in the folders that the documents name."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tfmeta.unknown, "fit", at_most(tfmeta.unknown.fit, episodes=20))
     rng = np.random.default_rng(0)
     for name, classes in PHOTOS.items():
         for c in range(classes):
@@ -136,6 +137,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             for i in range(4):
                 pixels = rng.integers(0, 256, (30, 34, 3), np.uint8)
                 Image.fromarray(pixels).save(tmp_path / name / f"class{c}" / f"{i}.png")
+    layers = [keras.Input((12, 12, 3)), keras.layers.Flatten()]
+    keras.Sequential(layers).save(tmp_path / "encoder.keras")
     return tmp_path
 
 
@@ -155,6 +158,9 @@ def short(monkeypatch: pytest.MonkeyPatch, load: Callable[..., Any]) -> None:
     for sampler in (tfmeta.data.EpisodeSampler, tfmeta.data.FunctionSampler):
         monkeypatch.setattr(sampler, "dataset", at_most(sampler.dataset, meta_batch_size=2))
     monkeypatch.setattr(tfmeta.models, "conv4", at_most(tfmeta.models.conv4, filters=4))
+    network = keras.applications.MobileNetV2
+    untrained = functools.wraps(network)(lambda *x, **y: network(*x, **{**y, "weights": None}))
+    monkeypatch.setattr(keras.applications, "MobileNetV2", untrained)
     monkeypatch.setattr(tuning, "search", at_most(tuning.search, trials=1))
     monkeypatch.setattr(tfmeta.data, "load", load)
 
@@ -252,6 +258,7 @@ def given(folder: Path, short: None, monkeypatch: pytest.MonkeyPatch) -> dict[st
     np.save(folder / "folder_of_npy_files" / "0.npy", pixels)
     return {
         **{"keras": keras, "tf": tf, "tfmeta": tfmeta, "train": train, "test": test},
+        "validation": validation,
         **{"sampler": sampler, "validation_sampler": validation_sampler},
         **{"test_sampler": test_sampler, "learner": learner, "inputs": inputs},
         "model": tfmeta.models.conv4(train.example_shape, outputs=5, downsample="stride"),

@@ -21,6 +21,7 @@ from tfmeta import (
     packed,
     states,
     svgd,
+    unknown,
 )
 from tfmeta.algorithms import (
     ANIL,
@@ -51,6 +52,8 @@ from tfmeta.algorithms import (
     SimpleShot,
     SoftKMeans,
 )
+from tfmeta.class_changes import add_class, remove_class
+from tfmeta.classifier import Classifier
 from tfmeta.comparison import Comparison, compare
 from tfmeta.evaluation import Evaluation, Uncertainty, evaluate, uncertainty
 from tfmeta.inner_rates import InnerRates, suggest_inner_rate
@@ -76,6 +79,7 @@ __all__ = [
     "AmortizedBayesianMAML",
     "BaselinePlusPlus",
     "BayesianMAML",
+    "Classifier",
     "Comparison",
     "Difference",
     "Evaluation",
@@ -99,6 +103,7 @@ __all__ = [
     "SimpleShot",
     "SoftKMeans",
     "Uncertainty",
+    "add_class",
     "calibration",
     "callbacks",
     "compare",
@@ -116,11 +121,13 @@ __all__ = [
     "packed",
     "plots",
     "pretrain",
+    "remove_class",
     "states",
     "suggest_inner_rate",
     "svgd",
     "tuning",
     "uncertainty",
+    "unknown",
 ]
 
 

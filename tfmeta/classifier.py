@@ -13,14 +13,20 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfmeta.algorithms import SimpleShot
+from tfmeta.checks import did_you_mean
+from tfmeta.class_changes import add_class, remove_class
 from tfmeta.data import ClassDataset
 from tfmeta.data.images import read_image
 from tfmeta.digests import digests
 from tfmeta.export import Preprocessing
 from tfmeta.export.contents import others
+from tfmeta.export.serving import check_names, check_unknown
 from tfmeta.files import SCRATCH, replacing
 from tfmeta.formats import FORMATS, remove
+from tfmeta.inputs import known_example
 from tfmeta.meta_learner import MetaLearner
+from tfmeta.threshold import UNKNOWN, Threshold
 
 # Images that one call of the network takes, where predictions do not depend on it.
 _BATCH = 64
@@ -36,7 +42,19 @@ class Classifier:
         class_names: One a logit.
         images: `size`, `grayscale` and `invert`, as in `tfmeta.data.ClassDataset.from_directory`.
         transductive: Whether a prediction depends on the images that are classified with it.
-        format: A name of `tfmeta.formats.FORMATS`, in which the model is saved.
+        format: In which the model is saved: `"keras"`, `"saved_model"` or `"tflite"`.
+        unknown: What tells which images are of none of the classes, if anything does.
+
+    Raises:
+        TypeError: If `unknown` is no `tfmeta.unknown.Threshold`.
+        ValueError: If there is one, and a class is called "unknown"; or there is no such format.
+
+    Example:
+        ```python
+        classifier = tfmeta.Classifier.adapt(learner, "few_images")
+        classifier.classify(["photo.jpg"])                     # [("cat", 0.98)]
+        classifier.add_class("dog", ["rex.jpg", "bello.jpg"]).save("my_classifier")
+        ```
     """
 
     model: Any
@@ -44,51 +62,73 @@ class Classifier:
     images: dict[str, Any]
     transductive: bool = False
     format: str = "keras"
+    unknown: Threshold | None = None
+
+    def __post_init__(self) -> None:
+        """Check the names of classes, and the format."""
+        if self.format not in FORMATS:
+            raise ValueError(
+                f"`format` must be one of {', '.join(map(repr, FORMATS))}. Received: "
+                f"format={self.format!r}.{did_you_mean(self.format, FORMATS)}"
+            )
+        check_unknown(self.unknown, self.class_names)
 
     @classmethod
     def adapt(
         cls,
         learner: MetaLearner,
         folder: str | os.PathLike[str],
-        images: dict[str, Any],
+        images: dict[str, Any] | None = None,
         *,
         ways: int | None = None,
-        transductive: bool = False,
+        transductive: bool | None = None,
         skip_unreadable: bool = False,
         format: str = "keras",
+        unknown: Threshold | None = None,
     ) -> Classifier:
         """Adapt a learner to a few images of each class.
 
         Args:
             learner: A trained learner.
             folder: One sub-folder of images a class.
-            images: As the attribute.
+            images: As the attribute; by default of the size and with the channels that the
+                learner's model takes.
             ways: The number of classes there must be, where the learner's network fixes it.
-            transductive: As the attribute.
+            transductive: As the attribute; by default the learner's.
             skip_unreadable: Leaves out files that cannot be read, with a warning.
             format: As the attribute.
+            unknown: As the attribute.
 
         Returns:
             The classifier.
 
         Raises:
-            ValueError: If the number of classes is wrong, or an image cannot be read.
+            ValueError: If the number of classes is wrong, one is called "unknown" where there is a
+                threshold, an image cannot be read, there is no such format, or the model takes no
+                images of one size and `images` does not say either.
         """
+        images = _images_for(learner) if images is None else images
+        transductive = learner.transductive if transductive is None else transductive
         support = ClassDataset.from_directory(folder, skip_unreadable=skip_unreadable, **images)
         if ways is not None and support.num_classes != ways:
             raise ValueError(
                 f"`folder` must hold {ways} classes, as many as the network has outputs. Received: "
                 f"folder='{folder}' with {support.num_classes} ({', '.join(support.class_names)})"
             )
+        check_unknown(unknown, support.class_names)
         labels = np.repeat(
             np.arange(support.num_classes, dtype=np.int32), np.diff(support.class_offsets)
         )
         pixels = _unit_range(support.examples[support.class_indices])
         model = learner.adapt(pixels, labels)
-        return cls(model, support.class_names, images, transductive, format)
+        return cls(model, support.class_names, images, transductive, format, unknown)
 
     def classify(self, files: Sequence[str | os.PathLike[str]]) -> list[tuple[str, float]]:
-        """Return the class and its probability for each image file."""
+        """Return the class and its probability for each image file.
+
+        Where the threshold says so the class is "unknown", and the probability that of the
+        likeliest class.
+        """
         inside = FORMATS[self.format].prepares
         # Resized here as the support set was, so that they become one array, whatever is inside.
         images = {**self.images, "invert": False} if inside else self.images
@@ -99,9 +139,68 @@ class Classifier:
         logits = np.concatenate([self.model(part) for part in parts])
         probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
         best = probabilities.argmax(axis=1)
-        return [
-            (self.class_names[i], float(p[i])) for i, p in zip(best, probabilities, strict=True)
-        ]
+        names = [self.class_names[i] for i in best]
+        if self.unknown is not None:
+            refused = self.unknown(logits)
+            names = [UNKNOWN if no else name for no, name in zip(refused, names, strict=True)]
+        return [(x, float(p.max())) for x, p in zip(names, probabilities, strict=True)]
+
+    def add_class(self, name: str, files: Sequence[str | os.PathLike[str]]) -> Classifier:
+        """Return a classifier that knows one class more, without the images of the others.
+
+        It answers as one that was adapted to the images of all classes. Where a threshold was
+        fitted it stays, and keeps its rates less well the more classes there are.
+
+        Args:
+            name: What the class is called; it becomes the last one.
+            files: Images of it, one or more.
+
+        Returns:
+            A new classifier; this one, and what was saved of it, stay as they are.
+
+        Raises:
+            TypeError: If `name` is no text.
+            ValueError: If there is a class of that name, or the model cannot take one class more:
+                see `tfmeta.add_class`. That of a SavedModel or LiteRT file never can.
+        """
+        names = (*self.class_names, name)
+        check_names(names)
+        check_unknown(self.unknown, names)
+        model = self._changeable()
+        if isinstance(files, str | os.PathLike) or not files:
+            raise ValueError(f"`files` must be one or more images. Received: files={files!r}")
+        images = np.stack([read_image(file, **self.images) for file in files])
+        changed = add_class(model, _unit_range(images))
+        return dataclasses.replace(self, model=changed, class_names=names)
+
+    def remove_class(self, name: str) -> Classifier:
+        """Return a classifier that knows one class less, as if that had never been shown.
+
+        Args:
+            name: What the class is called.
+
+        Raises:
+            ValueError: If there is no such class, or no other, or the model cannot go without one:
+                see `tfmeta.remove_class`.
+        """
+        if name not in self.class_names:
+            raise ValueError(
+                f"`name` must be one of {', '.join(map(repr, self.class_names))}. "
+                f"Received: name={name!r}.{did_you_mean(name, self.class_names)}"
+            )
+        label = self.class_names.index(name)
+        names = self.class_names[:label] + self.class_names[label + 1 :]
+        changed = remove_class(self._changeable(), label)
+        return dataclasses.replace(self, model=changed, class_names=names)
+
+    def _changeable(self) -> keras.Model:
+        if isinstance(self.model, keras.Model):
+            return self.model
+        raise ValueError(
+            "The model must be a Keras model for its classes to change. Received: one that was "
+            f"read of the format {self.format!r}; adapt with format='keras', or adapt anew with "
+            "the examples of all classes"
+        )
 
     @staticmethod
     def check_free(path: str | os.PathLike[str], overwrite: bool) -> None:
@@ -143,10 +242,15 @@ class Classifier:
         folder.mkdir(parents=True, exist_ok=True)
         chosen = FORMATS[self.format]
         chosen.write(
-            self.model, folder / chosen.file, self.class_names, Preprocessing(**self.images)
+            self.model,
+            folder / chosen.file,
+            self.class_names,
+            Preprocessing(**self.images),
+            self.unknown,
         )
         facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         del facts["model"]
+        facts["unknown"] = self.unknown and dataclasses.asdict(self.unknown)
         # Whenever this is interrupted, names do not fit the model of other classes.
         facts["files"] = digests(folder / chosen.file, folder)
         facts["sha256"] = _digest(facts)
@@ -175,7 +279,10 @@ class Classifier:
                 raise ValueError("its SHA-256 is wrong")
             written = dict(facts.pop("files"))
             _check(facts)
-            classifier = cls(model=None, **{**facts, "class_names": tuple(facts["class_names"])})
+            facts["class_names"] = tuple(facts["class_names"])
+            if (unknown := facts.get("unknown")) is not None:
+                facts["unknown"] = Threshold(**unknown)
+            classifier = cls(model=None, **facts)
             chosen = FORMATS[classifier.format]
             file = folder / chosen.file
             found = digests(file, folder)
@@ -190,6 +297,38 @@ class Classifier:
         except Exception as error:
             raise ValueError(f"'{file}' is damaged or of another version ({error!r})") from error
         return dataclasses.replace(classifier, model=model)
+
+
+def read_encoder(path: str | os.PathLike[str]) -> MetaLearner:
+    """Return a learner on an encoder that Keras saved.
+
+    Args:
+        path: A file `.keras` of an encoder, on which SimpleShot is put, or of a learner.
+
+    Raises:
+        ValueError: If it is damaged, or asks for other code than Keras's and this package's.
+    """
+    try:
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+    # What is wrong with a file comes as ValueError, KeyError, BadZipFile, ...
+    except Exception as error:
+        raise ValueError(
+            f"'{path}' must be a model that Keras saved, of classes that it knows. "
+            f"Received: {error!r}"
+        ) from error
+    return model if isinstance(model, MetaLearner) else SimpleShot(model)
+
+
+def _images_for(learner: MetaLearner) -> dict[str, Any]:
+    """Return how image files become what a learner's model takes."""
+    example = learner.example if learner.built else known_example(learner.model)
+    shape = tuple(getattr(example, "shape", ()))
+    if len(shape) != 4 or None in shape[1:] or shape[3] not in (1, 3):
+        raise ValueError(
+            "The model must take images [n, height, width, 1 or 3] of one size. Received: a model "
+            f"{learner.model.name!r} that takes {shape or example}"
+        )
+    return {"size": list(shape[1:3]), "grayscale": shape[3] == 1}
 
 
 def _names(folder: Path) -> list[str]:

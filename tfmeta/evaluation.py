@@ -320,11 +320,29 @@ def uncertainty(
         z, y = _collect(learner, temperature, episodes, from_logits, verbose)
         temperature = calibration.fit_temperature(z, y)
     check_positive("temperature", temperature)
-    source = sampler if support_ways is None else _OutOfTask(source_of(sampler), support_ways)
-    z, y = _collect(learner, source, episodes, from_logits, verbose)
+    z, y = logits_of_queries(
+        learner, sampler, episodes, support_ways, from_logits=from_logits, verbose=verbose
+    )
     p = calibration.softmax(z, temperature)
     inside = y < (np.inf if support_ways is None else support_ways)
     return Uncertainty(p[inside], y[inside], p[~inside], episodes, float(temperature))
+
+
+def logits_of_queries(
+    learner: MetaLearner,
+    sampler: Sampler | tf.data.Dataset,
+    episodes: int,
+    support_ways: int | None,
+    *,
+    from_logits: bool = True,
+    verbose: bool = True,
+) -> tuple[Array, Array]:
+    """Return the logits `[n, ways]` and the labels `[n]` of all queries of all episodes.
+
+    The arguments are those of `uncertainty`; labels from `support_ways` on are out of task.
+    """
+    source = sampler if support_ways is None else _OutOfTask(source_of(sampler), support_ways)
+    return _collect(learner, source, episodes, from_logits, verbose)
 
 
 def _collect(

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfmeta import export
 from tfmeta.files import replacing
+from tfmeta.threshold import Threshold
 from tfmeta.types import Array
 
 
@@ -21,15 +22,17 @@ class Format(NamedTuple):
 
     Attributes:
         file: The name of its file or folder.
-        write: Writes `(model, path, class_names, preprocessing)`.
+        write: Writes `(model, path, class_names, preprocessing, unknown)`.
         read: A path to a function of a batch that returns logits.
         prepares: Whether the preprocessing is in the file, so that a batch is of uint8 images;
             otherwise it is of what the model takes.
     """
 
     file: str
-    write: Callable[[keras.Model, Path, Sequence[str], export.Preprocessing], None]
-    read: Callable[[Path], Callable[[Array], Array]]
+    write: Callable[
+        [keras.Model, Path, Sequence[str], export.Preprocessing, Threshold | None], None
+    ]
+    read: Callable[[Path], Any]
     prepares: bool = False
 
 
@@ -46,15 +49,25 @@ def _write_keras(model: keras.Model, path: Path, *_: Any) -> None:
         model.save(beside)
 
 
-def _read_keras(path: Path) -> Callable[[Array], Array]:
-    model = keras.models.load_model(path, compile=False)
-    return lambda x: np.asarray(model.predict_on_batch(x))
+def _read_keras(path: Path) -> keras.Model:
+    return keras.models.load_model(path, compile=False)
 
 
 def _write_saved_model(
-    model: keras.Model, path: Path, names: Sequence[str], preprocessing: export.Preprocessing
+    model: keras.Model,
+    path: Path,
+    names: Sequence[str],
+    preprocessing: export.Preprocessing,
+    unknown: Threshold | None,
 ) -> None:
-    export.saved_model(model, path, class_names=names, preprocessing=preprocessing, overwrite=True)
+    export.saved_model(
+        model,
+        path,
+        class_names=names,
+        preprocessing=preprocessing,
+        unknown=unknown,
+        overwrite=True,
+    )
 
 
 def _read_saved_model(path: Path) -> Callable[[Array], Array]:

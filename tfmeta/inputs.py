@@ -180,7 +180,12 @@ def check_support(support_x: Nest, support_y: Nest) -> None:
 
 
 def check_finite(name: str, values: Nest) -> None:
-    """Raise a `ValueError` if a number is NaN, infinite, or too large for networks."""
+    """Raise a `ValueError` if a number is NaN, infinite, or too large to be squared.
+
+    Args:
+        name: What to call them.
+        values: A nest of arrays.
+    """
     if not all(map(_finite_squares, keras.tree.flatten(values))):
         raise ValueError(
             f"`{name}` must be finite, and so must the sum of its squares. Received: NaN, "

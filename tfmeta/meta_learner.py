@@ -82,6 +82,7 @@ from tfmeta.task_map import (
     sum_over_tasks,
 )
 from tfmeta.task_model import TaskModel
+from tfmeta.threshold import Threshold
 from tfmeta.types import Inputs, Nest, Tensor
 
 _IN_FLIGHT = 8
@@ -689,6 +690,7 @@ class MetaLearner(Replicated, abc.ABC):
         *,
         class_names: Sequence[str] | None = None,
         preprocessing: Preprocessing | None = None,
+        unknown: Threshold | None = None,
         overwrite: bool = False,
     ) -> None:
         """Write a SavedModel that adapts when it is called, and needs nothing of tfmeta.
@@ -717,13 +719,15 @@ class MetaLearner(Replicated, abc.ABC):
                 be.
             preprocessing: How uint8 images of any size become what the model takes, in the place
                 of `support_x` and `query_x` as the model takes them.
+            unknown: What tells which predictions are no answer, as `tfmeta.unknown.fit` returns it;
+                the output `unknown` is then true for them, and the label "unknown".
             overwrite: Whether a SavedModel at `filepath` may be replaced; nothing else ever is.
 
         Raises:
             TypeError: If an argument is of another type.
             ValueError: If there is no such format, the learner is not built or has several inputs
-                or outputs, `class_names` don't fit its outputs or have one twice, or
-                `preprocessing` makes something else than the model takes.
+                or outputs, `class_names` don't fit its outputs, have one twice or (with a
+                threshold) "unknown", or `preprocessing` makes something else than the model takes.
             FileExistsError: If there is something at `filepath` that may not be replaced.
             OSError: If `filepath` cannot be written.
 
@@ -747,6 +751,7 @@ class MetaLearner(Replicated, abc.ABC):
             filepath,
             class_names=class_names,
             preprocessing=preprocessing,
+            unknown=unknown,
             overwrite=overwrite,
         )
         if verbose:

@@ -28,4 +28,9 @@ def readable(error: Any, where: str = "") -> Any:
         return ValueError(
             f"Labels must be the class numbers 0..{int(found[2]) - 1}. Received: {found[1]}{where}"
         )
+    if "Cholesky decomposition was not successful" in error.message:
+        return ValueError(
+            "`encoder` must return finite numbers, for what is computed of them is no matrix that "
+            f"can be solved with. Received: NaN, infinite or too large numbers{where}"
+        )
     return error

@@ -50,6 +50,30 @@ class TaskModel(keras.Model):
         with avoided(), keras.StatelessScope(state_mapping=own):
             return learner.predict_task(state, inputs, training=False)
 
+    def by(self) -> Any:
+        """Return the learner that has adapted, whose weights may be others by now."""
+        return self._replaced()[0]
+
+    def changed(self, change: Callable[[Any, Nest], Nest]) -> TaskModel:
+        """Return a new model of another state, with the same weights.
+
+        Args:
+            change: Of the learner, which computes with this model's weights, and of the state.
+        """
+        learner, variables = self._replaced()
+        state = tf.nest.pack_sequence_as(
+            self._structure, [tf.convert_to_tensor(v) for v in self._values]
+        )
+        own = list(zip(variables, self._weights_of_learner, strict=True))
+        with keras.StatelessScope(state_mapping=own):
+            state = change(learner, state)
+        new = TaskModel(learner, state)
+        # The learner's own may have been trained since.
+        for theirs, weight in zip(new._weights_of_learner, self._weights_of_learner, strict=True):
+            theirs.assign(weight)
+        new(new.example)
+        return new
+
     def get_config(self) -> dict[str, Any]:
         """Return the learner and the shapes of its state, for Keras's saving."""
         learner = keras.saving.serialize_keras_object(self._replaced()[0])

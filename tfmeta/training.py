@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfmeta import plots
+from tfmeta import plots, unknown
 from tfmeta.algorithms import FOMAML, MAML, MAMLPlusPlus, PrototypicalNetwork
 from tfmeta.data import Augmentation, ClassDataset, EpisodeSampler, load
 from tfmeta.distribution import check_alike, digest, workers_of
@@ -174,6 +174,59 @@ def evaluation_sampler(
         queries or settings.queries,
         seed,
         random_rotation=settings.random_rotation,
+    )
+
+
+def threshold_for(
+    settings: Settings,
+    learner: MetaLearner,
+    dataset: ClassDataset,
+    ways: int,
+    shots: int,
+    *,
+    false_acceptance: float | None,
+    false_rejection: float | None,
+    episodes: int = 300,
+) -> unknown.Threshold:
+    """Return from which score on a task's images are of one of its classes.
+
+    It is fitted on episodes of as many classes as the task shows, with as many examples, and of up
+    to as many others.
+
+    Args:
+        settings: Of the run.
+        learner: The trained learner.
+        dataset: Validation classes.
+        ways: How many classes the task shows.
+        shots: How many examples of each.
+        false_acceptance: The rate to keep, as for `tfmeta.unknown.fit`; or
+        false_rejection: this one.
+        episodes: How many episodes it is fitted on.
+
+    Raises:
+        ValueError: If there are too few validation classes, or examples of one.
+    """
+    if dataset.num_classes <= ways:
+        raise ValueError(
+            "When to answer 'unknown' is found with validation classes, of which there must be "
+            f"more than are shown: {ways + 1} at least. Received: {dataset.num_classes}, of "
+            f"{dataset.description!r}"
+        )
+    sampler = EpisodeSampler(
+        dataset,
+        min(2 * ways, dataset.num_classes),
+        shots,
+        settings.queries,
+        settings.seed,
+        random_rotation=settings.random_rotation,
+    )
+    return unknown.fit(
+        learner,
+        sampler,
+        episodes,
+        support_ways=ways,
+        false_acceptance=false_acceptance,
+        false_rejection=false_rejection,
     )
 
 

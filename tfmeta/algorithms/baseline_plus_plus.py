@@ -127,4 +127,6 @@ class BaselinePlusPlus(EmbeddingLearner):
         if encoder is None:
             return super().adapted_model({"weights": weights})
         scale = tf.constant(self.scale, weights.dtype)
-        return model_of_prototypes(encoder, self.example, weights, "cosine", scale)
+        return model_of_prototypes(
+            encoder, self.example, weights, "cosine", scale, of_classes=False
+        )

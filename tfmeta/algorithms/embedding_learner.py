@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmeta.algorithms.prototype_head import present_classes
+from tfmeta.algorithms.prototype_head import check_embedded, present_classes
 from tfmeta.derivatives import gradients_or_zeros
 from tfmeta.functional import batch_norm_layers
 from tfmeta.labels import ClassNumbers
@@ -45,6 +45,8 @@ class EmbeddingLearner(MetaLearner):
     # Whether the head has layers that compute otherwise in training. `learn` and `answer` are then
     # given `training`, and `answer` what is `real`: see there.
     has_layers = False
+    # What `learn` returns that has a row for each class, made of that class's examples alone.
+    of_classes: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def learn(self, embedded: Tensor, labels: Tensor, ways: Tensor) -> dict[str, Tensor]:
@@ -100,6 +102,15 @@ class EmbeddingLearner(MetaLearner):
     def gather(self, embedded: Tensor) -> None:
         """Take note of all embeddings `[n, d]` of a meta-batch in training, where it `gathers`."""
 
+    def kept(self, state: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+        """Return the embeddings `[n, d]` and labels `[n]` a state is of, or `None` without them.
+
+        Where a head keeps them in what `learn` returns, `tfmeta.add_class` can learn anew from them
+        and from more. It needs neither where there are rows `of_classes`.
+        """
+        del state
+        return None
+
     @property
     def encoder(self) -> keras.Model:
         """The wrapped model."""
@@ -144,7 +155,10 @@ class EmbeddingLearner(MetaLearner):
                 "`support_y` must have one axis, a class number for each example. "
                 f"Received: shape={tuple(support_y.shape)}"
             )
-        state = self._learnt(self._embed(support_x, training)[None], support_y[None], training)
+        embedded = self._embed(support_x, training)
+        if tf.executing_eagerly():
+            check_embedded("support_x", embedded)
+        state = self._learnt(embedded[None], support_y[None], training)
         if unlabelled_x is not None:
             state = self._learnt_more(state, self._embed(unlabelled_x, training)[None])
         return tf.nest.map_structure(lambda x: x[0], state)

@@ -51,6 +51,7 @@ class FEAT(PrototypicalNetwork):
     """
 
     has_layers = True
+    of_classes = ()  # each is made of the means of all classes
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ from tfmeta.fast_weights import FastWeights
 from tfmeta.functional import BatchNormMode
 from tfmeta.inner_batches import in_batches
 from tfmeta.inner_loop import InnerStep
-from tfmeta.inner_optimizers import Adam, UpdateRule
+from tfmeta.inner_optimizers import Adam, UpdateRule, check_rule
 from tfmeta.types import Nest
 
 # What other learners of the family have in the place of `steps` and `optimizer`.

@@ -53,14 +53,20 @@ class KNearestNeighbors(EmbeddingLearner):
         """Return the `examples` `[tasks, n, d]`, and their `votes` `[tasks, n, ways]`."""
         return {"examples": embedded, "votes": tf.one_hot(labels, ways, dtype=embedded.dtype)}
 
+    def kept(self, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the examples, and the classes that they vote for."""
+        return state["examples"], tf.argmax(state["votes"], -1)
+
     def answer(self, state: dict[str, Tensor], embedded: Tensor) -> Tensor:
         """Return the logits `[tasks, queries, ways]`."""
         examples, votes = state["examples"], state["votes"]
         distances = squared_euclidean(embedded, examples)
+        # Votes know no NaN, which must not pass for an answer.
+        nothing = 0 * tf.reduce_sum(distances, -1, keepdims=True)
         # What only fills up a task has no vote, and is nobody's neighbour.
         real = tf.reduce_any(votes > 0, -1)[:, None]
         distances = tf.where(real, distances, distances.dtype.max)
         _, nearest = tf.math.top_k(-distances, tf.minimum(self.k, tf.shape(examples)[1]))
         found = tf.reduce_sum(tf.gather(votes, nearest, batch_dims=1), axis=2)
         shares = found / tf.reduce_sum(found, -1, keepdims=True)
-        return tf.math.log(tf.maximum(shares, _NO_VOTE))
+        return tf.math.log(tf.maximum(shares, _NO_VOTE)) + nothing

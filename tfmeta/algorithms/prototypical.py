@@ -57,6 +57,8 @@ class PrototypicalNetwork(EmbeddingLearner):
         ```
     """
 
+    of_classes: tuple[str, ...] = ("prototypes",)
+
     def __init__(
         self,
         encoder: keras.Model,
@@ -106,7 +108,14 @@ class PrototypicalNetwork(EmbeddingLearner):
         encoder = copy_of(self.model)
         if encoder is None:
             return super().adapted_model({"prototypes": means})
-        return model_of_prototypes(encoder, self.example, means, self.distance, self.temperature)
+        return model_of_prototypes(
+            encoder,
+            self.example,
+            means,
+            self.distance,
+            self.temperature,
+            of_classes=bool(self.of_classes),
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, for Keras's saving."""

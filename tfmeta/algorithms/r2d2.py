@@ -72,13 +72,23 @@ class R2D2(EmbeddingLearner):
         )
 
     def learn(self, embedded: Tensor, labels: Tensor, ways: Tensor) -> dict[str, Tensor]:
-        """Return the `weights` W `[tasks, d, ways]`."""
+        """Return the `weights` W `[tasks, d, ways]`; `examples` and `labels`, which they are of."""
         targets = tf.one_hot(labels, ways, dtype=embedded.dtype)
         gram = tf.matmul(embedded, embedded, transpose_b=True)
         ridge = tf.cast(tf.exp(self.log_ridge), gram.dtype)
         gram += ridge * tf.eye(tf.shape(gram)[-1], dtype=gram.dtype)
         solution = tf.linalg.cholesky_solve(tf.linalg.cholesky(gram), targets)
-        return {"weights": tf.matmul(embedded, solution, transpose_a=True)}
+        weights = tf.matmul(embedded, solution, transpose_a=True)
+        # These for one class more or less, which gives other weights for all.
+        return {"weights": weights, "examples": embedded, "labels": tf.cast(labels, tf.int32)}
+
+    def kept(self, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the examples and their labels."""
+        return state["examples"], state["labels"]
+
+    def named_state(self, state: Any) -> dict[str, Tensor]:
+        """Return the weights alone, which are all that a prediction takes."""
+        return {"weights": state["weights"]}
 
     def answer(self, state: dict[str, Tensor], embedded: Tensor) -> Tensor:
         """Return the logits `[tasks, queries, ways]`."""

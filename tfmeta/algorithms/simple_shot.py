@@ -46,6 +46,8 @@ class SimpleShot(EmbeddingLearner):
         ```
     """
 
+    of_classes: tuple[str, ...] = ("prototypes",)
+
     def __init__(
         self, encoder: keras.Model, centre: bool = True, normalize: bool = True, **kwargs: Any
     ) -> None:

@@ -65,6 +65,7 @@ class SoftKMeans(PrototypicalNetwork):
     """
 
     takes_unlabelled = True
+    of_classes = ()  # unlabelled examples have a share in each
     # In the place of the property, for each learner has its own.
     transductive: bool = False
 

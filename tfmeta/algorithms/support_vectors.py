@@ -16,8 +16,8 @@ from tfmeta.types import Tensor
 
 # A step goes so far of the way to where a number would be zero.
 _OF_THE_WAY = 0.995
-# What makes a class's matrix regular, of its greatest number; and how often its equations are solved
-# for what is left.
+# What makes a class's matrix regular, of its greatest number; and how often its equations are
+# solved for what is left.
 _NEAR, _TIMES = 1e-6, 8
 # Of the tolerance, where the steps end: the gap is computed otherwise, and rounded.
 _WELL = 0.1

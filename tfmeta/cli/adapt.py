@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import click
 
-from tfmeta.classifier import Classifier
+from tfmeta import training
+from tfmeta.classifier import Classifier, read_encoder
 from tfmeta.cli.group import main
-from tfmeta.cli.types import FOLDER, Name
+from tfmeta.cli.settings import with_data_there
+from tfmeta.cli.types import FOLDER, SHARE, Name
 from tfmeta.data.images import SUFFIXES
 from tfmeta.formats import FORMATS
 from tfmeta.runs import Run
 
 
 @main.command()
-@click.argument("run_path", metavar="RUN", type=FOLDER)
+@click.argument("source", metavar="RUN_OR_MODEL", type=FOLDER)
 @click.option(
     "--support",
     type=FOLDER,
@@ -38,29 +41,82 @@ from tfmeta.runs import Run
     show_default=True,
     help="Of the model in the folder. A saved_model takes images of any size, without tfmeta.",
 )
+@click.option(
+    "--false-acceptance",
+    type=SHARE,
+    help="Answer 'unknown' so often that of images of other classes only this share gets the name "
+    "of a class; found with the validation classes of RUN.",
+)
+@click.option(
+    "--false-rejection",
+    type=SHARE,
+    help="Answer 'unknown', but to this share of images of the classes themselves only.",
+)
+@click.option("--data-dir", type=FOLDER, help="Folder of data sets.  [default: as in training]")
 def adapt(
-    run_path: Path,
+    source: Path,
     support: Path,
     output: Path,
     invert: bool | None,
     skip_unreadable: bool,
     overwrite: bool,
     kind: str,
+    data_dir: Path | None,
+    false_acceptance: float | None,
+    false_rejection: float | None,
 ) -> None:
-    """Adapt the model of RUN to new classes, and write a model that classifies images."""
-    run = Run(run_path)
-    settings = run.settings()
+    """Adapt to new classes, and write a model that classifies images.
+
+    The model of the folder RUN is adapted; or an encoder that Keras saved, as MODEL.keras, to which
+    SimpleShot is put. An encoder takes images of one size with numbers between 0 and 1, and so has
+    the preprocessing of its own as its first layers.
+    """
+    asked = false_acceptance is not None or false_rejection is not None
+    if false_acceptance is not None and false_rejection is not None:
+        raise click.UsageError("--false-acceptance and --false-rejection: choose one.")
     Classifier.check_free(output, overwrite)
-    images = {**settings.images, **({} if invert is None else {"invert": invert})}
+    settings = None if source.is_file() else Run(source).settings()
+    if settings is None:
+        if asked:
+            raise click.UsageError(
+                "--false-acceptance and --false-rejection need the validation classes of a run. "
+                f"Received: '{source}', a file"
+            )
+        if invert is not None:
+            raise click.UsageError("--invert is for a run; an encoder has preprocessing of its own")
+        learner, images = read_encoder(source), None
+    else:
+        learner = Run(source).learner()
+        images = {**settings.images, **({} if invert is None else {"invert": invert})}
     classifier = Classifier.adapt(
-        run.learner(),
+        learner,
         support,
         images,
-        ways=settings.ways if settings.fixed_ways else None,
-        transductive=settings.transductive,
+        ways=settings.ways if settings and settings.fixed_ways else None,
+        transductive=None if settings is None else settings.transductive,
         skip_unreadable=skip_unreadable,
         format=kind,
     )
+    if settings and asked:
+        names = classifier.class_names
+        shots = min(len(images_directly_in(support / name)) for name in names)
+        validation = training.load_data(with_data_there(settings, data_dir))[1]
+        threshold = training.threshold_for(
+            settings,
+            learner,
+            validation,
+            len(names),
+            shots,
+            false_acceptance=false_acceptance,
+            false_rejection=false_rejection,
+        )
+        classifier = dataclasses.replace(classifier, unknown=threshold)
+        click.echo(
+            f"On validation episodes of {len(names)} classes with {shots} image(s) each, "
+            f"{100 * (threshold.false_acceptance or 0):.1f} % of the images of other classes get "
+            f"the name of a class, and {100 * (threshold.false_rejection or 0):.1f} % of their own "
+            "'unknown'."
+        )
     classifier.save(output)
     click.echo(f"Adapted to {', '.join(classifier.class_names)}. Saved in {output}.")
     warn_if_transductive(classifier)
@@ -72,13 +128,23 @@ def adapt(
 def predict(adapted: Path, images: tuple[Path, ...]) -> None:
     """Classify images with a model that `tfmeta adapt` wrote.
 
-    Prints file, class and probability, separated by tabs.
+    Prints file, class and probability, separated by tabs; where it was adapted to say so, the class
+    is 'unknown', and the probability that of the likeliest class.
     """
     classifier = Classifier.load(adapted)
     files = [file for path in images for file in (image_files(path) if path.is_dir() else [path])]
     for file, (name, probability) in zip(files, classifier.classify(files), strict=True):
         click.echo(f"{file}\t{name}\t{probability:.3f}")
     warn_if_transductive(classifier)
+
+
+def images_directly_in(folder: Path) -> list[Path]:
+    """Return the images in a folder that are not hidden."""
+    return [
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+    ]
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from tfmeta.checks import did_you_mean
 from tfmeta.data.benchmarks import BENCHMARKS
 
 POSITIVE = click.IntRange(min=1)
+SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 FOLDER = click.Path(path_type=Path)
 
 

@@ -19,6 +19,7 @@ from tfmeta.export.writable import writable
 from tfmeta.files import replacing_folder
 from tfmeta.foreign.of_keras import layers_of
 from tfmeta.layers import BatchAtHandNormalization
+from tfmeta.threshold import Threshold
 
 
 def saved_model(
@@ -27,12 +28,15 @@ def saved_model(
     *,
     class_names: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
+    unknown: Threshold | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write an adapted model as a SavedModel, with the names of its classes.
 
     It has one signature, `serving_default(query_x)`, with the output `predictions` and, where there
-    are class names, `labels`, the name of the largest prediction. The number of queries is free.
+    are class names, `labels`, the name of the largest prediction. With a threshold there is
+    `unknown` as well, true where the answer is none of the classes; the label is then "unknown".
+    The number of queries is free.
 
     Args:
         adapted: What `MetaLearner.adapt` returned, or any built Keras model of one input and one
@@ -41,14 +45,15 @@ def saved_model(
         class_names: A name for each output.
         preprocessing: How uint8 images of any size become what the model takes; they are then what
             `query_x` is. Without it, `query_x` is what the model takes.
+        unknown: What tells which predictions are no answer: `tfmeta.unknown.fit`.
         overwrite: Whether a SavedModel that an export wrote to `path` may be replaced. Nothing else
             ever is: a folder with other files in it is refused, and so is a link.
 
     Raises:
         TypeError: If an argument is of another type.
         ValueError: If the model is not built or has several inputs or outputs, `class_names` are
-            not one different name an output, or `preprocessing` makes something else than the
-            model takes.
+            not one different name an output, one is "unknown" where there is a threshold, or
+            `preprocessing` makes something else than the model takes.
         FileExistsError: If there is something at `path` that may not be replaced.
         OSError: If `path` cannot be written.
 
@@ -71,7 +76,7 @@ def saved_model(
         )
     check_free(path, overwrite)
     example = example_of_built("adapted", adapted)
-    signatures = model_signatures(adapted, example, class_names, preprocessing)
+    signatures = model_signatures(adapted, example, class_names, preprocessing, unknown)
     if any(
         isinstance(x, BatchAtHandNormalization) or getattr(x, "transductive", False)
         for x in layers_of(adapted)
@@ -86,6 +91,7 @@ def saved_learner(
     *,
     class_names: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
+    unknown: Threshold | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write a learner as a SavedModel that adapts; `MetaLearner.export` describes it."""
@@ -95,7 +101,7 @@ def saved_learner(
             f"Received: a learner {learner.name!r} that is not"
         )
     check_free(path, overwrite)
-    signatures = learner_signatures(learner, class_names, preprocessing)
+    signatures = learner_signatures(learner, class_names, preprocessing, unknown)
     if learner.transductive:
         _say_transductive(path)
     methods = {k: f for k, f in signatures.items() if k != "serving_default"}

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfmeta.export.preprocessing import Preprocessing
 from tfmeta.inputs import example_of
 from tfmeta.kernels import avoided
+from tfmeta.threshold import UNKNOWN, Threshold
 from tfmeta.types import Nest, Tensor
 
 
@@ -19,6 +20,7 @@ def model_signatures(
     example: Any,
     class_names: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
+    unknown: Threshold | None = None,
 ) -> dict[str, Any]:
     """Return `serving_default(query_x)` of an adapted model, traced.
 
@@ -27,12 +29,14 @@ def model_signatures(
         example: What it takes, symbolically.
         class_names: A name for each output.
         preprocessing: How images become what it takes.
+        unknown: Which predictions are no answer.
     """
     names, given = check_names(class_names), _given(example, preprocessing)
+    check_unknown(unknown, names)
 
     def predict(query_x: Nest) -> Any:
         x = _examples("query_x", query_x, example, preprocessing)
-        return _answer(model(x, training=False), names)
+        return _answer(model(x, training=False), names, unknown)
 
     return {"serving_default": _traced(predict, query_x=given)}
 
@@ -41,6 +45,7 @@ def learner_signatures(
     learner: Any,
     class_names: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
+    unknown: Threshold | None = None,
 ) -> dict[str, Any]:
     """Return what a learner does with one task, traced without a task axis.
 
@@ -51,8 +56,10 @@ def learner_signatures(
         learner: A built `tfmeta.MetaLearner` of one input and one output.
         class_names: A name for each class.
         preprocessing: How images become what the learner's model takes.
+        unknown: Which predictions are no answer.
     """
     names, example = check_names(class_names), learner.example
+    check_unknown(unknown, names)
     given, labels = _given(example, preprocessing), labels_of(learner)
     structure: list[Any] = []
 
@@ -71,7 +78,7 @@ def learner_signatures(
         with tf.control_dependencies(_no_nan(tensors)):
             x = tf.identity(x)
         state = learner.state_of(tensors, structure[0])
-        return _answer(learner.predict_task(state, x, training=False), names)
+        return _answer(learner.predict_task(state, x, training=False), names, unknown)
 
     predicting = _traced(predict, query_x=given, **adapting.structured_outputs)
 
@@ -149,6 +156,27 @@ def check_names(class_names: Sequence[str] | None) -> list[str] | None:
                 f"`class_names` must be text that UTF-8 has. Received: {name!r}"
             ) from error
     return [str(name) for name in names]
+
+
+def check_unknown(unknown: Any, class_names: Sequence[str] | None) -> None:
+    """Raise unless a threshold is one, or `None`, and its answer is not a class's name.
+
+    Raises:
+        TypeError: If it is something else.
+        ValueError: If a class is called "unknown", too.
+    """
+    if unknown is None:
+        return
+    if not isinstance(unknown, Threshold):
+        raise TypeError(
+            "`unknown` must be a tfmeta.unknown.Threshold, as tfmeta.unknown.fit returns it. "
+            f"Received: unknown={unknown!r}"
+        )
+    if class_names is not None and UNKNOWN in class_names:
+        raise ValueError(
+            f"No class may be called {UNKNOWN!r} where that is the answer for images of no class. "
+            f"Received: {', '.join(map(repr, class_names))}"
+        )
 
 
 def refuse_several(what: str, tensors: Any) -> None:
@@ -277,19 +305,26 @@ def _squares(x: Tensor) -> Tensor:
     return tf.nn.l2_loss(tf.cast(x, tf.float32) if x.dtype.size < 4 else x)
 
 
-def _answer(predictions: Tensor, names: list[str] | None) -> dict[str, Any]:
+def _answer(
+    predictions: Tensor, names: list[str] | None, unknown: Threshold | None
+) -> dict[str, Any]:
     """Return the outputs of a signature."""
     refuse_several("one output", predictions)
-    if names is None:
-        return {"predictions": predictions}
+    answer = {"predictions": predictions}
     outputs = predictions.shape[-1]
+    if unknown is not None:
+        answer["unknown"] = unknown(predictions)
+    if names is None:
+        return answer
     if len(predictions.shape) != 2 or outputs not in (None, len(names)):
         raise ValueError(
             "`class_names` must have a name for each output of the model, which returns "
             f"{_shown(predictions.shape)}. Received: {len(names)} names"
         )
     best = tf.gather(tf.constant(names), tf.argmax(predictions, axis=-1))
-    return {"predictions": predictions, "labels": best}
+    if unknown is not None:
+        best = tf.where(answer["unknown"], UNKNOWN, best)
+    return {**answer, "labels": best}
 
 
 def _must(condition: Any, *words: Any) -> Any:
