@@ -24,6 +24,7 @@ TEST_QUERIES = 15
 STEPS_OF_EPOCH, SAVE_EVERY, MOST_EPOCHS = 100, 50, 100_000
 # Pretraining takes no account of how many ways and shots there will be.
 WATCHED = {"ways": 5, "shots": 1, "queries": TEST_QUERIES}
+WATCHED_EPISODES = 100
 NOT_PUBLISHED = ("–", "–")
 
 
@@ -190,6 +191,7 @@ def trained(
             optimizer=sgd,
             augmentation=change,
             validation=tfmeta.data.EpisodeSampler(validation, **WATCHED),
+            validation_episodes=WATCHED_EPISODES,
             callbacks=[budget, save],
             verbose=2,
         )

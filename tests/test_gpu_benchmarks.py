@@ -321,6 +321,7 @@ def test_a_row_of_cifar_from_its_begin_to_its_score(
     data = tfmeta.data.ClassDataset(images, np.arange(500) // 20)
     monkeypatch.setattr(rows, "parts", lambda *_: (data, data, data))
     monkeypatch.setattr(rows, "WATCHED", {"ways": 2, "shots": 1, "queries": 2})
+    monkeypatch.setattr(rows, "WATCHED_EPISODES", 3)
     arguments = ("fc100", name, "", 0.02, 3, tmp_path)
     first = rows.row(*arguments)
     assert first["steps"] > 0

@@ -39,7 +39,7 @@ def test_the_losses_are_those_of_learners_with_these_rates(tmp_path: Path) -> No
     found = suggested(learner, sampler, 11, rates=(*RATES[::-1], 1e30))
     assert found.rates.tolist() == [*RATES, 1e30]
     assert sampler.steps == [(0, 8), (1, 3)]
-    for i, rate in enumerate(RATES):
+    for i, rate in enumerate(RATES[:2]):
         other = maml(rate)
         other.set_weights(learner.get_weights())
         for part, (step, size) in zip((slice(0, 8), slice(8, 11)), sampler.steps[:2], strict=True):

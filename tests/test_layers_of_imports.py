@@ -117,7 +117,7 @@ MAY_IMPORT = {
         "inputs",
         "export.",
     ],
-    "task_model": ["types", "copies", "kernels"],
+    "task_model": ["types", "copies", "functional", "kernels"],
     "meta_learner": [
         *LOOPS,
         "arguments",

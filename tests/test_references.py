@@ -14,6 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
 import tfmeta
 from tests.test_evaluation import sampler_of, vectors
+from tfmeta.embeddings import embedding_of
 
 EPISODES = 9
 CLASSIFIERS = {
@@ -183,6 +184,13 @@ def test_what_is_left_out_has_its_reason() -> None:
     inputs = {"support_x": x, "support_y": y, "query_x": x}
     result = evaluated(whole, sampler_of(inputs, y), 2)
     assert "no last dense layer is plainly found" in result.left_out["the embedding"]
+
+
+def test_maps_are_no_embedding() -> None:
+    maps = keras.Sequential([keras.Input((4,)), keras.layers.Reshape((2, 2))], name="maps")
+    learner = tfmeta.PrototypicalNetwork(maps)
+    learner.check_inputs(vectors().batch(0)[0])
+    assert embedding_of(learner) == "model 'maps' returns no vectors [n, d]"
 
 
 def ids() -> tuple[keras.Model, Any]:

@@ -68,7 +68,7 @@ class Fitted:
             if self._encoder is None or isinstance(self._encoder, keras.Model):
                 features = self._features.features(given, chunk.size, chunk.first)
             else:
-                features = [self._called(inputs) for inputs in given]
+                features = [self._called(x, chunk.first + i) for i, x in enumerate(given)]
         except NotFiniteError as error:
             raise ValueError(f"{self._who} must have finite features. Received: {error}") from error
         return [
@@ -80,7 +80,7 @@ class Fitted:
     def _who(self) -> str:
         return f"`learners[{self._name!r}]`"
 
-    def _called(self, inputs: dict[str, Any]) -> dict[str, Any]:
+    def _called(self, inputs: dict[str, Any], episode: int) -> dict[str, Any]:
         """Return an episode with features that a function makes."""
         found = {}
         for name in ("support_x", "query_x"):
@@ -91,6 +91,8 @@ class Fitted:
                     f"{self._who} must have an encoder that returns one vector [n, d] for each "
                     f"example. Received: shape={z.shape} for {len(x)} examples"
                 )
+            if not np.isfinite(z).all():
+                raise NotFiniteError(episode)
             found[name] = z[None]
         return {**inputs, **found}
 

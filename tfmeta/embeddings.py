@@ -33,6 +33,9 @@ def embedding_of(learner: MetaLearner) -> Embed | str:
         learner: A learner that is built.
     """
     if isinstance(learner, EmbeddingLearner):
+        outputs = learner.outputs_of_model()
+        if tf.nest.is_nested(outputs) or len(outputs.shape) != 2:
+            return f"model {learner.model.name!r} returns no vectors [n, d]"
         return _at_once(lambda x: learner.embed(x, training=False, model=learner.encoder))
     if not isinstance(learner, GradientBased):
         return f"{type(learner).__name__} does not say which part of its model is an embedding"

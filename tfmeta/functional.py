@@ -246,15 +246,15 @@ def written_weights(model: keras.Model, example: Nest, *, training: bool) -> lis
         [tf.TensorSpec(v.shape, v.dtype) for v in variables]
         for variables in (model.trainable_variables, model.non_trainable_variables)
     ]
-    inputs = keras.tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), _plain(example))
+    inputs = keras.tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), plain(example))
     tf.function(call, autograph=False).get_concrete_function(*specs, inputs)
     return written
 
 
-def _plain(nest: Any) -> Any:
+def plain(nest: Any) -> Any:
     """Return a nest without the containers that Keras makes of attributes of models."""
     if isinstance(nest, dict):
-        return {key: _plain(value) for key, value in nest.items()}
+        return {key: plain(value) for key, value in nest.items()}
     if isinstance(nest, list):
-        return [_plain(value) for value in nest]
-    return tuple(map(_plain, nest)) if isinstance(nest, tuple) else nest
+        return [plain(value) for value in nest]
+    return tuple(map(plain, nest)) if isinstance(nest, tuple) else nest

@@ -37,7 +37,7 @@ from tfmeta.foreign.of_keras import (
     layers_of,
     metrics_are_built,
 )
-from tfmeta.functional import batch_norm_layers, check_layers
+from tfmeta.functional import batch_norm_layers, check_layers, plain
 from tfmeta.given import batches, first_of, named
 from tfmeta.inputs import (
     arrays,
@@ -901,7 +901,7 @@ class MetaLearner(Replicated, abc.ABC):
         give an ordinary model without tfmeta in it override this.
         """
         adapted = TaskModel(self.as_it_is(), state)
-        adapted(self.example)
+        adapted(plain(self.example))
         return adapted
 
     def as_it_is(self) -> Any:

@@ -29,7 +29,7 @@ def is_padded(inputs: Any) -> bool:
 
 def masks_of(inputs: Any) -> dict[str, str]:
     """Return for each part of a meta-batch that holds examples, by name, how its mask is called."""
-    return {part: mask for part, mask in _MASKED.items() if part in inputs}
+    return {part: mask for part, mask in _MASKED.items() if inputs.get(part) is not None}
 
 
 def without_padding(mask: Tensor, *values: Nest) -> list[Any]:

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfmeta.copies import resources_of
+from tfmeta.functional import plain
 from tfmeta.kernels import avoided
 from tfmeta.types import Nest
 
@@ -95,7 +96,7 @@ class TaskModel(keras.Model):
         structure = config.pop("structure")
         state = tf.nest.map_structure(lambda i: shapes[i], structure)
         model = cls(learner, state, **config)
-        model(model.example)
+        model(plain(model.example))
         return model
 
     def get_build_config(self) -> None:

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import tfmeta
 from tests.algorithms.test_heads import (
+    HEADS,
     INPUTS,
     LABELS,
     SIZE,
@@ -249,6 +250,12 @@ def test_a_relation_that_is_none(relation, message):
         learner.adapt(INPUTS["support_x"][0], LABELS[0])
 
 
+def test_maps_of_any_size_are_refused():
+    encoder = keras.Sequential([keras.Input((None, None, 2)), keras.layers.Conv2D(3, 1)])
+    with pytest.raises(ValueError, match=r"`encoder` must .* known size.*\(None, None, None, 3\)"):
+        tfmeta.RelationNetwork(encoder).predict_on_batch(maps(INPUTS))
+
+
 def test_the_squared_error_of_the_paper():
     def squared_error(y, scores):
         y = tf.one_hot(tf.cast(y, tf.int32), tf.shape(scores)[-1])
@@ -310,3 +317,29 @@ def test_a_relation_is_not_trained_by_what_an_adapted_model_is_part_of():
     outer = keras.Model(x, adapted(x))
     query = INPUTS["query_x"][0]
     np.testing.assert_allclose(outer(query, training=True), outer(query), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "RelationNetwork",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("BaselinePlusPlus", "MatchingNetwork", "MatchingNetwork-context", "FEAT")
+        ),
+    ],
+)
+def test_on_a_device(name, tmp_path):
+    """With LiteRT's built-in operations alone, for tasks of any size."""
+    lite = pytest.importorskip("ai_edge_litert.interpreter", reason="needs LiteRT")
+    learner = compiled(HEADS[name](identity()))
+    x, y, query = (INPUTS[k][0] for k in INPUTS)
+    learner.adapt(x, y)
+    tfmeta.export.lite(learner, tmp_path / "any.tflite")
+    on_device = lite.Interpreter(str(tmp_path / "any.tflite"))
+    adapt, predict = (on_device.get_signature_runner(k) for k in ("adapt", "predict"))
+    for some in (y < WAYS, y < 3):
+        expected = np.asarray(learner.adapt(x[some], y[some])(query))
+        task = adapt(support_x=x[some], support_y=y[some].astype("int64"))
+        found = predict(query_x=query, **task)["predictions"]
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())

@@ -139,10 +139,11 @@ def test_without_unlabelled_examples_it_is_a_prototypical_network(float64):
     np.testing.assert_array_equal(found, theirs)
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize(("neighbors", "alpha", "scale"), [(3, 0.9, 0.5), (20, 0.99, 1.0)])
-def test_label_propagation(float64, neighbors, alpha, scale):
+def test_label_propagation(float64, neighbors, alpha, scale, symmetric):
     """The same spreading as scikit-learn's, on the graph of the formula."""
-    learner = tfmeta.LabelPropagation(identity(), neighbors, alpha, scale)
+    learner = tfmeta.LabelPropagation(identity(), neighbors, alpha, scale, symmetric=symmetric)
     scale = np.exp(float(learner.log_length_scale))
 
     def graph(nodes):
@@ -158,10 +159,14 @@ def test_label_propagation(float64, neighbors, alpha, scale):
     def twin(x, y, q, u):
         nodes, one_hot = np.concatenate([x, q]), np.eye(y.max() + 1)[y]
         weights = graph(nodes)
-        root = np.sqrt(weights.sum(1))
+        degrees = weights.sum(1)
+        root = np.sqrt(degrees)
         spread = weights / root[:, None] / root
         labels = np.concatenate([one_hot, np.zeros((len(q), one_hot.shape[1]))])
         found = np.linalg.solve(np.eye(len(nodes)) - alpha * spread, labels)
+        if not symmetric:
+            walks = np.eye(len(nodes)) - alpha * weights / degrees
+            return np.linalg.solve(walks, labels)[len(x) :]
         theirs = sklearn.semi_supervised.LabelSpreading(
             lambda a, _: graph(a), alpha=alpha, max_iter=100_000, tol=1e-13
         )

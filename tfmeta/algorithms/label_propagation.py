@@ -25,9 +25,15 @@ class LabelPropagation(TransductiveLearner):
     Support examples and queries are the nodes. Two of them are joined by the weight
     `W_ij = exp(−‖z_i − z_j‖² / (2 s² m))`, with m the mean squared distance of two nodes of the
     task, if one is among the k nearest of the other, and else by 0. With D the sums of W's rows,
-    `S = D^(−1/2) W D^(−1/2)` and Y the labels of the support set, one-hot and zero for queries, the
-    logits are the rows of `F = (I − α S)⁻¹ Y` of the queries: a positive definite system of as many
-    equations as there are nodes, which is solved in double precision.
+    `P = W D⁻¹` and Y the labels of the support set, one-hot and zero for queries, the logits are
+    the rows of `F = (I − α P)⁻¹ Y` of the queries: how often walks through the graph come by that
+    begin at each class's examples and go on with probability α. It is a positive definite system
+    of as many equations as there are nodes, which is solved in double precision.
+
+    That is a variation in the paper of 2003. Its main form, the network's, has
+    `S = D^(−1/2) W D^(−1/2)` for P and is had by `symmetric=True`. There the class whose examples
+    have the nearest neighbours takes nearly all queries, the more the closer α is to 1, unless the
+    encoder was trained with it: for an encoder that was trained elsewhere lower α then.
 
     `fit` learns the encoder through the solution, and s; what is among the nearest counts as fixed.
     The published network learns a length scale for each example from its feature maps; here the
@@ -41,6 +47,7 @@ class LabelPropagation(TransductiveLearner):
         neighbors: k, of a node; as published.
         alpha: α, between 0 and 1: how far labels spread; as published.
         length_scale: s, positive, as it begins.
+        symmetric: Whether S is taken in the place of P.
         learn_length_scale: Whether the outer loop trains s.
         **kwargs: Those of `PrototypicalNetwork` that are not its distance's.
 
@@ -62,8 +69,9 @@ class LabelPropagation(TransductiveLearner):
         encoder: keras.Model,
         neighbors: int = 20,
         alpha: float = 0.99,
-        length_scale: float = 1.0,
+        length_scale: float = 0.2,
         *,
+        symmetric: bool = False,
         learn_length_scale: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -75,6 +83,7 @@ class LabelPropagation(TransductiveLearner):
         self.neighbors = check_count("neighbors", neighbors)
         self.alpha = alpha
         self.length_scale = length_scale
+        self.symmetric = bool(symmetric)
         self.learn_length_scale = learn_length_scale
         self.log_length_scale = self.add_weight(
             shape=(),
@@ -91,12 +100,16 @@ class LabelPropagation(TransductiveLearner):
         weights = self._graph(tf.cast(nodes, tf.float64), tf.cast(there, tf.float64))
         degrees = tf.reduce_sum(weights, -1)
         joined = tf.cast(degrees > 0, degrees.dtype)  # what only fills up a task is not
-        scales = joined * tf.math.rsqrt(degrees + 1 - joined)
+        scales = joined * tf.math.rsqrt(degrees + (1 - joined))
         weights *= scales[:, :, None] * scales[:, None, :]
         system = tf.eye(tf.shape(nodes)[1], dtype=weights.dtype) - self.alpha * weights
         queries = tf.zeros_like(embedded[..., :1]) * tf.zeros_like(votes[:, :1])
         labels = tf.cast(tf.concat([votes, queries], 1), weights.dtype)
+        if not self.symmetric:  # I − αP = D^½ (I − αS) D^(−½)
+            labels *= scales[..., None]
         spread = tf.linalg.cholesky_solve(tf.linalg.cholesky(system), labels)
+        if not self.symmetric:
+            spread *= (scales * degrees)[..., None]
         return tf.cast(spread[:, tf.shape(examples)[1] :], embedded.dtype)
 
     def _graph(self, nodes: Tensor, there: Tensor) -> Tensor:

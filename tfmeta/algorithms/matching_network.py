@@ -39,8 +39,8 @@ class MatchingNetwork(EmbeddingLearner):
         encoder: A `keras.Model` `[n, ...]` → `[n, d]`, trainable or frozen.
         full_context: Whether f and g know the support set.
         processing_steps: How many steps lead to f.
-        temperature: t, positive; the paper has 1, which trains slowly, for logits of so few bits
-            have small gradients.
+        temperature: t, positive. The paper has 1; cosines alone are small for logits, and with a
+            larger one training is faster.
         **kwargs: Those of `PrototypicalNetwork`.
 
     Raises:
@@ -76,6 +76,7 @@ class MatchingNetwork(EmbeddingLearner):
         super().build(input_shape)
         if self.full_context:
             size, dtype = self.outputs_of_model().shape[-1], self.variable_dtype
+            # Padding may be anywhere, where cuDNN's takes it at the end alone.
             lstm = keras.layers.LSTM(size, return_sequences=True, use_cudnn=False, dtype=dtype)
             self.reading = keras.layers.Bidirectional(lstm, merge_mode="sum", dtype=dtype)
             self.reading.build((None, None, size))
@@ -95,13 +96,14 @@ class MatchingNetwork(EmbeddingLearner):
         """Return the logits `[tasks, queries, ways]`."""
         examples, votes = state["examples"], state["votes"] > 0
         # What only fills up a task has no vote.
-        real = tf.reduce_any(votes, -1)[:, None]
+        real = tf.expand_dims(tf.reduce_any(votes, -1), 1)
         if self.full_context:
             embedded = self._in_context(embedded, examples, real)
         likeness = self.temperature * cosine_similarity(embedded, examples)
-        of_class = tf.where(votes[:, None], likeness[..., None], likeness.dtype.min / 2)
-        together = tf.where(real, likeness, likeness.dtype.min / 2)
-        return tf.reduce_logsumexp(of_class, 2) - tf.reduce_logsumexp(together, -1, keepdims=True)
+        never = likeness.dtype.min / 2
+        of_class = tf.where(tf.expand_dims(votes, 1), tf.expand_dims(likeness, -1), never)
+        every = tf.reduce_logsumexp(tf.where(real, likeness, never), -1, keepdims=True)
+        return tf.reduce_logsumexp(of_class, 2) - every
 
     def _in_context(self, z: Tensor, examples: Tensor, real: Tensor) -> Tensor:
         """Return f of queries `[tasks, q, d]`, which attend to g of the support set."""

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfmeta.functional import plain
 from tfmeta.inputs import known_ways
 from tfmeta.types import Nest, Tensor
 
@@ -40,7 +41,15 @@ def model_of_prototypes(
     t = tf.convert_to_tensor(temperature)
     means = tf.cast(means, t.dtype)
     ways, dtype = means.shape[0], t.dtype.name
+    example = plain(example)
     inputs = keras.tree.map_structure(lambda x: keras.Input(x.shape[1:], dtype=x.dtype), example)
+    if isinstance(example, dict):
+        # Keras wants an input's key for its name.
+        inputs |= {
+            k: keras.Input(x.shape[1:], dtype=x.dtype, name=k)
+            for k, x in example.items()
+            if not keras.tree.is_nested(x)
+        }
     z = encoder(inputs)
     if distance == "cosine":
         head = keras.layers.Dense(ways, use_bias=False, dtype=dtype, name=name)

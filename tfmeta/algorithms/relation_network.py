@@ -15,6 +15,7 @@ from keras import layers
 
 from tfmeta.algorithms.embedding_learner import EmbeddingLearner
 from tfmeta.functional import batch_norm_layers, check_layers
+from tfmeta.models import MOMENTUM
 from tfmeta.ops import prototypes
 from tfmeta.padding import put_back
 from tfmeta.types import Tensor
@@ -81,8 +82,13 @@ class RelationNetwork(EmbeddingLearner):
     def build(self, input_shape: Any) -> None:
         """Build the encoder, and the relation for pairs of its embeddings."""
         super().build(input_shape)
-        *sizes, channels = self.outputs_of_model().shape[1:]
-        shape = (*sizes, 2 * channels)
+        one = self.outputs_of_model().shape[1:]
+        if None in one:
+            raise ValueError(
+                "`encoder` must return vectors or maps of a known size. "
+                f"Received: shape={(None, *one)}"
+            )
+        shape = (*one[:-1], 2 * one[-1])
         if self.relation is None:
             self.relation = usual_relation(shape, self.variable_dtype)
         check_scores(self.relation, shape, self.variable_dtype)
@@ -143,7 +149,7 @@ def usual_relation(shape: Sequence[int], dtype: str) -> keras.Model:
         for _ in range(2):
             parts += [
                 layers.Conv2D(64, 3, padding="same", dtype=dtype),
-                layers.BatchNormalization(momentum=0.9, dtype=dtype),
+                layers.BatchNormalization(momentum=MOMENTUM, dtype=dtype),
                 layers.ReLU(dtype=dtype),
                 layers.MaxPooling2D(2, padding="same", dtype=dtype),
             ]
