@@ -155,10 +155,7 @@ class EmbeddingLearner(MetaLearner):
                 "`support_y` must have one axis, a class number for each example. "
                 f"Received: shape={tuple(support_y.shape)}"
             )
-        embedded = self._embed(support_x, training)
-        if tf.executing_eagerly():
-            check_embedded("support_x", embedded)
-        state = self._learnt(embedded[None], support_y[None], training)
+        state = self._learnt(self._embed(support_x, training)[None], support_y[None], training)
         if unlabelled_x is not None:
             state = self._learnt_more(state, self._embed(unlabelled_x, training)[None])
         return tf.nest.map_structure(lambda x: x[0], state)
@@ -261,6 +258,8 @@ class EmbeddingLearner(MetaLearner):
         """Take any model: what it gives is a start for the head."""
 
     def _learnt(self, embedded: Tensor, labels: Tensor, training: bool | None) -> Nest:
+        if tf.executing_eagerly():  # as `adapt` does; in graphs NaN goes its way to the answer
+            check_embedded("support_x", in_one_axis(embedded))
         ways, present = present_classes(labels, static=bool(self.compiled and self.jit_compile))
         how = {"training": bool(training)} if self.has_layers else {}
         return {"present": present, **self.learn(embedded, labels, ways, **how)}

@@ -133,8 +133,8 @@ def check_label(label: int, ways: int) -> None:
 
 
 def check_embedded(name: str, embedded: Tensor) -> None:
-    """Raise a `ValueError` if an embedding `[n, d]` is NaN or infinite."""
-    finite = np.isfinite(embedded).all(axis=1)
+    """Raise a `ValueError` if one of embeddings `[n, ...]` is NaN or infinite."""
+    finite = np.isfinite(embedded).reshape(len(embedded), -1).all(axis=1)
     if not finite.all():
         raise ValueError(
             "`encoder` must return finite numbers. Received: NaN or infinite ones for example "
