@@ -159,7 +159,7 @@ def run(shim: str, folder: Path, name: str, moments: int | None) -> dict[str, An
         error, calls, _ = attempt()
         if error is not None or tried.found() != whole:
             wrong.append(["undisturbed", error or difference(tried.found(), whole)])
-    total = {"calls": calls, "tried": 0, "failed": 0}
+    total, errors = {"calls": calls, "tried": 0, "failed": 0}, set()
     every = range(calls)
     for at in every if moments is None else every[:: -(-calls // moments)]:
         for fault, number in FAULTS.items():
@@ -170,6 +170,7 @@ def run(shim: str, folder: Path, name: str, moments: int | None) -> dict[str, An
             case = [at, fault]
             total["tried"] += 1
             total["failed"] += error is not None
+            errors.add(error)
             if error is None and not failed:
                 wrong.append([*case, "no call failed"])
             said = (os.strerror(number), *(SQLITE if kind in ("tune", "search") else ()))
@@ -183,7 +184,8 @@ def run(shim: str, folder: Path, name: str, moments: int | None) -> dict[str, An
                 wrong.append([*case, "again", error])
             elif (there := tried.found()) != whole:
                 wrong.append([*case, "differs", difference(there, whole)])
-    return {**total, "seconds": round(time.process_time(), 1), "wrong": wrong}
+    seconds = round(time.process_time(), 1)
+    return {**total, "seconds": seconds, "errors": sorted(filter(None, errors)), "wrong": wrong}
 
 
 def found_in(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -211,7 +212,8 @@ def test_what_tensorflow_says_of_a_disk_is_an_error_of_the_path(
     monkeypatch.setattr(tf.saved_model, "save", full)
     model = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
     with pytest.raises(
-        OSError, match=r"`path` must be writable \(.*No space left.*Received: path="
-    ):
+        OSError, match=r"`path` must be writable \(No space left on device\)\. Received: path="
+    ) as caught:
         tfmeta.export.saved_model(model, tmp_path / "model")
+    assert caught.value.errno == errno.ENOSPC
     assert not list(tmp_path.iterdir())

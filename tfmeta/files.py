@@ -45,7 +45,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.replace(beside, path)
         except OSError as error:
             # What fails in the middle of a file has no name, and the other is nobody's.
-            if error.errno is None or error.filename not in (None, str(beside)):
+            if error.errno is None or str(error.filename or beside) != str(beside):
                 raise
             raise OSError(error.errno, error.strerror, str(path)) from error
 
@@ -84,9 +84,19 @@ def _writable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(
-            error.errno, f"`path` must be writable ({error.strerror}). Received: path='{path}'"
-        ) from error
+        raise unwritable(path, error.errno, error.strerror or str(error)) from error
+
+
+def unwritable(path: str | os.PathLike[str], number: int | None, reason: str) -> OSError:
+    """Return the error of an argument `path` that cannot be written.
+
+    Args:
+        path: The argument.
+        number: The `errno`, if it is known.
+        reason: What the system said.
+    """
+    words = f"`path` must be writable ({reason}). Received: path='{path}'"
+    return OSError(words) if number is None else OSError(number, words)
 
 
 @contextmanager
@@ -154,12 +164,9 @@ def _remove(folder: Path, lock: int) -> None:
                 try:
                     (folder / name).rename(place)
                 except OSError as error:
-                    raise OSError(
-                        error.errno,
-                        f"`path` must be writable ({error.strerror}); what was there is whole, in "
-                        f"'{folder / name}', and put back when something is written there again. "
-                        f"Received: path='{place}'",
-                    ) from error
+                    kept = f"what was there is whole in '{folder / name}', and the next writer"
+                    reason = f"{error.strerror or error}; {kept} puts it back"
+                    raise unwritable(place, error.errno, reason) from error
         shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(lock)

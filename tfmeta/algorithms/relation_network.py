@@ -15,7 +15,7 @@ from keras import layers
 
 from tfmeta.algorithms.embedding_learner import EmbeddingLearner
 from tfmeta.functional import batch_norm_layers, check_layers
-from tfmeta.models import MOMENTUM
+from tfmeta.models.parts import MOMENTUM
 from tfmeta.ops import prototypes
 from tfmeta.padding import put_back
 from tfmeta.types import Tensor

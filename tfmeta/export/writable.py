@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 
 import tensorflow as tf
+
+from tfmeta.files import unwritable
 
 
 @contextlib.contextmanager
@@ -19,8 +22,16 @@ def writable(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except (OSError, tf.errors.OpError) as error:
-        reason = (error.strerror or error) if isinstance(error, OSError) else error.message
-        raise OSError(
-            getattr(error, "errno", None),
-            f"`path` must be writable ({reason}). Received: path='{path}'",
-        ) from error
+        if isinstance(error, OSError):
+            number, reason = error.errno, error.strerror or str(error)
+        else:
+            number, reason = _said_by_system(error.message)
+        raise unwritable(path, number, reason) from error
+
+
+def _said_by_system(message: str) -> tuple[int | None, str]:
+    """Return the number of an error and its words, of all that TensorFlow tells of itself too."""
+    for number in errno.errorcode:
+        if os.strerror(number) in message:
+            return number, os.strerror(number)
+    return None, message
