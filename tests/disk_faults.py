@@ -1,10 +1,10 @@
-"""What comes of faults of the disk: `python -m tests.disk_faults SHIM FOLDER NAME [MOMENTS]`.
+"""What comes of faults of the disk: `python -m tests.disk_faults SHIM FOLDER MOMENTS NAME ...`.
 
-The shim is `tests/data/faults.c`, compiled and loaded before the C library. For some of the calls
-that change a file, or all if no number is given, it is tried what comes of a disk that is full from
-there on, of one where that call alone fails, and of one that cannot be written from there on. Then
-the same is done again on a disk without faults, by the same process, which must hold nothing back.
-Prints as JSON how much was tried, and what was wrong.
+The shim is `tests/data/faults.c`, compiled and loaded before the C library. For so many of the
+calls that change a file, or for each if the number is 0, it is tried what comes of a disk that is
+full from there on, of one where that call alone fails, and of one that cannot be written from there
+on. Then the same is done again on a disk without faults, by the same process, which must hold
+nothing back. Prints as JSON how much was tried, and what was wrong, of each name.
 """
 
 from __future__ import annotations
@@ -71,13 +71,14 @@ class Command:
         photos = write_images(folder / "photos", CLASSES)
         self._arguments = [name, str(photos), *OPTIONS[name], "-o", str(self.made)]
         self._begun = self.made / ("settings.json" if name == "train" else "trials.db")
-        tf.config.run_functions_eagerly(True)  # a graph costs seconds, for a few steps
 
     def __call__(self) -> str | None:
         """Do it, and return the error if there is one."""
         keras.utils.clear_session()
         more = ["--resume"] if self._begun.exists() else []
+        tf.config.run_functions_eagerly(True)  # a graph costs seconds, for a few steps
         done = CliRunner().invoke(main, [*self._arguments, *more])
+        tf.config.run_functions_eagerly(False)
         if done.exit_code == 0:
             return None
         if not isinstance(done.exception, SystemExit):
@@ -133,7 +134,9 @@ class Export:
         return "what was there is lost" if lost else None
 
 
-def run(shim: str, folder: Path, name: str, moments: int | None) -> dict[str, Any]:
+def run(shim: str, folder: Path, name: str, moments: int) -> dict[str, Any]:
+    began = time.process_time()
+    folder.mkdir()
     kind, _, part = name.partition("-")
     of: Any = Command if kind in OPTIONS else Search if kind == "search" else Export
     tried = of(folder, kind)
@@ -160,8 +163,8 @@ def run(shim: str, folder: Path, name: str, moments: int | None) -> dict[str, An
         if error is not None or tried.found() != whole:
             wrong.append(["undisturbed", error or difference(tried.found(), whole)])
     total, errors = {"calls": calls, "tried": 0, "failed": 0}, set()
-    every = range(calls)
-    for at in every if moments is None else every[:: -(-calls // moments)]:
+    step = -(-calls // (moments or calls))
+    for at in range(step // 2, calls, step):
         for fault, number in FAULTS.items():
             shutil.rmtree(made, ignore_errors=True)
             if part:
@@ -184,7 +187,7 @@ def run(shim: str, folder: Path, name: str, moments: int | None) -> dict[str, An
                 wrong.append([*case, "again", error])
             elif (there := tried.found()) != whole:
                 wrong.append([*case, "differs", difference(there, whole)])
-    seconds = round(time.process_time(), 1)
+    seconds = round(time.process_time() - began, 1)
     return {**total, "seconds": seconds, "errors": sorted(filter(None, errors)), "wrong": wrong}
 
 
@@ -205,5 +208,5 @@ def difference(found: Any, whole: Any) -> list[str]:
 
 
 if __name__ == "__main__":
-    shim, folder, name, *moments = sys.argv[1:]
-    print(json.dumps(run(shim, Path(folder), name, int(moments[0]) if moments else None)))
+    shim, folder, moments, *names = sys.argv[1:]
+    print(json.dumps({x: run(shim, Path(folder) / x, x, int(moments)) for x in names}))

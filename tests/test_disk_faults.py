@@ -33,12 +33,12 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
-def check(shim: Path, folder: Path, name: str, *moments: int) -> dict[str, Any]:
-    if name.startswith(("search", "tune")):
+def check(shim: Path, folder: Path, moments: int, *names: str) -> dict[str, Any]:
+    if any(name.startswith(("search", "tune")) for name in names):
         pytest.importorskip("optuna", reason="needs Optuna")
+    program = [sys.executable, "-W", "ignore", "-m", "tests.disk_faults"]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.disk_faults", shim, folder, name]
-        + [str(number) for number in moments],
+        [*program, shim, folder, str(moments), *names],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -46,16 +46,17 @@ def check(shim: Path, folder: Path, name: str, *moments: int) -> dict[str, Any]:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = dict(json.loads(done.stdout.splitlines()[-1]))
-    assert found.pop("wrong") == []
-    assert found["calls"] > 20
-    assert found["tried"] > 3 * min([*moments, found["calls"]]) - 1
+    assert list(found) == list(names)
+    for name, of in found.items():
+        assert of.pop("wrong") == [], name
+        assert of["calls"] > 20
+        assert of["tried"] >= 3 * (moments or of["calls"])
+        assert of["failed"] > of["tried"] / 2
     return found
 
 
-@pytest.mark.parametrize(("name", "moments"), [("train", 1), ("search", 4), ("adapted", 1)])
-def test_some_calls_fail(name: str, moments: int, shim: Path, tmp_path: Path) -> None:
-    found = check(shim, tmp_path, name, moments)
-    assert found["failed"] > found["tried"] / 2
+def test_some_calls_fail(shim: Path, tmp_path: Path) -> None:
+    check(shim, tmp_path, 1, "adapted", "train", "search-resume")
 
 
 @pytest.mark.slow
@@ -63,8 +64,7 @@ def test_some_calls_fail(name: str, moments: int, shim: Path, tmp_path: Path) ->
 def test_every_call_fails(
     name: str, shim: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = check(shim, tmp_path, name)
-    assert found["failed"] > found["tried"] / 2
+    (found,) = check(shim, tmp_path, 0, name).values()
     errors = found.pop("errors")
     with capsys.disabled():
         print(f"\n{name}: {found}", *errors, sep="\n")

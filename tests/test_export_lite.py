@@ -57,6 +57,7 @@ LEARNERS = {
     "BOIL": lambda: tfmeta.BOIL(two_blocks(), 0.1),
     "FOMAML": lambda: tfmeta.FOMAML(two_blocks(), 0.1),
     "ANIL": lambda: tfmeta.ANIL(network(), 0.1, 2),
+    "FineTune": lambda: tfmeta.FineTune(two_blocks(), 3, adapt_layers="dense"),
     "ProtoMAML": lambda: tfmeta.ProtoMAML(two_blocks(None), 0.001),
     "ProtoMAML-head": lambda: tfmeta.ProtoMAML(two_blocks(None), 0.01, 2, adapt_layers=()),
     "PrototypicalNetwork": lambda: tfmeta.PrototypicalNetwork(network(None)),
@@ -73,6 +74,7 @@ SLOW = {
     "ImplicitMAML",
     "BOIL",
     "FOMAML",
+    "FineTune",
     "ProtoMAML",
     "PrototypicalNetwork-cosine",
 }
@@ -87,10 +89,12 @@ REFUSED = {
         lambda: tfmeta.AmortizedBayesianMAML(two_blocks(), 0.1, samples=2),
         "StatelessRandomNormal",
     ),
+    "MetaOptNet": (lambda: tfmeta.MetaOptNet(two_blocks(None)), "Cholesky"),
 }
 # What passes from `adapt` to `predict` where it is less than all weights.
 PASSED = {
     "ANIL": {"dense_kernel", "dense_bias"},
+    "FineTune": {"dense_kernel", "dense_bias"},
     "ProtoMAML-head": {"prototypes_kernel", "prototypes_bias"},
     "PrototypicalNetwork": {"prototypes"},
     "PrototypicalNetwork-cosine": {"prototypes"},
@@ -148,7 +152,7 @@ def test_learners_that_cannot_adapt_on_a_device(name, omniglot, interpreter, tmp
     with pytest.raises(ValueError, match=f"`model` must be made of.*{missing}"):
         tfmeta.export.lite(learner, tmp_path / "learner.tflite", ways=WAYS, shots=SHOTS)
     assert not list(tmp_path.iterdir())
-    if name == "BayesianMAML":  # the particles, once adapted, are an ordinary ensemble
+    if name in ("BayesianMAML", "MetaOptNet"):  # what has adapted is an ordinary model
         tfmeta.export.lite(adapted, tmp_path / "adapted.tflite")
         alone = interpreter(str(tmp_path / "adapted.tflite")).get_signature_runner()
         (predictions,) = alone(**dict.fromkeys(alone.get_input_details(), query)).values()

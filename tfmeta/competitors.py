@@ -147,7 +147,8 @@ def baselines(
             by_encoder[id(encoder)][0].append(name)
             continue
         if isinstance(learner, MetaLearner):
-            embed = raw if raw and "parts" in raw else embedding_of(learner)
+            several = keras.tree.is_nested(inputs["support_x"])
+            embed = raw if raw is not None and several else embedding_of(learner)
         else:
             embed = (
                 of_model(encoder)

@@ -93,8 +93,8 @@ def one_writer(folder: str | os.PathLike[str], name: str = NAME) -> Iterator[Wri
                     file.unlink()
             os.close(descriptor)
     finally:
-        with contextlib.suppress(OSError):  # there is something in it
-            for path in made:
+        for path in made:
+            with contextlib.suppress(OSError):  # there is something in it
                 path.rmdir()
 
 

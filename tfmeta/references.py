@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import keras
 import numpy as np
 
 from tfmeta.algorithms.gradient_based import GradientBased
@@ -88,8 +89,8 @@ class References:
             self.left_out = {"simple methods": "they take one class for each example"}
             return
         # A model of several inputs may have one embedding, but what is read here is one tensor.
-        several = isinstance(inputs["support_x"], Mapping | list | tuple)
-        embed = raw if several and raw else embedding_of(learner)
+        several = keras.tree.is_nested(inputs["support_x"])
+        embed = raw if raw is not None and several else embedding_of(learner)
         if isinstance(embed, str):
             self.left_out = {EMBEDDING: embed, **self.left_out}
         else:

@@ -547,9 +547,10 @@ def _using(optuna: Any, file: Path) -> Iterator[None]:
         said = _said_of_disk(error)
         if said is None and not isinstance(error, optuna.exceptions.StorageInternalError):
             raise
+        kept = ". Those that were finished are kept, and the search goes on from them"
         raise OSError(
-            f"'{file}': trials cannot be written or read ({said or error.__cause__}). Those that "
-            "were finished are kept; when that is mended, --resume goes on from them"
+            f"'{file}': trials cannot be written or read ({said or error.__cause__})"
+            f"{kept if file.is_file() else ''}"
         ) from error
     finally:
         optuna.logging.set_verbosity(before)

@@ -29,9 +29,9 @@ def network(rank=None):
     keras.utils.set_random_seed(0)
     body = [keras.layers.Dense(8, "tanh", name="body"), keras.layers.BatchNormalization(name="bn")]
     model = keras.Sequential([keras.Input((SIZE,)), *body, keras.layers.Dense(WAYS, name="head")])
-    model.get_layer("bn").set_weights(
-        [RNG.uniform(0.5, 1.5, 8) if i in (0, 3) else RNG.normal(size=8) for i in range(4)]
-    )
+    rng = np.random.default_rng(1)
+    gamma, beta, mean, variance = (rng.uniform(*ends, 8) for ends in [(0.5, 1.5), (-1, 1)] * 2)
+    model.get_layer("bn").set_weights([gamma, beta, mean, variance + 1.1])
     if rank is not None:
         model.get_layer("body").enable_lora(rank)
     return model

@@ -137,6 +137,23 @@ def test_embeddings_of_any_length_and_examples_twice(length, c):
     assert np.abs(beta * excess).sum((1, 2)).max() < 1e-5
 
 
+def test_programs_of_all_kinds_are_solved():
+    """Few numbers or many to an embedding, examples twice, classes apart or not, any C."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 4)
+    targets = np.tile(np.eye(4)[labels], (8, 1, 1))
+    solve = tf.function(solution, autograph=False)
+    for i in range(24):
+        size, apart = rng.choice([1, 2, 4, 8, 64]), rng.choice([0.0, 0.5, 3.0])
+        z = apart * rng.normal(size=(8, 4, size))[:, labels] + rng.normal(size=(8, 16, size))
+        z[:, 1] = z[:, 0] if i % 2 else z[:, 1]
+        gram = rng.choice([1e-3, 0.1, 10.0, 1e3]) * z @ z.transpose(0, 2, 1)
+        gram += 1e-10 * (1 + gram.max((1, 2), keepdims=True)) * np.eye(16)
+        alpha, gap = solve(tf.constant(gram), tf.constant(targets), 40, 1e-9)
+        assert np.all(gap <= 1e-9)
+        assert np.isfinite(alpha).all()
+
+
 def test_a_class_that_is_not_there_and_what_fills_up_change_nothing():
     inputs = features(3, 2, 1, 6)
     z = inputs["support_x"].astype("float64")

@@ -16,9 +16,10 @@ from tfmeta.types import Tensor
 
 # A step goes so far of the way to where a number would be zero.
 _OF_THE_WAY = 0.995
-# What makes a class's matrix regular, of its greatest number; and how often its equations are
-# solved for what is left.
-_NEAR, _TIMES = 1e-6, 8
+# What makes a class's matrix regular, of its greatest number, and how often the equations are
+# solved with it for what is left. On the way a matrix is mostly regular by itself, and a larger
+# number would hold the steps back.
+_ON_THE_WAY, _AT_THE_END = (1e-10, 2), (1e-6, 8)
 # Of the tolerance, where the steps end: the gap is computed otherwise, and rounded.
 _WELL = 0.1
 
@@ -93,13 +94,13 @@ def solution(
     beta, slack = interior_point(fixed, steps, _WELL * tolerance)
     beta, slack = tf.stop_gradient(beta), tf.stop_gradient(slack)
     free = program.allowed * tf.cast(beta > slack, beta.dtype)
-    solve = on_face(fixed.kernel, free)
+    solve = solver(fixed.kernel, free, tf.zeros_like(free), *_AT_THE_END)
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def to_solution(right: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         sums = tf.reduce_max(free, -1) - tf.reduce_sum(free * beta, -1)
         # The matrix is symmetric, and so its inverse is its own derivative's.
-        return solve(right, sums), lambda upstream: solve(upstream, tf.zeros_like(sums))
+        return solve(right, sums)[0], lambda upstream: solve(upstream, tf.zeros_like(sums))[0]
 
     step = to_solution(-program.slope(free * beta))
     end = free * beta + step
@@ -121,13 +122,15 @@ def interior_point(program: Program, steps: int, tolerance: float) -> tuple[Tens
     Args:
         program: The programs.
         steps: How many steps are taken at most.
-        tolerance: A task takes no more where the sum of the products, over the number of its
-            examples, is less.
+        tolerance: A task takes no more where the difference of the bounds at β is less.
     """
-    kernel, targets, allowed = program
+    kernel, allowed = program.kernel, program.allowed
     count = tf.reduce_sum(allowed, [1, 2], keepdims=True)
-    examples = tf.reduce_sum(targets, [1, 2], keepdims=True)
     may = allowed > 0
+
+    def unsolved(beta: Tensor) -> Tensor:
+        upper, lower = program.bounds(beta)
+        return (upper - lower > tolerance)[:, None, None]
 
     def total(x: Tensor) -> Tensor:
         return tf.reduce_sum(allowed * x, [1, 2], keepdims=True)
@@ -140,7 +143,7 @@ def interior_point(program: Program, steps: int, tolerance: float) -> tuple[Tens
 
     def body(k: Tensor, beta: Tensor, slack: Tensor, level: Tensor) -> tuple[Tensor, ...]:
         divisor = tf.where(may, beta, 1.0)
-        solve = eliminated(kernel, allowed, slack / divisor)
+        solve = solver(kernel, allowed, slack / divisor, *_ON_THE_WAY)
         wrong = allowed * (program.slope(beta) - level[..., None] - slack)
         sums = tf.reduce_max(allowed, -1) - tf.reduce_sum(beta, -1)
 
@@ -157,13 +160,15 @@ def interior_point(program: Program, steps: int, tolerance: float) -> tuple[Tens
         of_beta, of_slack, of_level = towards(aim - beta * slack - of_beta * of_slack)
         part = tf.minimum(longest(beta, of_beta), longest(slack, of_slack))
         part = tf.where(part < 1, _OF_THE_WAY * part, part)
-        # A task that is done stands still while others go on.
-        part = tf.where(now > tolerance * examples, part, 0.0)
-        level += part[..., 0] * of_level
-        return k + 1, beta + part * of_beta, slack + part * of_slack, level
+        # A task that is done stands still while others go on, and one that rounding has led astray.
+        finite = tf.reduce_all(tf.math.is_finite(of_beta + of_slack), [1, 2], keepdims=True)
+        on = unsolved(beta) & finite
+        beta = tf.where(on, beta + part * of_beta, beta)
+        slack = tf.where(on, slack + part * of_slack, slack)
+        return k + 1, beta, slack, tf.where(on[..., 0], level + part[..., 0] * of_level, level)
 
     def going(k: Tensor, beta: Tensor, slack: Tensor, level: Tensor) -> Tensor:
-        return tf.reduce_any(total(beta * slack) > tolerance * examples)
+        return tf.reduce_any(unsolved(beta))
 
     beta = tf.math.divide_no_nan(allowed, tf.reduce_sum(allowed, -1, keepdims=True))
     slope = program.slope(beta)
@@ -210,29 +215,35 @@ def eliminated(
     return solve
 
 
-def on_face(kernel: Tensor, free: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return what solves the equations of `eliminated` where d is 0.
+def solver(
+    kernel: Tensor, free: Tensor, diagonal: Tensor, near: float, times: int
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return what solves the equations of `eliminated`, also where a class's matrix is singular.
 
-    The matrix of a class that has more examples than embeddings have numbers is singular, though
-    all equations together are not. So those with a small d are solved, and again for what is left.
+    That of a class which has more examples than embeddings have numbers is so where d is 0, though
+    all equations together are not. So those with a larger d are solved, and again for what is left.
 
     Args:
         kernel: K `[tasks, n, n]`.
         free: 1 or 0, `[tasks, n, ways]`.
+        diagonal: d `[tasks, n, ways]`.
+        near: How much larger, as a part of the greatest of K.
+        times: How often they are solved.
 
     Returns:
-        A function of r `[tasks, n, ways]` and t `[tasks, n]` that returns v.
+        A function of r `[tasks, n, ways]` and t `[tasks, n]` that returns v and u.
     """
     most = tf.reduce_max(tf.linalg.diag_part(kernel), -1)
-    solve = eliminated(kernel, free, _NEAR * most[:, None, None] * tf.ones_like(free))
+    solve = eliminated(kernel, free, diagonal + near * most[:, None, None])
 
-    def exactly(right: Tensor, sums: Tensor) -> Tensor:
+    def exactly(right: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
         def body(k: Tensor, v: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            left = right - tf.matmul(kernel, v) + level[..., None]
+            left = right - tf.matmul(kernel, v) - diagonal * v + level[..., None]
             more, higher = solve(left, sums - tf.reduce_sum(v, -1))
             return k + 1, v + more, level + higher
 
         start = (tf.constant(0), tf.zeros_like(right), tf.zeros_like(sums))
-        return tf.while_loop(lambda k, *_: k < _TIMES, body, start)[1]
+        _, v, level = tf.while_loop(lambda k, *_: k < times, body, start)
+        return v, level
 
     return exactly
