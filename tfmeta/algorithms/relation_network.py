@@ -6,6 +6,7 @@ Learning*, CVPR 2018.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -137,7 +138,9 @@ class RelationNetwork(EmbeddingLearner):
         else:
             scores = self.relation(tf.boolean_mask(pairs, real), training=training)
             scores = put_back(real, scores)[..., 0]
-        return tf.cast(scores, embedded.dtype)
+        # Some kernels of activations make numbers of NaN.
+        numbers = tf.math.is_finite(tf.reduce_sum(pairs, list(range(3, len(pairs.shape)))))
+        return tf.where(numbers, tf.cast(scores, embedded.dtype), math.nan)
 
 
 def usual_relation(shape: Sequence[int], dtype: str) -> keras.Model:
