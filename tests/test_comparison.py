@@ -75,6 +75,7 @@ def test_what_is_given_is_not_changed() -> None:
     assert not hasattr(given, "classes_")
 
 
+@pytest.mark.slow
 def test_tasks_of_several_sizes() -> None:
     sampler = vectors(ways=(2, 5))
     result = compared({"logistic": LogisticRegression()}, sampler)

@@ -89,7 +89,7 @@ REFUSED = {
         lambda: tfmeta.AmortizedBayesianMAML(two_blocks(), 0.1, samples=2),
         "StatelessRandomNormal",
     ),
-    "MetaOptNet": (lambda: tfmeta.MetaOptNet(two_blocks(None)), "Cholesky"),
+    "MetaOptNet": (lambda: tfmeta.MetaOptNet(two_blocks(None)), "converter"),
 }
 # What passes from `adapt` to `predict` where it is less than all weights.
 PASSED = {

@@ -138,7 +138,15 @@ STILL = {
 }
 
 
-@pytest.mark.parametrize("name", STILL)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "conv4",
+        "resnet12",
+        pytest.param("resnet18", marks=pytest.mark.slow),
+        pytest.param("wrn28_10", marks=pytest.mark.slow),
+    ],
+)
 def test_packed_is_in_turn(name):
     model = in_precision(STILL[name])("float64")
     rng = np.random.default_rng(0)

@@ -144,11 +144,13 @@ def _converted(folder: Path, names: list[str], batches: Sequence[Array] | None) 
         content: bytes = converter.convert()
     except Exception as error:  # of a class that TensorFlow does not show
         missing = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", str(error))))
-        if not missing:
+        if not missing and type(error).__name__ != "ConverterError":
             raise
+        said = f"of which its converter says: {next(iter(str(error).splitlines()), '')}"
+        what = f"that needs {', '.join(missing)}" if missing else said
         raise ValueError(
             "`model` must be made of what LiteRT has built in, and so must its gradient where a "
-            f"learner adapts it. Received: one that needs {', '.join(missing)}"
+            f"learner adapts it. Received: one {what}"
         ) from error
     return content
 
