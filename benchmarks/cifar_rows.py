@@ -81,6 +81,7 @@ METHODS: dict[str, tuple[Callable[[int], Row], dict[str, tuple[str, str]]]] = {
     "r2d2-64": (functools.partial(on_episodes, learner="R2D2", ways=5), {}),
     "pretrained-centroid": (functools.partial(pretrained, learner="SimpleShot", centre=False), {}),
     "pretrained-ridge": (functools.partial(pretrained, learner="R2D2"), {}),
+    "pretrained-svm": (functools.partial(pretrained, learner="MetaOptNet"), {}),
     "pretrained-logistic": (functools.partial(pretrained, learner="LogisticRegression"), {}),
 }
 

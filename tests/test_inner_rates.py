@@ -69,7 +69,7 @@ def unchanged(learner: Any, sampler: Any) -> None:
     inputs, targets = sampler.batch(0, 2)
     learner.test_on_batch(inputs, targets)  # with metrics in between
     values = lambda: [np.array(v) for v in (*learner.variables, *learner.metrics_variables)]  # noqa: E731
-    before, predicted = values(), learner.predict_on_batch(inputs)
+    predicted, before = learner.predict_on_batch(inputs), values()
     config = learner.get_config()
     suggested(learner, sampler)
     for a, b in zip(before, values(), strict=True):

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import tfmeta
 from tests.algorithms.test_maml import assert_directional_derivatives
+from tests.rows import rows
 from tfmeta.algorithms.embedding_learner import EmbeddingLearner
 
 WAYS, SHOTS, QUERIES, SIZE, TASKS = 5, 3, 8, 12, 4
@@ -65,6 +66,8 @@ DIFFERENTIATED = {
 }
 # Heads with weights of their own, which know nothing before `fit`.
 LEARNT = {"MatchingNetwork-context", "RelationNetwork", "FEAT"}
+# Of which another one goes through the same lines.
+KIN = {"SimpleShot", "KNearestNeighbors", "MatchingNetwork", "SoftKMeans", "TIM"}
 
 
 def identity():
@@ -172,7 +175,9 @@ def test_outer_gradient_by_finite_differences(float64, name):
 
 
 @pytest.mark.parametrize("name", HEADS)
-@pytest.mark.parametrize("make", [identity, lambda: dense(False)])
+@pytest.mark.parametrize(
+    "make", [identity, pytest.param(lambda: dense(False), marks=pytest.mark.slow)]
+)
 def test_any_encoder_is_evaluated_adapted_saved_and_exported_at_once(name, make, tmp_path):
     learner = compiled(HEADS[name](make()))
     expected = learner.predict_on_batch(INPUTS)
@@ -208,7 +213,7 @@ def test_padding_changes_nothing(name):
     np.testing.assert_allclose(found[:, :QUERIES], alone, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", rows(HEADS, KIN))
 def test_tasks_of_different_ways_are_as_each_by_itself(name):
     learner = compiled(HEADS[name](dense()))
     seen, asked = np.ones_like(LABELS, bool), np.ones_like(TARGETS, bool)
@@ -414,7 +419,7 @@ def test_maps_in_the_place_of_vectors_are_refused():
             head(encoder).adapt(x, y)
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", rows(HEADS, KIN))
 def test_mixed_precision(name, request):
     """The encoder computes in half precision, the head in that of the weights."""
     keras.mixed_precision.set_dtype_policy("mixed_float16")

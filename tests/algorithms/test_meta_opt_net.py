@@ -199,13 +199,6 @@ def test_under_xla_it_is_the_same_and_what_is_not_solved_is_said_after_the_epoch
     learner = compiled(tfmeta.MetaOptNet(identity()), jit_compile=True)
     found = learner.predict_on_batch(INPUTS)[..., :WAYS]
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    # Tasks do not have to fail together.
-    easy = {**INPUTS, "support_x": INPUTS["support_x"].copy()}
-    easy["support_x"][1:] *= 1e-6
-    short = compiled(tfmeta.MetaOptNet(identity(), steps=6), jit_compile=True)
-    failed = np.isnan(short.predict_on_batch(easy)).any((1, 2))
-    assert failed[0]
-    assert not failed.all()
     learner = compiled(tfmeta.MetaOptNet(dense(), steps=2), jit_compile=True)
     with pytest.raises(ValueError, match=r"`loss` must be finite\. Received: loss=nan in epoch 1"):
         learner.fit(INPUTS, TARGETS, batch_size=4, verbose=0)

@@ -132,8 +132,8 @@ class FineTune(GradientBased):
         raise ValueError(
             "A learner must have something to train over tasks for `fit`. Received: FineTune, "
             "which takes its steps on each task's own support set: `adapt`, `evaluate` and "
-            "`export` work without `fit`. What it starts from is trained by the model's own "
-            "`fit`, as an ordinary classifier, or by tfmeta.MAML(model, ...).fit"
+            "`export` work without `fit`. What it starts from is trained by the model's own `fit` "
+            "or tfmeta.pretrain, as an ordinary classifier, or by tfmeta.MAML(model, ...).fit"
         )
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
