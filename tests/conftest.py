@@ -15,6 +15,8 @@ import pytest
 # What has been imported stays: the garbage collector need not look through it again and again.
 gc.collect()
 gc.freeze()
+# And less often than usual: tracing makes many objects that stay for a while.
+gc.set_threshold(10_000, 10, 10)
 
 
 @pytest.fixture(scope="session")

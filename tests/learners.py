@@ -147,6 +147,8 @@ SLOW = {
     "ANIL",
     "CAVIA",
     "MetaCurvature",
+    "BayesianMAML",
+    "AmortizedBayesianMAML",
     "MAML-support",
     "MAML-running",
     "MAML-with-support",

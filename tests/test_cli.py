@@ -182,6 +182,7 @@ def test_evaluate_prints_what_the_score_means(prototypical: Path, photos: Path) 
         assert f"nearest centroid on {kind}" in output
 
 
+@pytest.mark.slow
 def test_the_rate_that_was_found_is_kept(photos: Path, tmp_path: Path, maml: Path) -> None:
     rate = Run(maml).settings().inner_learning_rate
     assert Run(maml).learner().inner_learning_rate == rate
@@ -475,6 +476,7 @@ def test_every_format_gives_the_same_predictions(
     assert tfmeta("predict", tmp_path / "keras", few).stdout == given["keras"]
 
 
+@pytest.mark.slow
 def test_a_lite_model_gives_the_same_classes(prototypical: Path, few: Path, tmp_path: Path) -> None:
     pytest.importorskip("ai_edge_litert", reason="needs LiteRT")
     command = ("adapt", prototypical, "--support", few, "--output", tmp_path)
@@ -897,6 +899,7 @@ def test_links_that_leave_the_folder_are_refused(
     assert contents(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
     """Of the folder of images, and of the run: printed, escaped, and used."""
     folder = write_images(tmp_path / os.fsdecode(b"odd \xff"), CLASSES)

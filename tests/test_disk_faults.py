@@ -56,7 +56,7 @@ def check(shim: Path, folder: Path, moments: int, *names: str) -> dict[str, Any]
 
 
 def test_some_calls_fail(shim: Path, tmp_path: Path) -> None:
-    check(shim, tmp_path, 1, "adapted", "search-resume")
+    check(shim, tmp_path, 1, "search-resume")
 
 
 @pytest.mark.slow

@@ -147,6 +147,7 @@ def learn(kind: str, count: int, names: str, folder: Path) -> list[Any]:
     return found
 
 
+@pytest.mark.slow
 def test_two_devices(tmp_path: Path) -> None:
     names = "prototypical,reptile"
     (done,) = learn("devices", 1, names, tmp_path)

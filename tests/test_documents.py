@@ -57,8 +57,10 @@ SMALL = {
 # Trained first where a document goes on from a run that is another's.
 EARLIER = {"runs/glyphs": "tfmeta train glyphs --output runs/glyphs"}
 # Twenty seconds each of tracing; others of their kind are run always.
-SLOW_COMMANDS = ["docs/distributed.md", "docs/resume.md", "docs/uncertainty.md"]
-SLOW_PROGRAMS = ["docs/distributed.md", "docs/uncertainty.md"]
+SLOW_COMMANDS = [f"docs/{x}.md" for x in ("distributed", "resume", "uncertainty", "export")]
+SLOW_PROGRAMS = [
+    f"docs/{x}.md" for x in ("distributed", "uncertainty", "lite", "scores", "fine_tuning")
+]
 PHOTOS = {"photos": 9, "few_images": 3, "unsorted_images": 1, "other_images": 1}
 
 

@@ -67,6 +67,8 @@ LEARNERS = {
 }
 # Kin of one that is tested each time; each takes fifteen seconds.
 SLOW = {
+    "MAML-with-support",
+    "MAMLPlusPlus",
     "MAML-pool",
     "MAML-support",
     "MetaSGD",
@@ -142,7 +144,7 @@ def assert_agree(first, second):
     np.testing.assert_allclose(first, second, rtol=0, atol=1e-5 * max(1, np.abs(second).max()))
 
 
-@pytest.mark.parametrize("name", rows(REFUSED, ["AmortizedBayesianMAML"]))
+@pytest.mark.parametrize("name", rows(REFUSED, ["AmortizedBayesianMAML", "BayesianMAML"]))
 def test_learners_that_cannot_adapt_on_a_device(name, omniglot, interpreter, tmp_path):
     make, missing = REFUSED[name]
     keras.utils.set_random_seed(0)

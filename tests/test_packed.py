@@ -239,7 +239,17 @@ channels = st.sampled_from([4, 6])
 
 
 class TestEachRule:
-    @pytest.mark.parametrize("name", [*IMAGE, *EITHER])
+    @pytest.mark.parametrize(
+        "name",
+        rows(
+            [*IMAGE, *EITHER],
+            {
+                *("conv-groups", "depthwise-strides", "max-pool-same", "global-keepdims"),
+                *("cropping", "up-bilinear", "permute", "instance-norm", "relu", "elu"),
+                *("rescaling", "identity", "softmax", "batch-norm-plain", "batch-norm-frozen"),
+            },
+        ),
+    )
     def test_images(self, name):
         check((IMAGE | EITHER)[name], st.tuples(sizes, sizes, channels))
 
@@ -607,7 +617,7 @@ def step_to_compare(name, axis, tasks=5):
 # Kin of one that is compared each time, and packed by the same lines.
 SLOW = {
     *("MAML-clipped", "MAML-joint", "MAML-momentum", "MAML-pooled", "MAML-rates"),
-    *("FOMAML", "ANIL", "BOIL", "MetaSGD", "MAML++-tolerance"),
+    *("FOMAML", "ANIL", "BOIL", "MetaSGD", "MAML++-tolerance", "MAML-wide", "MAML-support"),
 }
 
 
@@ -664,7 +674,7 @@ def test_xla(name):
     [
         ("MAML-pooled", "loop"),
         ("MAML++", "packed"),
-        ("ProtoMAML", "packed"),
+        slow("ProtoMAML", "packed"),
         slow("ANIL", "loop"),
         slow("MAML-momentum", "packed"),
         slow("MAML-rates", "packed"),

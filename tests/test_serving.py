@@ -448,6 +448,7 @@ def test_a_damaged_export_is_named_and_not_served(
     (folder / "assets.extra" / "SHA256SUMS").write_bytes(files[0].read_bytes())
 
 
+@pytest.mark.slow
 def test_what_is_no_exported_learner_is_not_served(tmp_path: Path) -> None:
     command = [sys.executable, str(SERVER), str(tmp_path / "nowhere"), "--port", "0"]
     ran = subprocess.run(command, capture_output=True, text=True)

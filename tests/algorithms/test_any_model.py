@@ -179,7 +179,9 @@ SLOW = {
     *("inputs in a list", "outputs in a list", "binary column", "frozen Dense", "GaussianNoise"),
     *("SpatialDropout1D", "LayerNormalization", "GroupNormalization", "RMSNormalization"),
     *("UnitNormalization", "Embedding", "GRU", "LSTM", "Bidirectional", "Conv1D"),
-    *("DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose"),
+    *("DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose", "one-hot", "binary"),
+    *("one named output", "frozen after it was made", "Embedding of two axes"),
+    "kernel_regularizer",
 }
 NAMES = rows(CASES, SLOW)
 

@@ -11,7 +11,8 @@ import pytest
 import tensorflow as tf
 
 import tfmeta
-from tests.algorithms.test_heads import HEADS, SIZE, compiled, identity
+from tests.algorithms.test_heads import HEADS, KIN, SIZE, compiled, identity
+from tests.rows import rows
 from tfmeta.data import ClassDataset, features
 
 RNG = np.random.default_rng(0)
@@ -62,7 +63,7 @@ def test_features_of_another_encoder(name: str) -> None:
         tfmeta.evaluate(learner, Once(vectors(6, 7), vectors(6, 7)), 1, verbose=False)
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", rows(HEADS, KIN))
 def test_an_encoder_that_gives_nan(name: str) -> None:
     learner = compiled(HEADS[name](logarithms()))
     good = vectors(6)

@@ -195,7 +195,7 @@ BY_DIFFERENCES = {
 # Kin of one that is checked each time.
 SLOW = {
     *("scalar rate", "rates given by step", "MetaSGD", "joint", "ProtoMAML-head"),
-    *("MAMLPlusPlus", "discounted", "tolerance"),
+    *("MAMLPlusPlus", "discounted", "tolerance", "ProtoMAML", "multi-step"),
 }
 
 

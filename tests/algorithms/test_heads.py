@@ -67,7 +67,10 @@ DIFFERENTIATED = {
 # Heads with weights of their own, which know nothing before `fit`.
 LEARNT = {"MatchingNetwork-context", "RelationNetwork", "FEAT"}
 # Of which another one goes through the same lines.
-KIN = {"SimpleShot", "KNearestNeighbors", "MatchingNetwork", "SoftKMeans", "TIM"}
+KIN = {
+    *("SimpleShot", "KNearestNeighbors", "R2D2", "BaselinePlusPlus", "MatchingNetwork"),
+    *("SoftKMeans", "SoftKMeans-transductive", "TIM"),
+}
 
 
 def identity():
@@ -174,7 +177,7 @@ def test_outer_gradient_by_finite_differences(float64, name):
     )
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", rows(HEADS, KIN))
 @pytest.mark.parametrize(
     "make", [identity, pytest.param(lambda: dense(False), marks=pytest.mark.slow)]
 )
@@ -234,7 +237,7 @@ def test_tasks_of_different_ways_are_as_each_by_itself(name):
         assert all(np.isfinite(v).all() for v in learner.weights)
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", rows(HEADS, KIN))
 def test_an_encoder_of_two_inputs(name):
     parts = {"a": slice(None, 5), "b": slice(5, None)}
     taken = {k: keras.Input((len(range(SIZE)[part]),), name=k) for k, part in parts.items()}
@@ -256,23 +259,21 @@ def test_an_encoder_of_two_inputs(name):
 @pytest.mark.parametrize(
     ("name", "jit_compile"),
     [
-        ("SimpleShot", False),
-        ("LogisticRegression", False),
-        ("R2D2", False),
         ("MetaOptNet", False),
-        ("SoftKMeans-transductive", False),
-        ("LabelPropagation", False),
-        ("LogisticRegression", True),
-        ("R2D2", True),
-        ("BaselinePlusPlus", False),
-        ("MatchingNetwork", False),
         ("MatchingNetwork-context", False),
         ("RelationNetwork", False),
-        ("FEAT", False),
+        ("LogisticRegression", True),
+        *(
+            pytest.param(name, False, marks=pytest.mark.slow)
+            for name in (
+                *("SimpleShot", "LogisticRegression", "R2D2", "SoftKMeans-transductive"),
+                *("LabelPropagation", "BaselinePlusPlus", "MatchingNetwork", "FEAT"),
+            )
+        ),
         *(
             pytest.param(name, True, marks=pytest.mark.slow)
             for name in (
-                *("BaselinePlusPlus", "MatchingNetwork", *sorted(LEARNT)),
+                *("R2D2", "BaselinePlusPlus", "MatchingNetwork", *sorted(LEARNT)),
                 *("SoftKMeans-transductive", "LabelPropagation", "MetaOptNet"),
             )
         ),

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import tfmeta
+from tests.rows import rows
 
 WAYS, TASKS = 3, 5
 DOCUMENT = Path(__file__).parents[2] / "docs" / "new_algorithm.md"
@@ -89,7 +90,10 @@ def test_the_closed_form_of_all_tasks_at_once(float64):
 
 @pytest.mark.parametrize(
     ("dtype", "xla"),
-    [("float32", False), ("float32", True), ("mixed_bfloat16", False), ("mixed_float16", False)],
+    rows(
+        [(x, False) for x in ("float32", "mixed_bfloat16", "mixed_float16")] + [("float32", True)],
+        [("mixed_bfloat16", False), ("float32", True)],
+    ),
 )
 def test_trains_as_in_turn_in_any_precision(dtype, xla):
     inputs, targets = episodes()

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import tfmeta
 from tests.algorithms.test_maml import assert_directional_derivatives, outer_gradient, vector_task
+from tests.rows import rows
 
 
 def network():
@@ -43,7 +44,7 @@ CHOICES = {
 }
 
 
-@pytest.fixture(params=CHOICES)
+@pytest.fixture(params=rows(CHOICES, {"BOIL", "a path", "a function", "all"}))
 def choice(request):
     return CHOICES[request.param]
 

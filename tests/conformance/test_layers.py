@@ -296,7 +296,9 @@ def shapes_and_kinds():
         for kind in ("packed", "single", "in turn"):
             shapes = recipe.shapes if kind == "packed" else recipe.shapes[-1:]
             for shape in shapes if chosen(name, kind) else ():
-                quick = kind == "packed" and shape == recipe.shapes[-1]
+                # What there is for images as well is quick there.
+                kin = name.endswith("1D")
+                quick = kind == "packed" and shape == recipe.shapes[-1] and not kin
                 yield pytest.param(name, shape, kind, marks=[] if quick else pytest.mark.slow)
 
 

@@ -57,6 +57,7 @@ LEARNERS = {
 SLOW = {
     *("FOMAML", "MetaSGD", "ANIL", "BOIL", "MetaCurvature", "ImplicitMAML"),
     *("PrototypicalNetwork-cosine", "MAML in chunks"),
+    *("BayesianMAML", "AmortizedBayesianMAML"),
 }
 
 
@@ -167,7 +168,7 @@ def test_masks_of_time_steps() -> None:
     ("axis", "make"),
     rows(
         [("packed", "MAML"), ("loop", "MAML++"), ("loop", "MAML"), ("packed", "MAML++")],
-        [("loop", "MAML"), ("packed", "MAML++")],
+        [("loop", "MAML"), ("packed", "MAML++"), ("loop", "MAML++")],
     ),
 )
 def test_several_outputs(axis: str, make: str) -> None:
@@ -261,6 +262,7 @@ def test_logits_behind_an_activation(axis: str, eagerly: bool) -> None:
         check(task, loss, loss, axes=[axis], eagerly=eagerly)
 
 
+@pytest.mark.slow
 def test_ctc() -> None:
     r = np.random.default_rng(0)
     x = r.normal(size=(2, 9, 6, 3))

@@ -166,6 +166,7 @@ def kill_in_the_middle(source: Path, folder: Path, chunk: int, seconds: float = 
     return int(json.loads((folder / "progress.json").read_text())["read"])
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_images(tmp_path / "photos", 4, 400, side=40)
     noted = kill_in_the_middle(source, tmp_path / "parts", 16)

@@ -113,6 +113,7 @@ def test_what_is_there_is_of_this_encoder_and_these_data(tmp_path: Path) -> None
     np.testing.assert_array_equal(made.examples, features(encoder(1), dataset()).examples)
 
 
+@pytest.mark.slow
 def test_an_encoder_is_the_same_in_another_process() -> None:
     names = "_digest_of_encoder, encoder"
     program = f"from tests.data.test_features import {names}; "

@@ -63,7 +63,7 @@ def sparse_file(path: pathlib.Path, size: int) -> pathlib.Path:
 @pytest.mark.parametrize(
     ("dtype", "side", "parts"),
     [
-        ("uint8", 84, 1),
+        pytest.param("uint8", 84, 1, marks=pytest.mark.slow),
         pytest.param("float32", 42, 1, marks=pytest.mark.slow),
         pytest.param("uint8", 84, 20, marks=pytest.mark.slow),
         pytest.param("float64", 42, 1, marks=pytest.mark.slow),
