@@ -549,7 +549,7 @@ def _using(optuna: Any, file: Path) -> Iterator[None]:
             raise
         kept = ". Those that were finished are kept, and the search goes on from them"
         raise OSError(
-            f"'{file}': trials cannot be written or read ({said or error.__cause__})"
+            f"'{file}': trials cannot be written or read ({said or error.__cause__ or error})"
             f"{kept if file.is_file() else ''}"
         ) from error
     finally:
@@ -561,5 +561,5 @@ def _said_of_disk(error: BaseException | None) -> str | None:
     while error is not None:
         if isinstance(error, sqlite3.OperationalError) and str(error) in _OF_DISK:
             return str(error)
-        error = error.__cause__
+        error = error.__cause__ or error.__context__
     return None
