@@ -6,6 +6,7 @@ import errno
 import functools
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -308,6 +309,17 @@ def test_the_last_states_are_kept_and_what_was_half_written_goes(keep: int, tmp_
     train(SaveState(tmp_path, every=2, keep=keep), epochs=1)
     kept = ["state-000000000004", "state-000000000005"][-keep:]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["notes.txt", *kept, "state-notes"]
+
+
+def test_what_could_not_be_removed_at_the_end_is_when_a_finished_training_is_continued(
+    tmp_path: Path,
+) -> None:
+    """A disk may have failed after the last state was whole, and no other is written then."""
+    train(SaveState(tmp_path, every=2, keep=2), epochs=1)
+    kept = sorted(file.name for file in tmp_path.iterdir())
+    shutil.copy(tmp_path / kept[0], tmp_path / "state-000000000001")
+    train(SaveState(tmp_path, every=2, keep=2), epochs=1)
+    assert sorted(file.name for file in tmp_path.iterdir()) == kept
 
 
 def test_a_loss_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:

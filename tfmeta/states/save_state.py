@@ -122,7 +122,8 @@ class SaveState(keras.callbacks.Callback):
                 "`steps_per_epoch` must be given where states are saved in the middle of an epoch. "
                 f"Received: steps_per_epoch=None, and SaveState with every={self.every}"
             )
-        if workers_of(self.model.distribute_strategy)[0] == 0:
+        first = workers_of(self.model.distribute_strategy)[0] == 0
+        if first:
             self._check_folder = self._until_end.enter_context(one_writer(self.folder)).check
         else:  # whose folder may be that of the first worker, who holds it
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -151,6 +152,8 @@ class SaveState(keras.callbacks.Callback):
         self._restore(state, ("weights", "optimizer"))
         if state.step_of_epoch:
             self._have_metrics(state)
+        if first:  # a disk may have failed when the last state was written, and a run is finished
+            self._remove_before(state.path)
         # As Keras's BackupAndRestore does. A training that stopped by itself has no more epochs.
         stopped = state.facts["stopped"]
         begin_at(self.model, max(state.epoch, self.params["epochs"] if stopped else 0))
@@ -258,12 +261,16 @@ class SaveState(keras.callbacks.Callback):
             self._check_folder()
             path = self.folder / f"state-{step:012d}"
             write_file(path, facts, arrays)
-            older = [file for file in files_in(self.folder) if file.name < path.name]
-            for file in older[: max(0, len(older) - self.keep + 1)]:
-                with contextlib.suppress(IsADirectoryError, PermissionError):  # no state of ours
-                    file.unlink(missing_ok=True)
+            self._remove_before(path)
 
         return write
+
+    def _remove_before(self, newest: Path) -> None:
+        """Remove the states before one but for as many as are kept."""
+        older = [file for file in files_in(self.folder) if file.name < newest.name]
+        for file in older[: max(0, len(older) - self.keep + 1)]:
+            with contextlib.suppress(IsADirectoryError, PermissionError):  # no state of ours
+                file.unlink(missing_ok=True)
 
     def _keeps(self, callback: Any, before: dict[str, str], name: str) -> bool:
         """Return whether a state holds what a callback has changed; what it does not, is said."""
