@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 import lines
-import tensorflow as tf
+from scored import scored
 
 import tfmeta
 
@@ -218,22 +218,11 @@ def row(
     method = name.replace(":", "-") if settings.tasks else "pretrained"
     result: dict[str, Any] = {"row": name, "minutes": minutes}
     learner, how = trained(settings, shots, data, 60 * minutes, states / benchmark / method)
-    scored = tfmeta.data.EpisodeSampler(data[2], 5, shots, TEST_QUERIES, seed=1)
-    start = time.perf_counter()
-    try:
-        score = tfmeta.evaluate(learner, scored, episodes, verbose=False)
-        result |= {"accuracy": 100 * score.mean, "ci95": 100 * score.ci95, "episodes": episodes}
-    except ValueError as error:  # a training that diverged predicts NaN
-        result["failed"] = str(error)[:300]
-    gpus = tf.config.list_physical_devices("GPU")
-    details = tf.config.experimental.get_device_details
+    test = tfmeta.data.EpisodeSampler(data[2], 5, shots, TEST_QUERIES, seed=1)
     return {
         **result,
         **how,
-        "evaluation_seconds": time.perf_counter() - start,
-        "device": details(gpus[0])["device_name"] if gpus else "CPU",
-        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
-        "data": [data[0].description, data[2].description],
+        **scored(learner, test, episodes, data[0], data[2]),
         "settings": json.loads(json.dumps(dataclasses.asdict(settings))),
     }
 

@@ -372,9 +372,7 @@ def fit(learner: Any, episodes: Any, steps: int, seconds: float) -> dict[str, fl
 def row(name: str, data_dir: str, minutes: float, episodes: int) -> dict[str, Any]:
     """Train and score one row."""
     import keras
-    import tensorflow as tf
-
-    import tfmeta
+    from scored import scored
 
     settings, _ = published(name)
     train, test = characters(data_dir, settings.preset)
@@ -396,24 +394,13 @@ def row(name: str, data_dir: str, minutes: float, episodes: int) -> dict[str, An
         "training": logs,
     }
     examples = (settings.ways, settings.shots, settings.test_queries)
-    scored = sampler_of(test, settings.test_turns, *examples)
+    drawn = sampler_of(test, settings.test_turns, *examples)
     # Nothing was traced for the test before.
     for argument, value in settings.test_arguments.items():
         setattr(learner, argument, value)
-    start = time.perf_counter()
-    try:
-        score = tfmeta.evaluate(learner, scored, episodes, verbose=False)
-        result |= {"accuracy": 100 * score.mean, "ci95": 100 * score.ci95, "episodes": episodes}
-    except ValueError as error:  # a training that diverged predicts NaN
-        result["failed"] = str(error)[:300]
-    gpus = tf.config.list_physical_devices("GPU")
-    details = tf.config.experimental.get_device_details
     return {
         **result,
-        "evaluation_seconds": time.perf_counter() - start,
-        "device": details(gpus[0])["device_name"] if gpus else "CPU",
-        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
-        "data": [train.description, test.description],
+        **scored(learner, drawn, episodes, train, test),
         "settings": dataclasses.asdict(settings),
     }
 
