@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -286,6 +287,18 @@ def test_without_states_a_run_goes_on_from_its_model(
     assert rows[:2] == before
     assert [row["epoch"] for row in rows] == ["0", "1", "2"]
     assert int(Run(tmp_path / "run").learner().optimizer.iterations) == 6
+    # As where it was killed after the model of an epoch, before its state: that is as it would be.
+    shutil.copytree(prototypical, tmp_path / "whole")
+    tfmeta("train", photos, *TINY, "--epochs", 3, "--output", tmp_path / "whole", "--resume")
+    whole, lost = (
+        {
+            # Without the digest, and the numbers that layers get within a process.
+            x.name: re.sub(rb"_\d+(?=[/_])", b"", x.read_bytes().partition(b"\n")[2])
+            for x in Run(tmp_path / name).states.glob("state-*")
+        }
+        for name in ("whole", "run")
+    )
+    assert lost == {name: whole[name] for name in ("state-000000000004", "state-000000000006")}
 
 
 def test_a_run_of_another_version_is_refused(prototypical: Path, tmp_path: Path) -> None:

@@ -242,6 +242,15 @@ class SaveEpoch(keras.callbacks.Callback):
         super().__init__()
         self.run = run
 
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Have Keras's history what was logged before, where a run goes on from its model."""
+        history = self.model.history
+        if epoch and not history.epoch:
+            rows = self.run.history()[:epoch]
+            history.epoch = [int(row["epoch"]) for row in rows]
+            names = [name for name in rows[0] if name != "epoch"]
+            history.history = {name: [float(row[name]) for row in rows] for name in names}
+
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Replace the files of the run by those of this epoch."""
         self.run.check_still_there()

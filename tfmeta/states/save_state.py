@@ -170,6 +170,10 @@ class SaveState(keras.callbacks.Callback):
                 self._restore(state, ("weights", "optimizer", "metrics"))
         elif self._epoch_began is None:
             self._epoch_began = epoch * (self._steps or 0)
+            if epoch and self._steps:
+                # What goes on from elsewhere, as from a model that was saved just before its state,
+                # has the states of a training that was never interrupted.
+                self._taken(epoch, 0)()
         self._epoch = epoch
         self._done = self._offset
         self._before_last = None
