@@ -60,9 +60,10 @@ $(VENV)/.test: $(VENV)/.pip $(sources)
 	$(bin)/python -m pip install -e '.[test]'
 	touch $@
 
+# With all that the tests need.
 $(VENV)/.dev: $(VENV)/.pip $(sources)
 	$(bin)/python -m pip install -e '.[dev]'
-	touch $@
+	touch $(VENV)/.test $@
 
 $(VENV)/.pip:
 	$(PYTHON) -m venv $(VENV)

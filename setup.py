@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from pybind11.setup_helpers import Pybind11Extension
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
@@ -97,4 +97,6 @@ extensions = [
     ),
 ]
 
+# As many files at once as there are cores.
+ParallelCompile("MAX_JOBS", default=0).install()
 setup(ext_modules=extensions, cmdclass={"build_ext": BuildExtension})
