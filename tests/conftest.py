@@ -19,6 +19,18 @@ gc.freeze()
 gc.set_threshold(10_000, 10, 10)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def collected() -> Iterator[None]:
+    """Let go of what the tests of a module made, and look at what they leave no more.
+
+    What TensorFlow and Keras keep, of all modules before, would be gone through again by each full
+    collection, half a minute of them in the end, and `keras.utils.clear_session` makes one.
+    """
+    yield
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of real data, with `tfds/` and `splits/` in it."""

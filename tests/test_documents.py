@@ -225,7 +225,12 @@ def test_commands(
 def test_commands_on_real_data(
     data_dir: Path, folder: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "load", load)
+    def few(name: str, *args: Any, **kwargs: Any) -> Any:
+        parts = load(name, *args, **kwargs)
+        # An epoch of pretraining takes all examples, of few classes here.
+        return tuple(x.select(range(8)) for x in parts) if name == "cifar_fs" else parts
+
+    monkeypatch.setattr(training, "load", few)
     everywhere = [command for document in DOCUMENTS for command in commands(document)]
     run_all([c for c in everywhere if needs_data(c)], data_dir / "tfds")
 

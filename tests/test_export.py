@@ -74,7 +74,7 @@ LEARNERS: dict[str, Callable[[], tfmeta.MetaLearner]] = {
 # Kin of one that is exported each time; test_copies.py exports each learner's adapted model.
 SLOW = {
     *("FOMAML", "MAMLPlusPlus", "MetaSGD", "MetaCurvature", "ImplicitMAML", "Reptile"),
-    *("AmortizedBayesianMAML", "PrototypicalNetwork-cosine"),
+    *("AmortizedBayesianMAML", "BayesianMAML", "FineTune", "PrototypicalNetwork-cosine"),
 }
 # Whose adapted models, all kinds of them, are exported by Keras as well.
 KERAS = ("MAML", "MAML-support", "MAML-with-support", "ProtoMAML", "PrototypicalNetwork")

@@ -120,7 +120,7 @@ def suggested_rate(
     learner: Any = new_learner(settings, parts[0].example_shape)
     found = suggest_inner_rate(learner, training_sampler(settings, parts[0]), verbose=verbose)
     # What is made for the training has the names that it has without this.
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     return found
 
 

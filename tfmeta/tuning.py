@@ -278,7 +278,8 @@ def _tune(
     check_values(study.best_params, f"'{trials_file(run)}'")
     best = dataclasses.replace(settings, **study.best_params)
     begun = run.settings_file.is_file() and run.settings() == best
-    keras.utils.clear_session()  # layers are called alike, however many trials there were just now
+    # Layers are called alike, however many trials there were just now.
+    keras.utils.clear_session(free_memory=False)
     training.train(best, run, parts, resume=begun, verbose=verbose)
     return study
 

@@ -140,6 +140,20 @@ def _cases() -> list[Any]:
 CASES = _cases()
 
 
+# A reduction is Keras's, whatever the loss: it is tried always for a loss of each kind, and in the
+# long run for all.
+REDUCED = {
+    *("BinaryCrossentropy", "CategoricalCrossentropy", "CosineSimilarity", "Dice"),
+    *("MeanSquaredError", "SparseCategoricalCrossentropy"),
+}
+
+
+def _often(case: Any) -> Any:
+    name, arguments = case
+    slow = "reduction" in arguments and name not in REDUCED
+    return pytest.param(case, id=_id(case), marks=pytest.mark.slow if slow else [])
+
+
 def _id(case: Any) -> str:
     name, arguments = case
     return "-".join([name, *(f"{k}={v}" for k, v in arguments.items())])
@@ -226,7 +240,7 @@ def _task_of(name: str, arguments: Any) -> Task:
     return tasks_of(KINDS[name], logits=bool(arguments.get("from_logits")), ignored=ignored)
 
 
-@pytest.mark.parametrize("case", CASES, ids=_id)
+@pytest.mark.parametrize("case", [_often(case) for case in CASES])
 def test_losses(case: Any) -> None:
     name, arguments = case
     loss = CLASSES_OF_LOSSES[name](**{**FIXED.get(name, {}), **arguments})

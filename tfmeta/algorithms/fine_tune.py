@@ -136,13 +136,7 @@ class FineTune(GradientBased):
             "or tfmeta.pretrain, as an ordinary classifier, or by tfmeta.MAML(model, ...).fit"
         )
 
-    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
-        """Refuse, as `fit` does.
-
-        Raises:
-            ValueError: Always.
-        """
-        return self.fit(*args, **kwargs)
+    train_on_batch = fit
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, for Keras's saving; `optimizer` is the rule of the steps."""

@@ -7,16 +7,14 @@ Learning*, CVPR 2018.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
-from keras import layers
 
 from tfmeta.algorithms.embedding_learner import EmbeddingLearner
+from tfmeta.algorithms.relations import check_scores, usual_relation
 from tfmeta.functional import batch_norm_layers, check_layers
-from tfmeta.models.parts import MOMENTUM
 from tfmeta.ops import prototypes
 from tfmeta.padding import put_back
 from tfmeta.types import Tensor
@@ -141,35 +139,3 @@ class RelationNetwork(EmbeddingLearner):
         # Some kernels of activations make numbers of NaN.
         numbers = tf.math.is_finite(tf.reduce_sum(pairs, list(range(3, len(pairs.shape)))))
         return tf.where(numbers, tf.cast(scores, embedded.dtype), math.nan)
-
-
-def usual_relation(shape: Sequence[int], dtype: str) -> keras.Model:
-    """Return the network for pairs of this shape where the user gives none."""
-    parts: list[keras.layers.Layer] = [keras.Input(shape, dtype=dtype)]
-    if len(shape) == 1:
-        parts += [layers.Dense(64, "relu", dtype=dtype) for _ in range(2)]
-    else:
-        for _ in range(2):
-            parts += [
-                layers.Conv2D(64, 3, padding="same", dtype=dtype),
-                layers.BatchNormalization(momentum=MOMENTUM, dtype=dtype),
-                layers.ReLU(dtype=dtype),
-                layers.MaxPooling2D(2, padding="same", dtype=dtype),
-            ]
-        parts += [layers.Flatten(dtype=dtype), layers.Dense(8, "relu", dtype=dtype)]
-    return keras.Sequential([*parts, layers.Dense(1, dtype=dtype)], name="relation")
-
-
-def check_scores(relation: keras.Model, shape: Sequence[int], dtype: str) -> None:
-    """Build a relation for pairs of this shape, or raise a `ValueError` if it is none for them."""
-    words = (
-        f"`relation` must take pairs [n, {', '.join(map(str, shape))}] of embeddings, and return a "
-        "score [n, 1] of each. Received: a model"
-    )
-    try:
-        scores = relation(keras.KerasTensor((None, *shape), dtype))
-    except Exception as error:  # whatever a layer says of a shape that it does not take
-        raise ValueError(f"{words} {relation.name!r} that does not: {error}") from error
-    if keras.tree.is_nested(scores) or tuple(scores.shape) != (None, 1):
-        given = keras.tree.map_structure(lambda x: tuple(x.shape), scores)
-        raise ValueError(f"{words} {relation.name!r} that returns shape={given}")
