@@ -119,7 +119,7 @@ def test_train_writes_a_run(prototypical: Path) -> None:
         "states/state-000000000004",
     }
     rows = Run(prototypical).history()
-    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert [row["epoch"] for row in rows] == ["1", "2"]
     assert {"loss", "accuracy", "val_loss", "val_accuracy"} <= set(rows[0])
     with Image.open(prototypical / "learning_curve.png") as curve:
         assert min(curve.size) > 100
@@ -224,7 +224,7 @@ def test_a_run_that_is_interrupted_and_resumed_is_the_run_that_was_not(
     assert "--resume" in output
     # As if the power had failed when the second epoch had its row but not yet its model.
     rows = Run(tmp_path / "run").history()
-    Run(tmp_path / "run").write_history([*rows, {**rows[0], "epoch": "1"}])
+    Run(tmp_path / "run").write_history([*rows, {**rows[0], "epoch": "2"}])
     tfmeta(*command, "--resume")
 
     resumed, whole = Run(tmp_path / "run"), Run(prototypical)
@@ -285,7 +285,7 @@ def test_without_states_a_run_goes_on_from_its_model(
     tfmeta("train", photos, *TINY, "--epochs", 3, "--output", tmp_path / "run", "--resume")
     rows, before = Run(tmp_path / "run").history(), Run(prototypical).history()
     assert rows[:2] == before
-    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert int(Run(tmp_path / "run").learner().optimizer.iterations) == 6
     # As where it was killed after the model of an epoch, before its state: that is as it would be.
     shutil.copytree(prototypical, tmp_path / "whole")

@@ -35,15 +35,6 @@ def test_save_state_is_a_callback() -> None:
     assert tfmeta.callbacks.SaveState is tfmeta.states.SaveState
 
 
-def test_what_takes_long_is_imported_when_it_is_asked_for() -> None:
-    # Keras itself imports matplotlib where there is one.
-    program = "import sys, tfmeta; print([n for n in ('optuna', 'click') if n in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    assert done.stdout.strip() == "[]"
-
-
 def test_the_package_is_the_command() -> None:
     command = [sys.executable, "-m", "tfmeta", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)

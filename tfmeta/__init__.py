@@ -3,139 +3,49 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
-
-from tfmeta import (
-    calibration,
-    callbacks,
-    data,
-    differentiation,
-    distribution,
-    export,
-    inner_optimizers,
-    labels,
-    layers,
-    losses,
-    models,
-    ops,
-    packed,
-    states,
-    svgd,
-    unknown,
-)
-from tfmeta.algorithms import (
-    ANIL,
-    BOIL,
-    CAVIA,
-    FEAT,
-    FOMAML,
-    MAML,
-    R2D2,
-    TIM,
-    AmortizedBayesianMAML,
-    BaselinePlusPlus,
-    BayesianMAML,
-    FineTune,
-    ImplicitMAML,
-    KNearestNeighbors,
-    LabelPropagation,
-    LogisticRegression,
-    MAMLPlusPlus,
-    MatchingNetwork,
-    MetaCurvature,
-    MetaOptNet,
-    MetaSGD,
-    ProtoMAML,
-    PrototypicalNetwork,
-    RelationNetwork,
-    Reptile,
-    SimpleShot,
-    SoftKMeans,
-)
-from tfmeta.class_changes import add_class, remove_class
-from tfmeta.classifier import Classifier
-from tfmeta.comparison import Comparison, compare
-from tfmeta.evaluation import Evaluation, Uncertainty, evaluate, uncertainty
-from tfmeta.inner_rates import InnerRates, suggest_inner_rate
-from tfmeta.meta_learner import MetaLearner
-from tfmeta.paired import Difference
-from tfmeta.pretraining import pretrain
-from tfmeta.references import Reference
+import importlib.util
+import os
+import sys
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 # What takes long to import, and few need: imported when asked for.
 _LATER = ("plots", "tuning")
 
-__all__ = [
-    "ANIL",
-    "BOIL",
-    "CAVIA",
-    "FEAT",
-    "FOMAML",
-    "MAML",
-    "R2D2",
-    "TIM",
-    "AmortizedBayesianMAML",
-    "BaselinePlusPlus",
-    "BayesianMAML",
-    "Classifier",
-    "Comparison",
-    "Difference",
-    "Evaluation",
-    "FineTune",
-    "ImplicitMAML",
-    "InnerRates",
-    "KNearestNeighbors",
-    "LabelPropagation",
-    "LogisticRegression",
-    "MAMLPlusPlus",
-    "MatchingNetwork",
-    "MetaCurvature",
-    "MetaLearner",
-    "MetaOptNet",
-    "MetaSGD",
-    "ProtoMAML",
-    "PrototypicalNetwork",
-    "Reference",
-    "RelationNetwork",
-    "Reptile",
-    "SimpleShot",
-    "SoftKMeans",
-    "Uncertainty",
-    "add_class",
-    "calibration",
-    "callbacks",
-    "compare",
-    "data",
-    "differentiation",
-    "distribution",
-    "evaluate",
-    "export",
-    "inner_optimizers",
-    "labels",
-    "layers",
-    "losses",
-    "models",
-    "ops",
-    "packed",
-    "plots",
-    "pretrain",
-    "remove_class",
-    "states",
-    "suggest_inner_rate",
-    "svgd",
-    "tuning",
-    "uncertainty",
-    "unknown",
-]
+
+def _is_the_command() -> bool:
+    """Return whether this process is `tfmeta` or `python -m tfmeta`."""
+    program = next(iter(getattr(sys, "argv", [])), "")
+    if program != "-m":
+        return os.path.basename(program) == "tfmeta"
+    # Python is looking for the module that it is to run.
+    asked = iter(sys.orig_argv)
+    return "-m" in asked and next(asked, None) == "tfmeta"
+
+
+# Keras finds the classes of a file among those that have been imported, so that all of them are,
+# which takes seconds. The command, which may have nothing to do but to print a line, has them
+# imported when it needs them: see `tfmeta.cli.loading`.
+_at_once = TYPE_CHECKING or not _is_the_command()
+if _at_once:
+    from tfmeta.public import *  # noqa: F403
 
 
 def __getattr__(name: str) -> Any:
     if name in _LATER:
         return importlib.import_module(f"tfmeta.{name}")
+    if name == "__all__":
+        return [*importlib.import_module("tfmeta.public").__all__, *_LATER]
+    if not _at_once and not name.startswith("_"):
+        # A module of the package comes by itself: others of it ask for it while they are imported.
+        if importlib.util.find_spec(f"tfmeta.{name}") is not None:
+            return importlib.import_module(f"tfmeta.{name}")
+        public = importlib.import_module("tfmeta.public")
+        if name in public.__all__:
+            return getattr(public, name)
     raise AttributeError(f"module 'tfmeta' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*importlib.import_module("tfmeta.public").__all__, *_LATER, "__version__"]

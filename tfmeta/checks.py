@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from tfmeta.choices import did_you_mean as did_you_mean
 
 
 def check_positive(name: str, value: Any) -> None:
@@ -84,9 +85,3 @@ def check_size(size: Any) -> tuple[int, int] | None:
             f"`size` must be a positive integer or a pair (height, width). Received: size={size!r}"
         )
     return int(sides[0]), int(sides[1])
-
-
-def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Return the end of an error about an unknown name: the known one that is near, if one is."""
-    near = difflib.get_close_matches(str(name), list(known), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""

@@ -10,13 +10,13 @@ from typing import Any, Literal, NamedTuple
 import keras
 import tensorflow as tf
 
+from tfmeta.choices import BATCH_NORM_MODES as BATCH_NORM_MODES
 from tfmeta.foreign.derivatives import TRACING, changed, exact_derivatives
 from tfmeta.foreign.of_keras import layers_of
 from tfmeta.layers import PerStepBatchNormalization
 from tfmeta.types import Nest, Params
 
 BatchNormMode = Literal["transductive", "support", "with_support", "running"]
-BATCH_NORM_MODES = ("transductive", "support", "with_support", "running")
 Statistics = Literal["batch", "stored", "training"]
 
 

@@ -12,7 +12,9 @@ _LARGEST, _COLUMNS, _LONGEST = 2**28, 1000, 1000
 
 
 def read_history(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a history: `epoch`, which counts from 0, and numbers.
+    """Return the rows of a history: `epoch`, which counts from 1 as on the screen, and numbers.
+
+    Files of before did so from 0, and are returned as those that do so from 1.
 
     Args:
         path: The CSV file.
@@ -22,7 +24,7 @@ def read_history(path: Path) -> list[dict[str, str]]:
 
     Example:
         >>> read_history(Path("runs/glyphs/history.csv"))[0]["epoch"]
-        '0'
+        '1'
     """
 
     def damaged(line: int, expected: str, received: object) -> ValueError:
@@ -42,6 +44,7 @@ def read_history(path: Path) -> list[dict[str, str]]:
         raise damaged(line, "numbers, up to the end of the line", text.splitlines()[line - 1])
     rows: list[dict[str, str]] = []
     names: list[str] | None = None
+    first = 1
     for line, content in enumerate(text.splitlines(), 1):
         try:
             (cells,) = csv.reader([content], strict=True)
@@ -54,11 +57,13 @@ def read_history(path: Path) -> list[dict[str, str]]:
             continue
         if len(cells) != len(names):
             raise damaged(line, f"{len(names)} values", content)
-        if cells[0] != str(len(rows)):
-            raise damaged(line, f"the number {len(rows)} of an epoch first", content)
+        if not rows and cells[0] == "0":
+            first = 0
+        if cells[0] != str(len(rows) + first):
+            raise damaged(line, f"the number {len(rows) + first} of an epoch first", content)
         if not all(map(_is_number, cells)):
             raise damaged(line, "numbers", content)
-        rows.append(dict(zip(names, cells, strict=True)))
+        rows.append({**dict(zip(names, cells, strict=True)), "epoch": str(len(rows) + 1)})
     if names is None:
         raise damaged(1, "the names of columns, `epoch` the first", "")
     return rows

@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import ctypes
 import functools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -296,12 +297,19 @@ def instructions() -> str:
 @functools.cache
 def library() -> Any:
     """Return the extension's operations, or None where they cannot be loaded."""
-    for file in Path(__file__).parent.glob("_tf_ops*.so"):
+    files = sorted(Path(__file__).parent.glob("_tf_ops*.so"))
+    reasons = []
+    for file in files:
         try:
             loaded = tf.load_op_library(str(file))
             loaded.tfmeta_file = str(file)
             return loaded
-        except tf.errors.NotFoundError:
-            # Of another platform, or another C library than this one's.
-            continue
+        except tf.errors.OpError as error:
+            # Of another platform, of another C library than this one's, for another TensorFlow.
+            reasons.append(error.message)
+    logging.getLogger("tfmeta").warning(
+        "The C++ kernels are not used, and TensorFlow's own operations instead, which give the "
+        "same and take longer: %s",
+        "; ".join(reasons) or f"there is no _tf_ops*.so in '{Path(__file__).parent}'",
+    )
     return None

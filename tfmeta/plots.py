@@ -8,13 +8,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from tfmeta.calibration import reliability
 from tfmeta.files import replacing
 from tfmeta.types import Array
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+except ImportError as error:
+    raise ImportError(
+        f"Pictures are drawn by matplotlib: pip install matplotlib. Received: {error}"
+    ) from error
 
 RIGHT, WRONG = "#1b7837", "#c51b2f"
 BAR = "#4477aa"
@@ -24,8 +30,8 @@ def learning_curve(history: Mapping[str, Sequence[float]], path: str | os.PathLi
     """Draw each metric over the epochs, training and validation in one panel.
 
     Args:
-        history: `"epoch"` (counted from 0) and one series a metric, as Keras names them: `loss`,
-            `val_loss`, `accuracy`, ...
+        history: `"epoch"` (counted from 0, as Keras's `History` does) and one series a metric, as
+            Keras names them: `loss`, `val_loss`, `accuracy`, ...
         path: The image file to write.
     """
     names = [name for name in history if name != "epoch" and not name.startswith("val_")]

@@ -9,20 +9,19 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-import keras
+from typing import TYPE_CHECKING, Any
 
 from tfmeta.bounded_json import parsed, shown
-from tfmeta.data.benchmarks import OMNIGLOT_PRESETS
+from tfmeta.choices import OMNIGLOT_PRESETS
 from tfmeta.files import replacing
 from tfmeta.history import read_history
 from tfmeta.inside import check_inside
 from tfmeta.locks import Writer, one_writer
-from tfmeta.meta_learner import MetaLearner
 from tfmeta.setting_values import EXPECTED, wrong_with
 from tfmeta.setting_values import SPLITS as SPLITS
-from tfmeta.states.files import files_in
+
+if TYPE_CHECKING:
+    from tfmeta.meta_learner import MetaLearner
 
 # Class names are most of it: this is some 500,000.
 _LONGEST_SETTINGS = 2**24
@@ -122,6 +121,16 @@ def check_values(values: Mapping[str, Any], where: str) -> None:
     """
     if (wrong := wrong_with(values, EXPECTED)) is not None:
         raise ValueError(f"{where} is damaged or of another version ({wrong})")
+
+
+def check_pretraining(settings: Settings, workers: int) -> None:
+    """Raise a `ValueError` if several workers were to pretrain, which is done by one process."""
+    if settings.pretrain_epochs and workers > 1:
+        raise ValueError(
+            "`pretrain_epochs` must be 0 with several workers: pretrain in one process, and go on "
+            "with --resume and more workers when training over episodes has begun. Received: "
+            f"pretrain_epochs={settings.pretrain_epochs} and {workers} workers"
+        )
 
 
 class Run:
@@ -245,6 +254,8 @@ class Run:
 
     def clear(self, *, keep_pretraining: bool = False) -> None:
         """Remove what training has written, besides the settings."""
+        from tfmeta.states.files import files_in
+
         self.check_links()
         for file in (self.model_file, self.history_file, self.curve_file):
             file.unlink(missing_ok=True)
@@ -319,6 +330,10 @@ class Run:
             FileNotFoundError: If no epoch was finished.
             ValueError: If the file is damaged, holds no learner, or asks for other code.
         """
+        import keras
+
+        from tfmeta.meta_learner import MetaLearner
+
         self.check_links()
         if not self.model_file.is_file():
             raise FileNotFoundError(

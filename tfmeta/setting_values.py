@@ -7,11 +7,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from tfmeta.algorithms.prototypical import DISTANCES
 from tfmeta.bounded_json import shown
-from tfmeta.data.benchmarks import BENCHMARKS, OMNIGLOT_PRESETS
-from tfmeta.functional import BATCH_NORM_MODES
-from tfmeta.models import BACKBONES
+from tfmeta.choices import BATCH_NORM_MODES, BENCHMARKS, DISTANCES, FILTERS, OMNIGLOT_PRESETS
 
 SPLITS = ("train", "validation", "test")
 ALGORITHMS = ("maml", "fomaml", "maml++", "prototypical")
@@ -131,7 +128,7 @@ EXPECTED = {
     "classes": _or_none(
         Expected(_are_classes, f"an object of {', '.join(SPLITS)}, each a list of names")
     ),
-    "network": _among(tuple(BACKBONES)),
+    "network": _among(tuple(FILTERS)),
     "pretrain_epochs": _count(least=0),
 }
 """What each of the `tfmeta.runs.Settings` must be."""

@@ -22,7 +22,8 @@ from tfmeta.inner_rates import InnerRates, suggest_inner_rate
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.models import BACKBONES
 from tfmeta.pretraining import pretrain
-from tfmeta.runs import SPLITS, Run, Settings
+from tfmeta.runs import SPLITS, Run, Settings, check_pretraining
+from tfmeta.saying import say
 from tfmeta.states import SaveState, newest
 
 # How much of a folder of images each part gets.
@@ -117,6 +118,8 @@ def suggested_rate(
 
     None of their classes has been seen, so that those of validation would tell no more.
     """
+    if verbose:
+        say("Looking for the inner learning rate …")
     learner: Any = new_learner(settings, parts[0].example_shape)
     found = suggest_inner_rate(learner, training_sampler(settings, parts[0]), verbose=verbose)
     # What is made for the training has the names that it has without this.
@@ -247,15 +250,15 @@ class SaveEpoch(keras.callbacks.Callback):
         history = self.model.history
         if epoch and not history.epoch:
             rows = self.run.history()[:epoch]
-            history.epoch = [int(row["epoch"]) for row in rows]
+            history.epoch = [int(row["epoch"]) - 1 for row in rows]
             names = [name for name in rows[0] if name != "epoch"]
             history.history = {name: [float(row[name]) for row in rows] for name in names}
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Replace the files of the run by those of this epoch."""
         self.run.check_still_there()
-        rows: list[dict[str, Any]] = [r for r in self.run.history() if int(r["epoch"]) < epoch]
-        rows.append({"epoch": epoch, **(logs or {})})
+        rows: list[dict[str, Any]] = [r for r in self.run.history() if int(r["epoch"]) <= epoch]
+        rows.append({"epoch": epoch + 1, **(logs or {})})  # as on the screen
         check_columns(self.run, rows[0], rows[-1])
         self.run.write_history(rows)
         save_model(self.run, self.model)
@@ -270,9 +273,9 @@ def save_model(run: Run, learner: MetaLearner) -> None:
 
 def draw_curve(run: Run, rows: list[dict[str, Any]]) -> None:
     """Write the learning curve of a run, of its history."""
-    plots.learning_curve(
-        {name: [float(row[name]) for row in rows] for name in rows[0]}, run.curve_file
-    )
+    history = {name: [float(row[name]) for row in rows] for name in rows[0]}
+    history["epoch"] = [epoch - 1 for epoch in history["epoch"]]
+    plots.learning_curve(history, run.curve_file)
 
 
 def check_columns(run: Run, columns: Iterable[str], needed: Iterable[str]) -> None:
@@ -330,16 +333,6 @@ def episodes(
     return sampler.dataset(settings.meta_batch_size, start=start), validation
 
 
-def check_pretraining(settings: Settings, workers: int) -> None:
-    """Raise a `ValueError` if several workers were to pretrain, which is done by one process."""
-    if settings.pretrain_epochs and workers > 1:
-        raise ValueError(
-            "`pretrain_epochs` must be 0 with several workers: pretrain in one process, and go on "
-            "with --resume and more workers when training over episodes has begun. Received: "
-            f"pretrain_epochs={settings.pretrain_epochs} and {workers} workers"
-        )
-
-
 def pretrained(
     settings: Settings,
     run: Run,
@@ -378,6 +371,27 @@ def pretrained(
         verbose="auto" if verbose else 0,
     )
     return network
+
+
+def where_it_goes_on(settings: Settings, run: Run, step: int) -> str:
+    """Say where a run is continued, in words.
+
+    Args:
+        settings: Those that it is continued with.
+        run: Its folder.
+        step: How many steps were done.
+    """
+    epoch, done = divmod(step, settings.steps)
+    if step and epoch >= settings.epochs:
+        return f"The run is finished: {epoch} of {settings.epochs} epochs are done."
+    if step:
+        return (
+            f"Going on in epoch {epoch + 1}/{settings.epochs}, after {done} of {settings.steps} "
+            "of its steps."
+        )
+    if settings.pretrain_epochs and (state := newest(run.pretraining)) is not None:
+        return f"Going on with the pretraining, after step {state.step}."
+    return "Nothing of the training was saved yet: it begins with its first step."
 
 
 @contextlib.contextmanager
@@ -486,6 +500,8 @@ def _train(
             learner = new_learner(settings, shape)
     if not step:
         check_pretraining(settings, workers_of(strategy)[1])
+    if resume and verbose:
+        say(where_it_goes_on(settings, run, step))
     # Draws a batch, which may fail: before the files of an older run go.
     batches, validation = episodes(settings, parts, step, strategy.num_replicas_in_sync)
     if step:
@@ -497,6 +513,8 @@ def _train(
             with strategy.scope():
                 network = pretrained(settings, run, parts, save_every, verbose)
                 learner = new_learner(settings, shape, network)
+    if verbose and step < settings.epochs * settings.steps:
+        say("Compiling the training step …")
     learner.fit(
         batches,
         steps_per_epoch=settings.steps,

@@ -25,17 +25,13 @@ import keras
 import numpy as np
 
 from tfmeta import training
-from tfmeta.algorithms.prototypical import DISTANCES
 from tfmeta.checks import check_count, did_you_mean
+from tfmeta.choices import BATCH_NORM_MODES, DISTANCES, PRUNERS, SAMPLERS
 from tfmeta.data import ClassDataset
 from tfmeta.files import replacing
-from tfmeta.functional import BATCH_NORM_MODES
 from tfmeta.inside import check_inside
 from tfmeta.locks import one_writer
 from tfmeta.runs import Run, Settings, check_same, check_values
-
-SAMPLERS = ("tpe", "random")
-PRUNERS = ("median", "none")
 
 Objective: TypeAlias = Callable[[dict[str, Any], list[keras.callbacks.Callback]], float]
 

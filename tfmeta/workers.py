@@ -18,7 +18,7 @@ from tfmeta.locks import INHERITED
 
 # In seconds: how long the others may take to stop by themselves when one has ended.
 GRACE = 60.0
-_COMMAND = [sys.executable, "-c", "from tfmeta.cli import main; main()"]
+_COMMAND = [sys.executable, "-m", "tfmeta"]
 
 
 def start_workers(count: int, folder: Path, lock: Mapping[str, str] | None = None) -> int:

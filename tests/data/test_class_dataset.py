@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tfmeta.data import ClassDataset
+from tfmeta.data import ClassDataset, readers
 from tfmeta.data.images import prepare, read_image
 
 
@@ -504,6 +504,7 @@ def test_from_tfds_says_what_to_do_without_a_download(
         assert not retries.isEnabledFor(logging.WARNING)
         raise ConnectionError("no route to host")
 
+    monkeypatch.setattr(readers, "any_reachable", lambda hosts: True)
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
     with pytest.raises(FileNotFoundError, match=r"no route to host.*`data_dir`.*glyphs") as caught:
         ClassDataset.from_tfds("omniglot", "train", tmp_path)

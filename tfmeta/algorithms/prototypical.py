@@ -13,11 +13,10 @@ import tensorflow as tf
 from tfmeta.algorithms.embedding_learner import EmbeddingLearner
 from tfmeta.algorithms.prototype_head import model_of_prototypes
 from tfmeta.checks import check_positive
+from tfmeta.choices import DISTANCES
 from tfmeta.copies import copy_of
 from tfmeta.ops import cosine_similarity, prototypes, squared_euclidean
 from tfmeta.types import Nest, Tensor
-
-DISTANCES = ("squared_euclidean", "cosine")
 
 
 @keras.saving.register_keras_serializable(package="tfmeta")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from tfmeta import training
-from tfmeta.classifier import Classifier, read_encoder
+from tfmeta.choices import FORMATS, SUFFIXES
 from tfmeta.cli.group import main
+from tfmeta.cli.loading import load_package
 from tfmeta.cli.settings import with_data_there
 from tfmeta.cli.types import FOLDER, SHARE, Name
-from tfmeta.data.images import SUFFIXES
-from tfmeta.formats import FORMATS
 from tfmeta.runs import Run
+from tfmeta.saying import say
+
+if TYPE_CHECKING:
+    from tfmeta.classifier import Classifier
 
 
 @main.command()
@@ -74,6 +77,10 @@ def adapt(
     asked = false_acceptance is not None or false_rejection is not None
     if false_acceptance is not None and false_rejection is not None:
         raise click.UsageError("--false-acceptance and --false-rejection: choose one.")
+    load_package()
+    from tfmeta import training
+    from tfmeta.classifier import Classifier, read_encoder
+
     Classifier.check_free(output, overwrite)
     settings = None if source.is_file() else Run(source).settings()
     if settings is None:
@@ -88,6 +95,7 @@ def adapt(
     else:
         learner = Run(source).learner()
         images = {**settings.images, **({} if invert is None else {"invert": invert})}
+    say("Adapting …")
     classifier = Classifier.adapt(
         learner,
         support,
@@ -100,6 +108,7 @@ def adapt(
     if settings and asked:
         names = classifier.class_names
         shots = min(len(images_directly_in(support / name)) for name in names)
+        say("Finding when to answer 'unknown' …")
         validation = training.load_data(with_data_there(settings, data_dir))[1]
         threshold = training.threshold_for(
             settings,
@@ -131,8 +140,12 @@ def predict(adapted: Path, images: tuple[Path, ...]) -> None:
     Prints file, class and probability, separated by tabs; where it was adapted to say so, the class
     is 'unknown', and the probability that of the likeliest class.
     """
+    load_package()
+    from tfmeta.classifier import Classifier
+
     classifier = Classifier.load(adapted)
     files = [file for path in images for file in (image_files(path) if path.is_dir() else [path])]
+    say(f"Classifying {len(files)} image(s) …")
     for file, (name, probability) in zip(files, classifier.classify(files), strict=True):
         click.echo(f"{file}\t{name}\t{probability:.3f}")
     warn_if_transductive(classifier)

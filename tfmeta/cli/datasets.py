@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
+from tfmeta.choices import BENCHMARKS
 from tfmeta.cli.group import main
-from tfmeta.data.benchmarks import BENCHMARKS
 
 
 @main.command()

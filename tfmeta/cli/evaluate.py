@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from tfmeta import training
 from tfmeta.cli.group import main
+from tfmeta.cli.loading import load_package
 from tfmeta.cli.settings import have_tasks_at_once, with_data_there
 from tfmeta.cli.types import FOLDER, POSITIVE, Name
-from tfmeta.evaluation import evaluate as evaluate_learner
 from tfmeta.runs import SPLITS, Run
+from tfmeta.saying import say
 
 
 @main.command()
@@ -46,12 +46,18 @@ def evaluate(
     """
     run = Run(run_path)
     settings = with_data_there(run.settings(), data_dir)
+    load_package()
+    from tfmeta import training
+    from tfmeta.evaluation import evaluate as evaluate_learner
+
     have_tasks_at_once(settings)
     learner = run.learner()
+    say("Reading the data …")
     part = training.load_data(settings)[SPLITS.index(split)]
     sampler = training.evaluation_sampler(settings, part, **episode)
     norm = settings.batch_norm if settings.fixed_ways else "running statistics"
     click.echo(f"{part.description}, {part.num_classes} classes")
     click.echo(f"{settings.algorithm}, batch norm: {norm}")
+    say(f"Scoring {episodes} episodes …")
     result = evaluate_learner(learner, sampler, episodes, references=references)
     click.echo(f"{sampler.ways}-way {sampler.shots}-shot, seed {sampler.seed}: {result}")

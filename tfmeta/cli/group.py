@@ -7,12 +7,15 @@ import sys
 from typing import Any
 
 import click
-import tensorflow as tf
 
 from tfmeta import __version__
 
-# What comes of the arguments, the files and the machine, and not of a mistake in the program.
-REPORTED = (ValueError, TypeError, OSError, MemoryError, ImportError, tf.errors.OpError)
+
+def reported() -> tuple[type[BaseException], ...]:
+    """Return what comes of arguments, files and machine, and not of a mistake in the program."""
+    tensorflow = sys.modules.get("tensorflow")
+    of_tensorflow = () if tensorflow is None else (tensorflow.errors.OpError,)
+    return (ValueError, TypeError, OSError, MemoryError, ImportError, *of_tensorflow)
 
 
 class Commands(click.Group):
@@ -26,7 +29,7 @@ class Commands(click.Group):
                 stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
-        except REPORTED as error:
+        except reported() as error:
             if ctx.params["traceback"]:
                 raise
             raise click.ClickException(str(error) or type(error).__name__) from error

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import tensorflow as tf
 
-from tfmeta import training
-from tfmeta.data.class_dataset import ClassDataset
-from tfmeta.models import BACKBONES
+from tfmeta.choices import FILTERS
 from tfmeta.runs import DEFAULTS, INNER_RATE, SPLITS, Run, Settings
+from tfmeta.saying import say
+
+if TYPE_CHECKING:
+    from tfmeta.data import ClassDataset
 
 
 def run_outside_images(path: Path | None, settings: Settings) -> Run:
@@ -60,6 +60,9 @@ def with_data_there(settings: Settings, data_dir: Path | None) -> Settings:
 
 def loaded(settings: Settings, any_ways: bool) -> tuple[Settings, tuple[ClassDataset, ...]]:
     """Load the data and say what they are; have no more ways than classes, where none were said."""
+    from tfmeta import training
+
+    say("Reading the data …")
     parts = training.load_data(settings)
     if any_ways:
         ways = min(settings.ways, parts[0].num_classes)
@@ -72,6 +75,8 @@ def loaded(settings: Settings, any_ways: bool) -> tuple[Settings, tuple[ClassDat
 
 def have_tasks_at_once(settings: Settings) -> None:
     """Leave the cores to chunks of tasks, where there are such, in place of single operations."""
+    import tensorflow as tf
+
     if settings.algorithm != "prototypical":
         # Where TensorFlow has begun already it stays with what it has.
         with contextlib.suppress(RuntimeError):
@@ -80,8 +85,7 @@ def have_tasks_at_once(settings: Settings) -> None:
 
 def filters_of(network: str) -> int:
     """Return how many filters the first block of a network has by default."""
-    filters: int = inspect.signature(BACKBONES[network]).parameters["filters"].default
-    return filters
+    return FILTERS[network]
 
 
 def settings_from(

@@ -7,13 +7,13 @@ import dataclasses
 import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from tfmeta import training
-from tfmeta.algorithms.prototypical import DISTANCES
+from tfmeta.choices import BATCH_NORM_MODES, DISTANCES, FILTERS, OMNIGLOT_PRESETS
 from tfmeta.cli.group import main
+from tfmeta.cli.loading import load_package
 from tfmeta.cli.settings import (
     filters_of,
     have_tasks_at_once,
@@ -22,14 +22,11 @@ from tfmeta.cli.settings import (
     settings_from,
 )
 from tfmeta.cli.types import FOLDER, POSITIVE, Data, Name, Rate
-from tfmeta.data import ClassDataset
-from tfmeta.data.benchmarks import OMNIGLOT_PRESETS
-from tfmeta.distribution import strategy_of_environment, workers_of
-from tfmeta.functional import BATCH_NORM_MODES
-from tfmeta.models import BACKBONES
-from tfmeta.runs import DEFAULTS, INNER_RATE, Run, Settings
-from tfmeta.states import newest
+from tfmeta.runs import DEFAULTS, INNER_RATE, Run, Settings, check_pretraining
 from tfmeta.workers import start_workers
+
+if TYPE_CHECKING:
+    from tfmeta.data import ClassDataset
 
 
 def by_algorithm(option: str) -> str:
@@ -40,7 +37,7 @@ def by_algorithm(option: str) -> str:
 
 def filters_by_network() -> str:
     """Say how many filters the first block of each network has by default."""
-    return ", ".join(f"{filters_of(name)} for {name}" for name in BACKBONES)
+    return ", ".join(f"{filters_of(name)} for {name}" for name in FILTERS)
 
 
 @main.command()
@@ -128,7 +125,7 @@ def filters_by_network() -> str:
     help="Processes that train together on this machine, for trying it out.",
 )
 # Network and learner
-@click.option("--network", type=Name(list(BACKBONES)), default="conv4", show_default=True)
+@click.option("--network", type=Name(list(FILTERS)), default="conv4", show_default=True)
 @click.option(
     "--pretrain-epochs",
     type=click.IntRange(min=0),
@@ -217,9 +214,13 @@ def train(
         run.check_free(overwrite)
     if workers > 1 and "TF_CONFIG" not in os.environ:  # which those that are started have
         if not resume:
-            training.check_pretraining(settings, workers)
+            check_pretraining(settings, workers)
         with run.alone():
             raise SystemExit(start_workers(workers, run.path, run.for_workers()))
+    load_package()
+    from tfmeta import training
+    from tfmeta.distribution import strategy_of_environment, workers_of
+
     have_tasks_at_once(settings)
     strategy = strategy_of_environment()
     # Of several workers only the first one writes.
@@ -251,6 +252,9 @@ def _train(
     strategy: Any,
 ) -> None:
     """Train, and say what is there if a signal ends it."""
+    from tfmeta import training
+    from tfmeta.states import newest
+
     try:
         with training.together(strategy, settings, run, parts) as own:
             training.train(

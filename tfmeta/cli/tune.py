@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from tfmeta import training, tuning
+from tfmeta.choices import PRUNERS, SAMPLERS
 from tfmeta.cli.group import main
+from tfmeta.cli.loading import load_package
 from tfmeta.cli.settings import have_tasks_at_once, loaded, run_outside_images, settings_from
 from tfmeta.cli.train import train
 from tfmeta.cli.types import POSITIVE, Name, Searched
@@ -30,15 +31,15 @@ _LEFT_OUT = ("resume", "save_every", "workers", "pretrain_epochs")
 @click.option("--trials", type=POSITIVE, default=25, show_default=True)
 @click.option(
     "--sampler",
-    type=Name(tuning.SAMPLERS),
-    default=tuning.SAMPLERS[0],
+    type=Name(SAMPLERS),
+    default=SAMPLERS[0],
     show_default=True,
     help="Whether to learn from the trials before.",
 )
 @click.option(
     "--pruner",
-    type=Name(tuning.PRUNERS),
-    default=tuning.PRUNERS[0],
+    type=Name(PRUNERS),
+    default=PRUNERS[0],
     show_default=True,
     help="Whether to end trials early that are worse than the median of the others.",
 )
@@ -76,6 +77,9 @@ def tune(
             raise click.UsageError(f"{option} is searched: leave it out, or --search {name}.")
     settings = settings_from(**values)
     run = run_outside_images(run_path, settings)
+    load_package()
+    from tfmeta import training, tuning
+
     tuning.check_space(space, settings.algorithm)
     if "downsample" in space and settings.network != "conv4":
         raise click.UsageError(f"--search downsample is for conv4, not for {settings.network!r}.")

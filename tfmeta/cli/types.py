@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from tfmeta.checks import did_you_mean
-from tfmeta.data.benchmarks import BENCHMARKS
+from tfmeta.choices import BENCHMARKS, did_you_mean
 
 POSITIVE = click.IntRange(min=1)
 SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)

@@ -7,20 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from tfmeta.checks import check_count, did_you_mean
+from tfmeta.choices import BENCHMARKS as BENCHMARKS
+from tfmeta.choices import OMNIGLOT_PRESETS
 from tfmeta.data import splits
 from tfmeta.data.class_dataset import ClassDataset
 from tfmeta.data.glyphs import glyphs as read_glyphs
 
 Parts = tuple[ClassDataset, ClassDataset, ClassDataset]
 _PARTS = ("train", "validation", "test")
-
-OMNIGLOT_PRESETS: dict[str, dict[str, Any]] = {
-    "vinyals": {"split": "vinyals", "rotations": "classes"},
-    "vinyals_final": {"split": "vinyals_final", "rotations": "classes"},
-    "maml": {"split": "random", "rotations": "episode"},
-    "lake": {"split": "background", "rotations": None},
-}
-"""How the characters are divided and turned in the papers after which the presets are called."""
 
 _OMNIGLOT_CHOICES: dict[str, tuple[Any, ...]] = {
     "split": ("vinyals", "vinyals_final", "random", "background"),
@@ -191,15 +185,6 @@ _LOADERS: dict[str, Callable[..., Parts]] = {
     "fc100": fc100,
     "glyphs": glyphs,
 }
-
-BENCHMARKS: dict[str, str] = {
-    "omniglot": "handwritten characters of 50 alphabets, 1,623 classes, 28x28; presets: "
-    + ", ".join(OMNIGLOT_PRESETS),
-    "cifar_fs": "CIFAR-100 with its classes split at random, 100 classes, 32x32 in colour",
-    "fc100": "CIFAR-100 with its classes split by superclass, 100 classes, 32x32 in colour",
-    "glyphs": "letters of matplotlib's fonts, about 1,100 classes, 28x28; needs no download",
-}
-"""What `load` knows, in words."""
 
 
 def _omniglot_options(preset: str, options: dict[str, Any]) -> dict[str, Any]:

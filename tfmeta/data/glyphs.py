@@ -65,8 +65,13 @@ def glyphs(cache_dir: str | os.PathLike[str] | None = None) -> ClassDataset:
     greek = letters.select([c for c, g in enumerate(letters.groups) if g == "GREEK"])
     ```
     """
-    import matplotlib
-
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError(
+            "The letters of 'glyphs' are those of matplotlib's fonts: pip install matplotlib. "
+            f"Received: {error}"
+        ) from error
     folder = _default_cache() if cache_dir is None else Path(cache_dir)
     file = folder / f"glyphs-{_RECIPE}-matplotlib-{matplotlib.__version__}.npz"
     cached = _read(file)

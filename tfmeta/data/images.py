@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from tfmeta.checks import check_size
+from tfmeta.choices import SUFFIXES as SUFFIXES
 
 ImageArray = npt.NDArray[np.uint8]
 
@@ -23,10 +24,6 @@ RESAMPLING = {
     "area": Image.Resampling.BOX,
     "bilinear": Image.Resampling.BILINEAR,
 }
-SUFFIXES = (
-    *(".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm"),
-    *(".png", ".ppm", ".tif", ".tiff", ".webp"),
-)
 # What files of these names may hold. Pillow would also open others by their content, of which some
 # are programs: it has PostScript run.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")

@@ -19,6 +19,7 @@ from tfmeta.data.images import (
     read_images,
     warn_unreadable,
 )
+from tfmeta.data.network import any_reachable, hosts_of
 from tfmeta.types import Array
 
 
@@ -191,8 +192,14 @@ def open_tfds(
     """Opens a data set of TensorFlow Datasets. See `ClassDataset.from_tfds`."""
     # Slow to import, and of no use to most programs.
     import tensorflow as tf
-    import tensorflow_datasets as tfds
 
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError(
+            f"{name!r} is read through TensorFlow Datasets: pip install tensorflow-datasets. "
+            f"Received: {error}"
+        ) from error
     if not hasattr(tfds, "builder"):
         # It prints the reason of its failure, and lets itself be imported all the same.
         raise ImportError(
@@ -259,12 +266,17 @@ def _spell(feature: Any, values: Array) -> list[str]:
 
 def _download(builder: Any) -> None:
     """Downloads and prepares a data set that `data_dir` does not hold yet."""
+    if builder.is_prepared():
+        return
     # Each of dozens of retries would be logged, in front of the error that says what to do. What is
     # downloaded and to where is printed by TensorFlow Datasets itself.
     retries = logging.getLogger("urllib3.connectionpool")
     level = retries.level
     retries.setLevel(logging.ERROR)
     try:
+        # Without a network each of many files would be asked for dozens of times, for minutes.
+        if not any_reachable(hosts := hosts_of(builder.url_infos or ())):
+            raise ConnectionError(f"there is no network, or no way to {', '.join(hosts)}")
         builder.download_and_prepare()
     # A download fails in many ways: no network, a proxy, a moved file, a missing package, ...
     except Exception as error:

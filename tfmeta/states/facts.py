@@ -39,7 +39,7 @@ def check_facts(facts: Any) -> None:
     if done > facts["step"] or (steps is not None and done >= steps and done):
         raise ValueError(
             f"Its `step_of_epoch` must be one of its `steps`. Received: {done} of {steps} in "
-            f"epoch {epoch}"
+            f"epoch {epoch + 1}"
         )
     described = [of for part in facts["variables"].values() for of in part]
     for (_, shape, name), array in zip(described, facts["arrays"], strict=False):
