@@ -50,6 +50,7 @@ SMALL = {
     "tune": "--trials 1 --epochs 1 --steps 1 --meta-batch-size 1 --ways 3 --queries 1 --filters 4 "
     "--validation-episodes 2 --downsample stride",
     "evaluate": "--episodes 2",
+    "report": "--episodes 2",
     "adapt": "",
     "predict": "",
     "datasets": "",
@@ -57,9 +58,12 @@ SMALL = {
 # Trained first where a document goes on from a run that is another's.
 EARLIER = {"runs/glyphs": "tfmeta train glyphs --output runs/glyphs"}
 # Twenty seconds each of tracing; others of their kind are run always.
-SLOW_COMMANDS = [f"docs/{x}.md" for x in ("distributed", "resume", "uncertainty", "export")]
+SLOW_COMMANDS = [
+    f"docs/{x}.md" for x in ("distributed", "report", "resume", "uncertainty", "export")
+]
 SLOW_PROGRAMS = [
-    f"docs/{x}.md" for x in ("distributed", "uncertainty", "lite", "scores", "fine_tuning")
+    f"docs/{x}.md"
+    for x in ("distributed", "uncertainty", "lite", "report", "scores", "fine_tuning")
 ]
 PHOTOS = {"photos": 9, "few_images": 3, "unsorted_images": 1, "other_images": 1}
 
@@ -157,7 +161,7 @@ def short(monkeypatch: pytest.MonkeyPatch, load: Callable[..., Any]) -> None:
     """Let programs train and evaluate for a few steps only, in a process that has begun already."""
     fit = at_most(keras.Model.fit, epochs=1, steps_per_epoch=2, validation_steps=2)
     monkeypatch.setattr(keras.Model, "fit", fit)
-    for name in ("evaluate", "uncertainty", "compare", "suggest_inner_rate"):
+    for name in ("evaluate", "uncertainty", "compare", "report", "suggest_inner_rate"):
         monkeypatch.setattr(tfmeta, name, at_most(getattr(tfmeta, name), episodes=2))
     for sampler in (tfmeta.data.EpisodeSampler, tfmeta.data.FunctionSampler):
         monkeypatch.setattr(sampler, "dataset", at_most(sampler.dataset, meta_batch_size=2))

@@ -163,7 +163,7 @@ MAY_IMPORT = {
         "meta_learner",
         "simple_heads",
         "competitors",
-        "plots",
+        "plots.",
     ],
     "inner_rates": [
         "types",
@@ -174,7 +174,7 @@ MAY_IMPORT = {
         "algorithms.",
         "same_parts",
         "scoring",
-        "plots",
+        "plots.",
     ],
     "algorithms.": [
         *LOOPS,
@@ -199,13 +199,26 @@ MAY_IMPORT = {
     "pretraining": ["types", "checks", "packed.", "states.", "evaluation", "algorithms.", "data."],
     "public": [
         *PUBLIC,
-        *("paired", "references", "callbacks", "classifier", "pretraining"),
+        *("paired", "references", "reporting.", "callbacks", "classifier", "pretraining"),
         *("differentiation", "svgd", "backend"),
     ],
     # Imports `public` at once or later; see there.
     "__init__": ["public"],
     # Imported where a picture is asked for, for it takes long.
-    "plots": ["types", "files", "calibration"],
+    "plots.": ["types", "files", "calibration", "plots."],
+    "reporting.": [
+        *SCORES,
+        "agreement",
+        "checks",
+        "files",
+        "calibration",
+        "comparison",
+        "evaluation",
+        "meta_learner",
+        "plots.",
+        "reporting.",
+        "simple_heads",
+    ],
     # Programs made of the package; nothing imports them.
     "setting_values": ["types", "choices", "bounded_json"],
     "runs": [
@@ -220,13 +233,14 @@ MAY_IMPORT = {
         "setting_values",
         "states.",
     ],
-    "training": [*PUBLIC, "files", "plots", "pretraining", "runs", "saying"],
+    "training": [*PUBLIC, "files", "plots.", "pretraining", "runs", "saying"],
     "tuning": [*PUBLIC, "files", "inside", "locks", "runs", "training"],
     "formats": ["types", "files", "threshold", "export."],
     "classifier": [*PUBLIC, "digests", "files", "formats"],
     "workers": ["types", "locks"],
     "cli.": [
         *PUBLIC,
+        "reporting.",
         "runs",
         "setting_values",
         "training",

@@ -63,6 +63,93 @@ def test_an_episode_marks_wrong_predictions(
     assert (tmp_path / "episode.png").stat().st_size > 1000
 
 
+def test_an_episode_has_the_names_of_its_classes() -> None:
+    images = np.zeros((2, 4, 4, 1), np.float32)
+    labels = np.array([0, 1])
+    given = (images, labels, images, labels, labels[::-1])
+    names = ["$cat_{$", "a dog of a breed that has no short name"]
+    shown = [axes for axes in plots.episode(*given, class_names=names).axes if axes.images]
+    captions = [axes.get_xlabel() for axes in shown]
+    long = "a dog of…rt name"
+    assert captions == ["$cat_{$", f"{long} ✗", long, "$cat_{$ ✗"]
+    assert not any(axes.xaxis.label.get_parse_math() for axes in shown)
+    with pytest.raises(ValueError, match=r"a name for each of the 2 classes\. Received: 1"):
+        plots.episode(*given, class_names=["one"])
+
+
+def test_figures_are_returned_and_written_where_there_is_a_path(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
+    p, y = np.array([[0.8, 0.2], [0.4, 0.6]]), np.array([0, 0])
+    history = {"epoch": [0], "loss": [1.0]}
+    scores = {"a": np.array([0.5, 0.7])}
+    x, labels = np.zeros((1, 4, 4, 1)), np.array([0])
+    for draw in (
+        lambda path: plots.learning_curve(history, path),
+        lambda path: plots.learning_curves({"a": history}, "loss", path),
+        lambda path: plots.reliability_diagram(p, y, path),
+        lambda path: plots.accuracy_by_class({"a": np.array([0.5])}, ["one"], path),
+        lambda path: plots.confusion(np.eye(1), ["one"], path),
+        lambda path: plots.comparison(scores, {"a": 0.0}, path),
+        lambda path: plots.episode(x, labels, x, labels, labels, path),
+        lambda path: plots.inner_rates(
+            np.array([0.1]), np.ones([1, 3]), np.ones([1, 3]), 0.1, path
+        ),
+    ):
+        assert isinstance(draw(None), Figure)
+        assert figures == []
+        assert [draw(tmp_path / "figure.png")] == figures
+        assert (tmp_path / "figure.png").stat().st_size > 1000
+        figures.clear()
+
+
+def test_curves_of_several_runs_are_in_one_panel() -> None:
+    histories = {
+        "one": {"epoch": [0, 1], "loss": [3.0, 2.0], "val_loss": [4.0, 5.0]},
+        "two$": {"epoch": [0], "loss": [1.0]},
+        "three": {"epoch": [0], "accuracy": [0.5]},
+    }
+    (axes,) = plots.learning_curves(histories, "loss").axes
+    lines = {line.get_label(): line.get_ydata().tolist() for line in axes.lines}
+    assert lines == {
+        "one, training": [3.0, 2.0],
+        "one, validation": [4.0, 5.0],
+        "two$, training": [1.0],
+    }
+    with pytest.raises(ValueError, match=r"`metric` must be one .* Received: metric='f1'"):
+        plots.learning_curves(histories, "f1")
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_accuracy_by_class_has_a_row_a_class(several: bool) -> None:
+    accuracy = {"a": np.array([0.25, np.nan, 1.0])}
+    if several:
+        accuracy["b"] = np.array([0.5, np.nan, 0.5])
+    (axes,) = plots.accuracy_by_class(accuracy, ["x", "$y_{", "z"], chance=0.2).axes
+    names = axes.get_yticklabels()
+    assert [name.get_text() for name in names] == ["x", "$y_{", "z"]
+    assert not any(name.get_parse_math() for name in names)
+    marks = {line.get_label(): line.get_xdata() for line in axes.lines}
+    assert marks.pop("chance") == [20, 20]
+    for name, values in accuracy.items():
+        np.testing.assert_array_equal(marks[name], 100 * values)
+    with pytest.raises(ValueError, match=r"each of the 1 classes\. Received: 3 of 'a'"):
+        plots.accuracy_by_class(accuracy, ["x"])
+
+
+def test_a_confusion_matrix_has_a_number_in_each_cell_that_is_not_empty() -> None:
+    rates = np.array([[0.75, 0.25, np.nan], [0.0, 1.0, 0.004], [np.nan, 0.5, 0.5]])
+    (axes,) = plots.confusion(rates, ["x", "y", "$z_{"], title="t").axes
+    found = {(text.get_position(), text.get_text()) for text in axes.texts}
+    assert found == {
+        *[((0.5, 0.5), "75"), ((1.5, 0.5), "25"), ((1.5, 1.5), "100")],
+        *[((1.5, 2.5), "50"), ((2.5, 2.5), "50")],
+    }
+    assert axes.yaxis_inverted()  # the first class is at the top
+    with pytest.raises(ValueError, match=r"`rates` must be \[2, 2\].*shape=\(3, 3\)"):
+        plots.confusion(rates, ["x", "y"])
+
+
 @pytest.mark.parametrize("metric", ["accuracy", "mean squared error"])
 def test_a_comparison_has_a_row_each(metric: str, tmp_path: Path, figures: list[Figure]) -> None:
     per_episode = {"one": np.array([0.9, 0.7]), "the other": np.array([0.8, 0.2])}

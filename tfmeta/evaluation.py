@@ -17,6 +17,7 @@ from tfmeta.padding import is_padded
 from tfmeta.references import Reference, References, lines, warnings_of
 from tfmeta.score_table import ci95
 from tfmeta.scoring import (
+    Chunk,
     answers,
     check_learner,
     check_shape,
@@ -145,34 +146,64 @@ def evaluate(
     check_learner(learner)
     if not isinstance(references, bool):
         raise TypeError(f"`references` must be True or False. Received: references={references!r}")
-    scores, spreads = [], []
-    classes = True
-    ignored = ignored_class(learner.loss)
-    others: References | None = None
+    scored = Scored(learner, references)
     for chunk in chunks([learner], source_of(sampler), episodes, verbose=verbose):
-        masks = []
-        for predicted, targets, counted in predictions(learner, chunk):
-            classes = np.issubdtype(targets.dtype, np.integer)
-            scores.append(score(predicted, targets, counted, classes, ignored))
-            masks.append(counted)
-            if not classes:
-                spreads.append(spread(targets, counted))
-        if references:
-            if others is None:
+        scored.see(chunk)
+    return scored.evaluation()
+
+
+class Scored:
+    """Scores a learner on one chunk of episodes after another, which others may see as well.
+
+    Args:
+        learner: The learner.
+        references: Whether to score simple methods, too.
+        named: What to call the learner in errors.
+
+    Attributes:
+        scores: Of each episode so far.
+        classes: Whether they are accuracies.
+        ignored: The class that the loss leaves out, if there is one.
+    """
+
+    def __init__(self, learner: MetaLearner, references: bool, named: str = "learner") -> None:
+        self.learner, self.ignored = learner, ignored_class(learner.loss)
+        self.classes = True
+        self._references, self._named = references, named
+        self._others: References | None = None
+        self.scores: list[float] = []
+        self._spreads: list[float] = []
+
+    def see(self, chunk: Chunk) -> list[tuple[Array, Array, Array]]:
+        """Score some more episodes; return of each what `tfmeta.scoring.predictions` yields."""
+        found = list(predictions(self.learner, chunk, self._named))
+        for predicted, targets, counted in found:
+            self.classes = bool(np.issubdtype(targets.dtype, np.integer))
+            scored = score(predicted, targets, counted, self.classes, self.ignored)
+            self.scores.append(scored)
+            if not self.classes:
+                self._spreads.append(spread(targets, counted))
+        if self._references:
+            if self._others is None:
                 inputs, targets = chunk.drawn[0]
-                others = References(learner, inputs, targets, ignored)
-            others.see(chunk, masks)
-    metric = "accuracy" if classes else "mean squared error"
-    found = {} if others is None else others.compared_with(np.array(scores))
-    return Evaluation(
-        np.array(scores),
-        metric,
-        bool(learner.transductive),
-        None if classes else _r2(scores, spreads),
-        found,
-        {} if others is None else others.left_out,
-        warnings_of(learner, found, metric),
-    )
+                self._others = References(self.learner, inputs, targets, self.ignored)
+            self._others.see(chunk, [counted for _, _, counted in found])
+        return found
+
+    def evaluation(self) -> Evaluation:
+        """Return the scores of all episodes so far."""
+        metric = "accuracy" if self.classes else "mean squared error"
+        scores = np.array(self.scores)
+        found = {} if self._others is None else self._others.compared_with(scores)
+        return Evaluation(
+            scores,
+            metric,
+            bool(self.learner.transductive),
+            None if self.classes else _r2(self.scores, self._spreads),
+            found,
+            {} if self._others is None else self._others.left_out,
+            warnings_of(self.learner, found, metric),
+        )
 
 
 def _r2(errors: list[float], spreads: list[float]) -> float:
@@ -350,8 +381,7 @@ def _collect(
 ) -> tuple[Array, Array]:
     """Return the logits `[n, ways]` and labels `[n]` of all queries of all episodes."""
     check_learner(learner)
-    logits, labels = [], []
-    ignored = ignored_class(learner.loss)
+    answered = Answered(ignored_class(learner.loss), from_logits)
     source = source_of(sampler)
     # Queries may be out of task.
     drawn = chunks(
@@ -361,22 +391,51 @@ def _collect(
         verbose=verbose,
         check_targets=not isinstance(source, _OutOfTask),
     )
-    for predicted, targets, counted in (x for part in drawn for x in predictions(learner, part)):
+    for part in drawn:
+        for found in predictions(learner, part):
+            answered.see(*found)
+    return answered.logits_and_labels()
+
+
+class Answered:
+    """Gathers the logits and the labels of queries, one episode after another.
+
+    Args:
+        ignored: The class that the loss leaves out, if there is one.
+        from_logits: Whether logits are predicted, or else probabilities.
+    """
+
+    def __init__(self, ignored: int | None, from_logits: bool) -> None:
+        self._ignored, self._from_logits = ignored, from_logits
+        self._logits: list[Array] = []
+        self._labels: list[Array] = []
+
+    def see(self, predicted: Array, targets: Array, counted: Array) -> None:
+        """Take what `tfmeta.scoring.predictions` yields of an episode.
+
+        Raises:
+            ValueError: If the targets are no classes, or the predictions don't fit.
+        """
         classes = np.issubdtype(targets.dtype, np.integer)
         if not classes:
             raise ValueError(
                 f"`sampler` must draw tasks of classes. Received: targets of {targets.dtype}"
             )
         check_shape(predicted, targets, classes)
-        counted = answers(targets, counted, ignored)
+        counted = answers(targets, counted, self._ignored)
         z = predicted[counted].astype(np.float64)
-        logits.append(z if from_logits else calibration.logarithms(z))
-        labels.append(targets[counted])
-    # The classes that a task does not have are never the answer.
-    most = max(z.shape[1] for z in logits)
-    never = float(np.finfo(np.float32).min) / 2
-    wide = [np.pad(z, ((0, 0), (0, most - z.shape[1])), constant_values=never) for z in logits]
-    return np.concatenate(wide), np.concatenate(labels)
+        self._logits.append(z if self._from_logits else calibration.logarithms(z))
+        self._labels.append(targets[counted])
+
+    def logits_and_labels(self) -> tuple[Array, Array]:
+        """Return the logits `[n, ways]` and labels `[n]` so far."""
+        # The classes that a task does not have are never the answer.
+        most = max(z.shape[1] for z in self._logits)
+        never = float(np.finfo(np.float32).min) / 2
+        wide = [
+            np.pad(z, ((0, 0), (0, most - z.shape[1])), constant_values=never) for z in self._logits
+        ]
+        return np.concatenate(wide), np.concatenate(self._labels)
 
 
 class _OutOfTask:

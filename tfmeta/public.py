@@ -65,6 +65,7 @@ from tfmeta.meta_learner import MetaLearner
 from tfmeta.paired import Difference
 from tfmeta.pretraining import pretrain
 from tfmeta.references import Reference
+from tfmeta.reporting import report
 
 __all__ = [
     "ANIL",
@@ -120,6 +121,7 @@ __all__ = [
     "packed",
     "pretrain",
     "remove_class",
+    "report",
     "states",
     "suggest_inner_rate",
     "svgd",

@@ -67,7 +67,7 @@ def table(
     cells = []
     for name, scores, difference in rows:
         shown = written(float(scores.mean()), ci95(scores), metric)
-        cells.append((name, shown, *_written_difference(difference, metric, p_values)))
+        cells.append((name, shown, *written_difference(difference, metric, p_values)))
     widths = [max(len(row[i]) for row in cells) for i in range(3)] if cells else []
     return [
         f"  {name:{widths[0]}}  {shown:>{widths[1]}}  {by:>{widths[2]}}  {p}".rstrip()
@@ -75,9 +75,10 @@ def table(
     ]
 
 
-def _written_difference(
+def written_difference(
     difference: Difference | None, metric: str, p_values: bool
 ) -> tuple[str, str]:
+    """Return a difference with its sign, and its p-value if that is asked for and known."""
     if difference is None:
         return "", ""
     if not np.any(difference.per_episode):

@@ -55,6 +55,25 @@ def test_ways_and_shots_vary_within_their_ranges() -> None:
     assert set(shots[:, 0]) == {1, 2, 3, 4, 5}
 
 
+@pytest.mark.parametrize("options", [{}, {"unlabelled": 1, "distractors": 2}])
+def test_the_classes_of_each_label_are_told(options: dict[str, Any]) -> None:
+    sampler = EpisodeSampler(DATASET, ways=(2, 4), shots=1, queries=1, **options)
+    drawn = sampler.draw_classes(3, 50)
+    _, query, _ = sampler.draw(3, 50)
+    assert drawn.shape == (50, 4)
+    np.testing.assert_array_equal(drawn, np.where(query[..., 0] < 0, -1, OWNER[query[..., 0]]))
+    assert {2, 3, 4} == set((drawn >= 0).sum(1))
+
+
+def test_a_rotated_class_is_told_from_the_others_of_its_examples() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 4, 4, 1), np.uint8)
+    turned = ClassDataset(images, np.repeat([0, 1], 6)).with_rotations()
+    sampler = EpisodeSampler(turned, ways=5, shots=1, queries=1)
+    support, _, turns = sampler.draw(0, 20)
+    expected = 4 * (support[..., 0] // 6) + turns
+    np.testing.assert_array_equal(sampler.draw_classes(0, 20), expected)
+
+
 def test_shots_of_each_class() -> None:
     sampler = EpisodeSampler(DATASET, ways=4, shots=(1, 5), queries=2, balanced=False)
     support, query, _ = sampler.draw(0, 300)

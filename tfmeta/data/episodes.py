@@ -167,7 +167,7 @@ class EpisodeSampler:
                 holds a NaN or an infinity.
         """
         tasks = integer("meta_batch_size", meta_batch_size, 1)
-        support, query, unlabelled, turns = self._drawn(step, tasks)
+        _, support, query, unlabelled, turns = self._drawn(step, tasks)
         return self._gather(
             support,
             query,
@@ -187,8 +187,24 @@ class EpisodeSampler:
             `[tasks, ways, queries]`, -1 where a task has fewer ways or shots, and the
             counter-clockwise quarter turns of each class, `[tasks, ways]`.
         """
-        support, query, _, turns = self._drawn(step, tasks)
+        _, support, query, _, turns = self._drawn(step, tasks)
         return support, query, turns[:, : self._ways[1]]
+
+    def draw_classes(self, step: int, tasks: int = 1) -> Array:
+        """Returns which classes make up meta-batch `step`.
+
+        Returns:
+            Their numbers in the dataset, `[tasks, ways]`: label `w` of task `t` stands for class
+            `[t, w]`. -1 where a task has fewer ways.
+
+        Example:
+
+        ```python
+        [names] = sampler.draw_classes(step=7)
+        sampler.source.class_names[names[0]]  # what label 0 stands for
+        ```
+        """
+        return self._drawn(step, tasks)[0]
 
     def draw_unlabelled(self, step: int, tasks: int = 1) -> Array:
         """Returns which examples without labels meta-batch `step` has.
@@ -198,11 +214,11 @@ class EpisodeSampler:
             of each task first its classes and then the others, and -1 behind them where a task has
             fewer ways.
         """
-        _, _, unlabelled, _ = self._drawn(step, tasks)
+        _, _, _, unlabelled, _ = self._drawn(step, tasks)
         return unlabelled
 
-    def _drawn(self, step: int, tasks: int) -> tuple[Array, Array, Array, Array]:
-        """Return positions of support, query and unlabelled examples, and all classes' turns.
+    def _drawn(self, step: int, tasks: int) -> tuple[Array, Array, Array, Array, Array]:
+        """Return classes, positions of support, query and unlabelled examples, and all turns.
 
         A task's classes and its distractors are drawn as one task, of which the last `distractors`
         classes have unlabelled examples alone, and those the last places of each class.
@@ -228,11 +244,12 @@ class EpisodeSampler:
             self.class_weights == "examples",
         )
         labelled, unlabelled = np.split(indices, [shots + self.queries], axis=2)
-        labelled = labelled[:, :ways]
+        labelled, own = labelled[:, :ways], classes[:, :ways]
         if more:
             others = np.arange(ways) >= (classes >= 0).sum(1, keepdims=True) - more
             labelled = np.where(others[..., None], -1, labelled)
-        return labelled[..., :shots], labelled[..., shots:], unlabelled, turns
+            own = np.where(others, -1, own)
+        return own, labelled[..., :shots], labelled[..., shots:], unlabelled, turns
 
     def shard(self, index: int, count: int) -> EpisodeSampler:
         """Returns the sampler of one of several workers, which share each meta-batch out.

@@ -1,0 +1,64 @@
+"""From the settings of a run to the commands that repeat it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from tfmeta.runs import Settings
+
+# Options of `tfmeta train` that decide nothing of what is learnt.
+NOT_SETTINGS = ("run_path", "resume", "overwrite", "save_every", "workers")
+# Those that a run keeps under another name, or in another place.
+_OF_DATA = {"image_size": "size"}
+
+
+def train_command(settings: Settings, options: Sequence[click.Parameter], run: str) -> str:
+    """Return the command by which a run can be trained again.
+
+    Whatever has no fixed default is said, such as the number of filters and the inner learning
+    rate, which was perhaps looked for; of the other options those that are not the default.
+
+    Args:
+        settings: The run's.
+        options: The parameters of `tfmeta train`.
+        run: Its folder.
+    """
+    values = {**dataclasses.asdict(settings), **settings.data_options}
+    words = ["tfmeta", "train", settings.data]
+    for option in options:
+        name = str(option.name)
+        if not isinstance(option, click.Option) or name in NOT_SETTINGS:
+            continue
+        value = values.get(_OF_DATA.get(name, name))
+        if value is None or value == option.default or value is False:
+            continue
+        words += _option(option, value)
+    return command([*words, "--output", run])
+
+
+def _option(option: click.Option, value: Any) -> list[str]:
+    name = max(option.opts, key=len)
+    if option.is_flag:
+        return [name]
+    if isinstance(value, list | tuple):
+        return [name, *map(str, value)]
+    return [name, repr(value) if isinstance(value, float) else str(value)]
+
+
+def options(values: Mapping[str, object]) -> list[str]:
+    """Return options by their names, without those that are `None`."""
+    found = []
+    for name, value in values.items():
+        if value is not None:
+            found += [f"--{name.replace('_', '-')}", str(value)]
+    return found
+
+
+def command(words: Sequence[object]) -> str:
+    """Return words as a line for a shell."""
+    return shlex.join(map(str, words))

@@ -1,0 +1,1 @@
+"""The parts of a report: each returns its heading and its body."""
