@@ -238,6 +238,14 @@ MAY_IMPORT = {
     "formats": ["types", "files", "threshold", "export."],
     "classifier": [*PUBLIC, "digests", "files", "formats"],
     "workers": ["types", "locks"],
+    # A program made of the package, as the command is, which starts it.
+    "serving.": [
+        *PUBLIC,
+        "bounded_json",
+        "classifier",
+        "embeddings",
+        "serving.",
+    ],
     "cli.": [
         *PUBLIC,
         "reporting.",
@@ -249,6 +257,7 @@ MAY_IMPORT = {
         "formats",
         "classifier",
         "saying",
+        "serving.",
         "cli.",
         "__init__",
     ],

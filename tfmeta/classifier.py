@@ -107,7 +107,7 @@ class Classifier:
                 threshold, an image cannot be read, there is no such format, or the model takes no
                 images of one size and `images` does not say either.
         """
-        images = _images_for(learner) if images is None else images
+        images = images_for(learner) if images is None else images
         transductive = learner.transductive if transductive is None else transductive
         support = ClassDataset.from_directory(folder, skip_unreadable=skip_unreadable, **images)
         if ways is not None and support.num_classes != ways:
@@ -119,7 +119,7 @@ class Classifier:
         labels = np.repeat(
             np.arange(support.num_classes, dtype=np.int32), np.diff(support.class_offsets)
         )
-        pixels = _unit_range(support.examples[support.class_indices])
+        pixels = unit_range(support.examples[support.class_indices])
         model = learner.adapt(pixels, labels)
         return cls(model, support.class_names, images, transductive, format, unknown)
 
@@ -133,7 +133,7 @@ class Classifier:
         # Resized here as the support set was, so that they become one array, whatever is inside.
         images = {**self.images, "invert": False} if inside else self.images
         stacked = np.stack([read_image(file, **images) for file in files])
-        pixels = stacked if inside else _unit_range(stacked)
+        pixels = stacked if inside else unit_range(stacked)
         batch = len(files) if self.transductive else _BATCH
         parts = [pixels[i : i + batch] for i in range(0, len(files), batch)]
         logits = np.concatenate([self.model(part) for part in parts])
@@ -170,7 +170,7 @@ class Classifier:
         if isinstance(files, str | os.PathLike) or not files:
             raise ValueError(f"`files` must be one or more images. Received: files={files!r}")
         images = np.stack([read_image(file, **self.images) for file in files])
-        changed = add_class(model, _unit_range(images))
+        changed = add_class(model, unit_range(images))
         return dataclasses.replace(self, model=changed, class_names=names)
 
     def remove_class(self, name: str) -> Classifier:
@@ -319,8 +319,12 @@ def read_encoder(path: str | os.PathLike[str]) -> MetaLearner:
     return model if isinstance(model, MetaLearner) else SimpleShot(model)
 
 
-def _images_for(learner: MetaLearner) -> dict[str, Any]:
-    """Return how image files become what a learner's model takes."""
+def images_for(learner: MetaLearner) -> dict[str, Any]:
+    """Return how image files become what a learner's model takes.
+
+    Raises:
+        ValueError: If it takes no images of one size.
+    """
     example = learner.example if learner.built else known_example(learner.model)
     shape = tuple(getattr(example, "shape", ()))
     if len(shape) != 4 or None in shape[1:] or shape[3] not in (1, 3):
@@ -357,6 +361,6 @@ def _digest(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _unit_range(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def unit_range(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Scale as `EpisodeSampler` does, bit for bit."""
     return pixels.astype(np.float32) * np.float32(1 / 255)

@@ -190,6 +190,7 @@ def threshold_for(
     false_acceptance: float | None,
     false_rejection: float | None,
     episodes: int = 300,
+    verbose: bool = True,
 ) -> unknown.Threshold:
     """Return from which score on a task's images are of one of its classes.
 
@@ -205,6 +206,7 @@ def threshold_for(
         false_acceptance: The rate to keep, as for `tfmeta.unknown.fit`; or
         false_rejection: this one.
         episodes: How many episodes it is fitted on.
+        verbose: Whether to show a progress bar.
 
     Raises:
         ValueError: If there are too few validation classes, or examples of one.
@@ -230,6 +232,7 @@ def threshold_for(
         support_ways=ways,
         false_acceptance=false_acceptance,
         false_rejection=false_rejection,
+        verbose=verbose,
     )
 
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Condition
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ _BYTES_PER_PIXEL = 16
 
 
 def read_image(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | BinaryIO,
     size: int | tuple[int, int] | None = None,
     *,
     grayscale: bool = False,
@@ -48,7 +48,8 @@ def read_image(
     white paper, and a camera's orientation tag is obeyed.
 
     Args:
-        path: An image file: BMP, GIF, JPEG, PBM, PGM, PNG, PPM, TIFF or WebP, whatever its name.
+        path: An image file: BMP, GIF, JPEG, PBM, PGM, PNG, PPM, TIFF or WebP, whatever its name; or
+            what is in one, as a binary file object.
         size: Side of the square, or `(height, width)`, to which the image is resized (its
             proportions are not kept). `None` leaves the size as it is.
         grayscale: One channel when `True`, red, green and blue otherwise.
@@ -78,7 +79,7 @@ def read_image(
 
 
 def _read(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | BinaryIO,
     admit: Callable[[int], None],
     *,
     size: int | tuple[int, int] | None = None,
@@ -88,17 +89,18 @@ def _read(
 ) -> ImageArray:
     """Read an image; `admit` is told the number of its pixels before they are decoded."""
     check_image_options(size, resample)
-    name = os.fspath(path)
-    if not os.path.isfile(name):
+    name = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if name is not None and not os.path.isfile(name):
         raise FileNotFoundError(f"`path` must be an image file. Received: path={name!r}")
     try:
-        with Image.open(name, formats=FORMATS) as opened:
+        with Image.open(path, formats=FORMATS) as opened:
             admit(opened.width * opened.height)
             opened.load()
             image = _to_eight_bits(opened, "L" if grayscale else "RGB")
     # Pillow's decoders raise a dozen types (OSError, SyntaxError, struct.error, zlib.error, ...).
     except Exception as error:
-        raise ValueError(f"Not a readable image: {name!r} ({error})") from error
+        what = "a file object" if name is None else repr(name)
+        raise ValueError(f"Not a readable image: {what} ({error})") from error
     pixels = np.asarray(image)
     stack = pixels.reshape(1, *pixels.shape[:2], -1)
     made: ImageArray = prepare(stack, size=size, invert=invert, resample=resample)[0]
