@@ -1,5 +1,6 @@
 # make demo   see it work, from nothing
 # make test   run the tests, from nothing
+# make docs   build the documentation site in site/, from nothing
 PYTHON ?= python3
 VENV ?= .venv
 # Each has a TensorFlow of its own, which takes some gigabytes.
@@ -10,13 +11,22 @@ KERNEL_TESTS := tests/data/test_core.py tests/data/test_memmap.py tests/data/tes
 bin := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test lint clean sanitize sanitize-address sanitize-thread
+.PHONY: demo test docs notebook lint clean sanitize sanitize-address sanitize-thread
 
 demo: $(VENV)/.demo
 	$(bin)/python examples/demo.py
 
 test: $(VENV)/.test
 	$(bin)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+# Warnings are errors (`strict` in mkdocs.yml), and so are figures that were not measured.
+docs: $(VENV)/.docs
+	$(bin)/python benchmarks/figures.py --check
+	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build
+
+# Runs the quickstart and writes what it prints into it.
+notebook: $(VENV)/.docs
+	$(bin)/python docs/theme/notebook.py --write
 
 lint: $(VENV)/.dev
 	$(bin)/ruff check .
@@ -46,7 +56,7 @@ sanitize-address sanitize-thread: $(VENV)/.test
 	$(bin)/pytest -p no:cacheprovider --capture=sys --import-mode=append -k "not 50_gb" $(KERNEL_TESTS)
 
 clean:
-	rm -rf $(VENV) build *.egg-info tfmeta/_core*.so tfmeta/_tf_ops*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build site .cache *.egg-info tfmeta/_core*.so tfmeta/_tf_ops*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # The package is installed in place, so that only a change of the C++ or of the metadata needs
 # another install.
@@ -58,6 +68,10 @@ $(VENV)/.demo: $(VENV)/.pip $(sources)
 
 $(VENV)/.test: $(VENV)/.pip $(sources)
 	$(bin)/python -m pip install -e '.[test]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.pip $(sources)
+	$(bin)/python -m pip install -e '.[docs]'
 	touch $@
 
 # With all that the tests need.

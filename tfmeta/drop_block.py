@@ -18,13 +18,12 @@ from tfmeta.types import Nest, Tensor
 
 @keras.saving.register_keras_serializable(package="tfmeta")
 class DropBlock(keras.layers.Layer):
-    r"""Set squares of activations to zero in training, in each channel others.
+    """Set squares of activations to zero in training, in each channel others.
 
     In a channel of `height` × `width` places, a square of `b` × `b` begins at each place where it
     lies within the channel, with probability
 
-    $$ \gamma = \frac{\mathit{rate}}{b^2} \cdot \frac{\mathit{height} \cdot \mathit{width}}
-    {(\mathit{height} - b + 1)(\mathit{width} - b + 1)}, $$
+    `γ = rate / b² · height · width / ((height − b + 1)(width − b + 1))`,
 
     so that about the share `rate` of an example's activations goes (somewhat less, for squares
     overlap). Those that stay are multiplied by all / kept, counted over the example. What becomes

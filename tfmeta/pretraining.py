@@ -37,11 +37,11 @@ def pretrain(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: Any = "auto",
 ) -> keras.callbacks.History:
-    r"""Train an encoder as the body of an ordinary classifier of all classes of a data set.
+    """Train an encoder as the body of an ordinary classifier of all classes of a data set.
 
-    Over the examples \((x, c)\) of all classes it minimises the cross-entropy of
-    \(\mathrm{softmax}(W f_\theta(x) + b)\) and class \(c\), with one output for each class. W and b
-    go afterwards; what stays is \(f_\theta\) in `encoder`, for any learner to begin from.
+    Over the examples `(x, c)` of all classes it minimises the cross-entropy of
+    `softmax(W f_θ(x) + b)` and class c, with one output for each class. W and b go afterwards; what
+    stays is `f_θ` in `encoder`, for any learner to begin from.
 
     Accuracy on the training classes does not say what an encoder is worth for others. With
     `validation` it is scored after each epoch by episodes of classes that it is not trained on: a

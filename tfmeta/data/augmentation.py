@@ -15,14 +15,11 @@ from tfmeta.types import Array
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    r"""What `EpisodeSampler` changes at random in each image, drawn anew each time it is shown.
+    """What `EpisodeSampler` changes at random in each image, drawn anew each time it is shown.
 
-    With \(x \in [0, 1]\) the numbers of an image, \(b\) and \(c\) drawn uniformly from
-    \([1 - \mathit{brightness}, 1 + \mathit{brightness})\) and
-    \([1 - \mathit{contrast}, 1 + \mathit{contrast})\), and \(m\) the mean of \(b\,x\) over the
-    whole image,
-
-    $$ x \leftarrow \min(\max((b\,x - m)\,c + m,\; 0),\; 1). $$
+    With the numbers x of an image, between 0 and 1, b and c drawn uniformly from
+    `[1 − brightness, 1 + brightness)` and `[1 − contrast, 1 + contrast)`, and m the mean of `b x`
+    over the whole image, `x ← min(max((b x − m) c + m, 0), 1)`.
 
     Before that the image is flipped and cropped, after it the cut-out is filled with zeros;
     classes are turned first of all, and normalisation (`mean` and `std` of the sampler) comes last.

@@ -41,9 +41,11 @@ class ClassDataset:
 
     Attributes:
         examples: The array given. A list of strings becomes an array of objects.
-        class_names, groups: Tuples, one entry a class; `groups` may be `None`.
-        class_offsets, class_indices: int64 arrays. `class_indices[class_offsets[c] :
-            class_offsets[c + 1]]` are the positions in `examples` of the examples of class `c`.
+        class_names: A tuple, one name a class.
+        groups: A tuple, one group a class, or `None`.
+        class_offsets: int64, where each class begins in `class_indices`, and the end.
+        class_indices: int64. `class_indices[class_offsets[c] : class_offsets[c + 1]]` are the
+            positions in `examples` of the examples of class `c`.
         quarter_turns: uint8, one a class. Examples of class `c` are shown rotated
             counter-clockwise by `quarter_turns[c]` times 90 degrees, as `np.rot90` does.
         description: As given.

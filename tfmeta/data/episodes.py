@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 class EpisodeSampler:
-    r"""Draws few-shot classification tasks; meta-batch `step` is a function of `(seed, step)`.
+    """Draws few-shot classification tasks; meta-batch `step` is a function of `(seed, step)`.
 
     A task has `ways` classes, drawn from all classes of the dataset without replacement, and
     `shots + queries` examples of each, drawn without replacement too: the first `shots` are its
     support set, the others its query set. Classes come in random order and are called
-    \(0, \dots, \mathit{ways} - 1\), so that a label says nothing beyond its task.
+    0, …, ways − 1, so that a label says nothing beyond its task.
 
     Task `t` of meta-batch `s` depends on `(seed, s, t)` and nothing else: not on the number of
     threads, the process, the order of calls or the size of the meta-batch.

@@ -124,20 +124,20 @@ class FunctionSampler:
 
 
 class Sinusoids(FunctionSampler):
-    r"""Draws sine waves, the regression tasks of the MAML paper.
+    """Draws sine waves, the regression tasks of the MAML paper.
 
-    \(y = A \sin(\omega x - \varphi) + \epsilon\), with \(\epsilon\) normal of standard deviation
-    `noise` \(\cdot A\). Amplitude, phase and frequency of a task are drawn uniformly.
+    `y = A sin(ω x − φ) + ε`, with ε normal of standard deviation `noise · A`. Amplitude, phase and
+    frequency of a task are drawn uniformly.
 
     Args:
         shots: Support points of a task.
         queries: Query points of a task.
         seed: Another seed gives other tasks; at least 0.
-        amplitude: The interval of \(A\).
-        phase: The interval of \(\varphi\).
-        frequency: The interval of \(\omega\).
-        noise: Standard deviation of the noise on support and query values, as a part of \(A\).
-        input_range: The interval of \(x\).
+        amplitude: The interval of A.
+        phase: The interval of φ.
+        frequency: The interval of ω.
+        noise: Standard deviation of the noise on support and query values, as a part of A.
+        input_range: The interval of x.
 
     Raises:
         TypeError: A number is of another type.
