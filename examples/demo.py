@@ -3,7 +3,8 @@
 The package brings a data set that needs no download: the letters of the fonts that matplotlib
 ships. We train a Prototypical Network on some of the letters, and test it on letters that it has
 never seen: shown one drawing of each of five new letters, it has to say which of them another
-drawing shows. Run it with `make demo`, or `python examples/demo.py`.
+drawing shows. Takes about DEMO on two cores; run it with `make demo`, or
+`python examples/demo.py`.
 """
 
 import os
@@ -15,6 +16,7 @@ import keras
 import tfmeta
 from tfmeta import plots
 
+print("Takes about DEMO on two cores.", flush=True)
 keras.utils.set_random_seed(0)
 
 # ## Data

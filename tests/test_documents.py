@@ -7,6 +7,7 @@ is added is run as well; what cannot be is named in `NOT_RUN`, with the reason.
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import re
@@ -71,6 +72,8 @@ SLOW_PROGRAMS = [
 ]
 # Programs of other libraries, to be read beside ours.
 NOT_OURS = {"docs/coming_from.md": "py"}
+# Of examples that train in a loop of their own.
+ARGUMENTS = {"reinforcement.py": ["--iterations", "2", "--seeds", "1"]}
 PHOTOS = {"photos": 9, "few_images": 3, "unsorted_images": 1, "other_images": 1}
 
 
@@ -306,6 +309,21 @@ def test_programs(document: str, given: dict[str, Any]) -> None:
             exec(compile(block.text, f"{document}, {block.heading}", "exec"), names)
 
 
+def duration(program: Path) -> str:
+    """Return what an example's docstring says of how long it takes."""
+    words = " ".join((ast.get_docstring(ast.parse(program.read_text())) or "").split())
+    found = re.search(r"Takes about .+? on two cores", words)
+    assert found, f"{program.name}: say in the docstring how long it takes, as the others do"
+    return found[0]
+
+
+def test_every_example_says_how_long_it_takes() -> None:
+    for name in EXAMPLES:
+        if name != "server.py":
+            program = ROOT / "examples" / name
+            assert f'print("{duration(program)}' in program.read_text(), name
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -320,13 +338,17 @@ def test_examples(
     short: None,
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     program = ROOT / "examples" / name
-    arguments = []
+    if "import gymnasium" in program.read_text():
+        pytest.importorskip("gymnasium", reason="needs the extra `rl`")
+    arguments = ARGUMENTS.get(name, [])
     if "sys.argv[1]" in program.read_text():
         arguments = [str(request.getfixturevalue("data_dir") / "tfds")]
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     runpy.run_path(str(program), run_name="__main__")
+    assert capsys.readouterr().out.startswith(duration(program))
     pictures = re.findall(r"\w+\.png", program.read_text())
     assert all((folder / picture).is_file() for picture in pictures)
 
