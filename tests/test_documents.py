@@ -56,12 +56,14 @@ SMALL = {
     "adapt": "",
     "predict": "",
     "datasets": "",
+    "learners": "",
 }
 # Trained first where a document goes on from a run that is another's.
 EARLIER = {"runs/glyphs": "tfmeta train glyphs --output runs/glyphs"}
 # Twenty seconds each of tracing; others of their kind are run always.
 SLOW_COMMANDS = [
-    f"docs/{x}.md" for x in ("distributed", "report", "resume", "serve", "uncertainty", "export")
+    f"docs/{x}.md"
+    for x in ("command", "distributed", "report", "resume", "serve", "uncertainty", "export")
 ]
 SLOW_PROGRAMS = [
     f"docs/{x}.md"
@@ -123,6 +125,8 @@ def small(command: str) -> list[str]:
     searched = re.findall(r"--search (\S+?)=", command)
     options = re.findall(r"(--(\S+) \S+)", SMALL[name])
     kept = [option for option, of in options if of not in searched]
+    if any(word.endswith(".keras") for word in words):  # an encoder is what it is
+        kept = [option for option in kept if not re.match("--(filters|downsample)", option)]
     if "--pretrain-epochs" in words:
         kept.append("--network conv4 --pretrain-epochs 1")
     return [name, *words, *shlex.split(" ".join(kept))]

@@ -197,7 +197,7 @@ def test_bad_options(tmp_path: Path) -> None:
         search(parabola, tmp_path, space={"x": (0, 1)})
     with pytest.raises(ValueError, match=r"`trials` must be at least 1. Received: trials=0"):
         search(parabola, tmp_path, 0)
-    with pytest.raises(ValueError, match=r"one of tpe, random.*'rnadom'.*mean 'random'\?"):
+    with pytest.raises(ValueError, match=r"tpe, gp, cmaes, random.*'rnadom'.*mean 'random'\?"):
         search(parabola, tmp_path, sampler="rnadom")
     with pytest.raises(ValueError, match=r"`pruner` must be one of median, none"):
         search(parabola, tmp_path, pruner="asha")

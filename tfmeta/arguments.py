@@ -32,19 +32,31 @@ def loaded(config: dict[str, Any]) -> dict[str, Any]:
     return {name: keras.saving.deserialize_keras_object(x) for name, x in config.items()}
 
 
-def _names(cls: type, above: type) -> list[str]:
-    """Return the arguments that a class takes: its own, and those that it hands on to its bases."""
-    found: dict[str, None] = {}
+def parameters(cls: type, above: type) -> dict[str, tuple[inspect.Parameter, type]]:
+    """Return the arguments that a class takes: its own, and those that it hands on to its bases.
+
+    Args:
+        cls: The class.
+        above: Up to which of its base classes to look, that one left out.
+
+    Returns:
+        By name, each with the class whose constructor has it.
+    """
+    found: dict[str, tuple[inspect.Parameter, type]] = {}
     for base in cls.__mro__[: cls.__mro__.index(above)]:
         constructor = vars(base).get("__init__")
         if constructor is None:
             continue
         # Without `self`; and the first argument of a base is what the first one here is.
         first = 2 if found else 1
-        parameters = list(inspect.signature(constructor).parameters.values())[first:]
-        found |= {
-            p.name: None for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        }
-        if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+        given = list(inspect.signature(constructor).parameters.values())[first:]
+        for p in given:
+            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+                found.setdefault(p.name, (p, base))
+        if all(p.kind is not p.VAR_KEYWORD for p in given):
             break
-    return list(found)
+    return found
+
+
+def _names(cls: type, above: type) -> list[str]:
+    return list(parameters(cls, above))

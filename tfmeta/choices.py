@@ -41,7 +41,7 @@ SUFFIXES = (
 FORMATS = ("keras", "saved_model", "tflite")
 """In which the model of a classifier is kept."""
 
-SAMPLERS = ("tpe", "random")
+SAMPLERS = ("tpe", "gp", "cmaes", "random")
 """How a search chooses what to try next."""
 
 PRUNERS = ("median", "none")

@@ -8,13 +8,13 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from tfmeta.algorithms import SimpleShot
-from tfmeta.checks import did_you_mean
+from tfmeta.checks import check_count, did_you_mean
 from tfmeta.class_changes import add_class, remove_class
 from tfmeta.data import ClassDataset
 from tfmeta.data.images import read_image
@@ -30,6 +30,20 @@ from tfmeta.threshold import UNKNOWN, Threshold
 
 # Images that one call of the network takes, where predictions do not depend on it.
 _BATCH = 64
+
+
+class Answer(NamedTuple):
+    """What a classifier says of an image.
+
+    Attributes:
+        name: The class, or "unknown".
+        probability: That of the likeliest class.
+        classes: The likeliest classes, each with its probability, in order.
+    """
+
+    name: str
+    probability: float
+    classes: tuple[tuple[str, float], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +143,29 @@ class Classifier:
         Where the threshold says so the class is "unknown", and the probability that of the
         likeliest class.
         """
+        return [(answer.name, answer.probability) for answer in self.rank(files)]
+
+    def rank(self, files: Sequence[str | os.PathLike[str]], top: int | None = None) -> list[Answer]:
+        """Return for each image file what `classify` does, and the likeliest classes in order.
+
+        Args:
+            files: The images.
+            top: How many classes; `None` is all of them.
+
+        Raises:
+            TypeError: If `top` is no integer.
+            ValueError: If `top` is less than 1, or more than there are classes.
+
+        Example:
+            >>> classifier.rank(["photo.jpg"], top=2)
+            [Answer(name='cat', probability=0.98, classes=(('cat', 0.98), ('dog', 0.02)))]
+        """
+        top = len(self.class_names) if top is None else check_count("top", top)
+        if top > len(self.class_names):
+            raise ValueError(
+                f"`top` must be at most {len(self.class_names)}, as many as there are classes. "
+                f"Received: top={top}"
+            )
         inside = FORMATS[self.format].prepares
         # Resized here as the support set was, so that they become one array, whatever is inside.
         images = {**self.images, "invert": False} if inside else self.images
@@ -138,12 +175,15 @@ class Classifier:
         parts = [pixels[i : i + batch] for i in range(0, len(files), batch)]
         logits = np.concatenate([self.model(part) for part in parts])
         probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
-        best = probabilities.argmax(axis=1)
-        names = [self.class_names[i] for i in best]
-        if self.unknown is not None:
-            refused = self.unknown(logits)
-            names = [UNKNOWN if no else name for no, name in zip(refused, names, strict=True)]
-        return [(x, float(p.max())) for x, p in zip(names, probabilities, strict=True)]
+        refused = np.zeros(len(files), bool) if self.unknown is None else self.unknown(logits)
+        found = []
+        for p, no in zip(probabilities, refused, strict=True):
+            # Of equal ones the first, as of the logits.
+            order = np.argsort(-p, kind="stable")[:top]
+            classes = tuple((self.class_names[i], float(p[i])) for i in order)
+            name, probability = classes[0]
+            found.append(Answer(UNKNOWN if no else name, probability, classes))
+        return found
 
     def add_class(self, name: str, files: Sequence[str | os.PathLike[str]]) -> Classifier:
         """Return a classifier that knows one class more, without the images of the others.

@@ -18,7 +18,7 @@ def digests(path: Path, base: Path) -> dict[str, str]:
     Returns:
         Hexadecimal digests by paths relative to `base`, with `/` between.
     """
-    return {file.relative_to(base).as_posix(): _digest(file) for file in files_below(path)}
+    return {file.relative_to(base).as_posix(): sha256(file) for file in files_below(path)}
 
 
 def files_below(path: Path) -> Iterator[Path]:
@@ -32,7 +32,8 @@ def files_below(path: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in sorted([*files, *links]))
 
 
-def _digest(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """Return the SHA-256 of a file, hexadecimal."""
     digest = hashlib.sha256()
     with file.open("rb") as content:
         while block := content.read(2**20):

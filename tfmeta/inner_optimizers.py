@@ -8,7 +8,8 @@ own `learning_rate` is what they are otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import keras
@@ -238,6 +239,12 @@ class Adam:
     def from_config(cls, config: dict[str, Any]) -> Adam:
         """Make a rule from what `get_config` returned."""
         return cls(**config)
+
+
+RULES: Mapping[str, type[SGD] | type[RMSprop] | type[Adam]] = MappingProxyType(
+    {rule.__name__.lower(): rule for rule in (SGD, RMSprop, Adam)}
+)
+"""The rules by the names that commands have for them."""
 
 
 def check_rule(name: str, rule: Any) -> UpdateRule:

@@ -16,6 +16,7 @@ from tfmeta.choices import OMNIGLOT_PRESETS
 from tfmeta.files import replacing
 from tfmeta.history import read_history
 from tfmeta.inside import check_inside
+from tfmeta.learner_table import LEARNERS
 from tfmeta.locks import Writer, one_writer
 from tfmeta.setting_values import EXPECTED, wrong_with
 from tfmeta.setting_values import SPLITS as SPLITS
@@ -26,14 +27,6 @@ if TYPE_CHECKING:
 # Class names are most of it: this is some 500,000.
 _LONGEST_SETTINGS = 2**24
 
-_GRADIENT = {"ways": 5, "meta_batch_size": 16, "steps": 200}
-# What an algorithm is trained with where nothing is said.
-DEFAULTS: dict[str, dict[str, int]] = {
-    "maml": _GRADIENT,
-    "fomaml": _GRADIENT,
-    "maml++": _GRADIENT,
-    "prototypical": {"ways": 20, "meta_batch_size": 1, "steps": 100},
-}
 # Of the inner loop, where none is given and none is looked for.
 INNER_RATE = 0.4
 
@@ -45,7 +38,10 @@ class Settings:
     `data` is a data set's name or a folder of images, `data_options` are the arguments of
     `tfmeta.data.load` or `ClassDataset.from_directory`, `images` says how other images are made
     like those trained on. `classes` names the classes of each part of a folder, so that the parts
-    stay the same when classes are added to it.
+    stay the same when classes are added to it; of `min_per_class` images at least, where they were
+    shared out at random. `network` is the name of a backbone, or the absolute path of an encoder,
+    whose file is known by its SHA-256. `arguments` are those of the learner's constructor that have
+    no field of their own, as `tfmeta.learner_arguments.read` returns them.
     """
 
     data: str
@@ -64,7 +60,7 @@ class Settings:
     evaluation_steps: int | None
     batch_norm: str
     downsample: str
-    filters: int
+    filters: int | None
     distance: str
     validation_episodes: int
     seed: int
@@ -72,6 +68,11 @@ class Settings:
     classes: dict[str, list[str]] | None = None
     network: str = "conv4"
     pretrain_epochs: int = 0
+    arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    network_sha256: str | None = None
+    freeze: bool = False
+    batch_norm_momentum: float | None = None
+    min_per_class: int = 1
 
     @property
     def is_folder(self) -> bool:
@@ -87,12 +88,12 @@ class Settings:
     @property
     def fixed_ways(self) -> bool:
         """Whether the network's last layer fixes the number of classes of a task."""
-        return self.algorithm != "prototypical"
+        return LEARNERS[self.algorithm].fixed_ways
 
     @property
-    def transductive(self) -> bool:
-        """Whether a prediction depends on the images that are classified together."""
-        return self.fixed_ways and self.batch_norm == "transductive"
+    def trained_before(self) -> bool:
+        """Whether the learner begins with a network that has learnt something."""
+        return self.network_sha256 is not None or self.pretrain_epochs > 0
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:

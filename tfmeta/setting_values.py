@@ -9,12 +9,25 @@ from typing import Any, NamedTuple
 
 from tfmeta.bounded_json import shown
 from tfmeta.choices import BATCH_NORM_MODES, BENCHMARKS, DISTANCES, FILTERS, OMNIGLOT_PRESETS
+from tfmeta.learner_table import LEARNERS
 
 SPLITS = ("train", "validation", "test")
-ALGORITHMS = ("maml", "fomaml", "maml++", "prototypical")
 # Larger than what anybody trains, and small enough for nobody's memory to be asked for in vain.
 _MOST = 2**31 - 1
 _LONGEST = 2**16
+_MOST_PARTS = 2**10
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "batch_norm": BATCH_NORM_MODES,
+    "distance": DISTANCES,
+    "downsample": ("pool", "stride"),
+}
+
+
+def choices_of(name: str) -> tuple[str, ...]:
+    """Return the words that a setting may be, if it is one of some."""
+    return _CHOICES.get(name, ())
 
 
 class Expected(NamedTuple):
@@ -75,6 +88,22 @@ def _are_classes(value: Any) -> bool:
     )
 
 
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, str):
+        return _is_text(value)
+    return value is None or (isinstance(value, bool | int | float) and abs(value) < _MOST)
+
+
+def _are_arguments(value: Any) -> bool:
+    """Return whether values are such as `tfmeta.argument_text.parsed` returns."""
+
+    def fits(one: Any) -> bool:
+        parts = one.values() if isinstance(one, dict) else one if isinstance(one, list) else [one]
+        return len(parts) <= _MOST_PARTS and all(map(_is_plain, parts))
+
+    return isinstance(value, dict) and fits(list(value)) and all(map(fits, value.values()))
+
+
 _PATH = Expected(_is_text, f"the name of a folder of at most {_LONGEST} characters")
 _FLAG = Expected(lambda x: isinstance(x, bool), "true or false")
 _RATE = Expected(
@@ -97,7 +126,7 @@ EXPECTED = {
             "skip_unreadable": _FLAG,
         }
     ),
-    "algorithm": _among(ALGORITHMS),
+    "algorithm": _among(tuple(LEARNERS)),
     "ways": _count(10**6),
     "shots": _count(10**6),
     "queries": _count(10**6),
@@ -109,10 +138,10 @@ EXPECTED = {
     "inner_learning_rate": _RATE,
     "inner_steps": _count(10**4),
     "evaluation_steps": _or_none(_count(10**4)),
-    "batch_norm": _among(BATCH_NORM_MODES),
-    "downsample": _among(("pool", "stride")),
-    "filters": _count(2**14),
-    "distance": _among(DISTANCES),
+    "batch_norm": _among(choices_of("batch_norm")),
+    "downsample": _among(choices_of("downsample")),
+    "filters": _or_none(_count(2**14)),
+    "distance": _among(choices_of("distance")),
     "validation_episodes": _count(10**9, least=0),
     "seed": _count(2**32 - 1, least=0),
     "images": _fields(
@@ -128,7 +157,22 @@ EXPECTED = {
     "classes": _or_none(
         Expected(_are_classes, f"an object of {', '.join(SPLITS)}, each a list of names")
     ),
-    "network": _among(tuple(FILTERS)),
+    "network": Expected(
+        lambda x: _is_text(x) and (x in FILTERS or os.path.isabs(x)),
+        f"one of {', '.join(FILTERS)}, or the absolute path of a file",
+    ),
     "pretrain_epochs": _count(least=0),
+    "arguments": Expected(
+        _are_arguments,
+        "an object of numbers, words, true, false, null, or lists or objects of such by name",
+    ),
+    "network_sha256": _or_none(
+        Expected(lambda x: _is_text(x) and len(x) == 64, "a SHA-256, of 64 digits")
+    ),
+    "freeze": _FLAG,
+    "batch_norm_momentum": _or_none(
+        Expected(lambda x: type(x) in (int, float) and 0 <= x < 1, "a number from 0 to below 1")
+    ),
+    "min_per_class": _count(10**9),
 }
 """What each of the `tfmeta.runs.Settings` must be."""

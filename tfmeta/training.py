@@ -6,21 +6,23 @@ import contextlib
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfmeta import plots, unknown
-from tfmeta.algorithms import FOMAML, MAML, MAMLPlusPlus, PrototypicalNetwork
+from tfmeta import learner_arguments, plots, unknown
+from tfmeta.algorithms import FineTune
+from tfmeta.algorithms.embedding_learner import EmbeddingLearner
+from tfmeta.class_lists import ClassLists
 from tfmeta.data import Augmentation, ClassDataset, EpisodeSampler, load
 from tfmeta.distribution import check_alike, digest, workers_of
 from tfmeta.files import replacing
 from tfmeta.inner_rates import InnerRates, suggest_inner_rate
 from tfmeta.meta_learner import MetaLearner
-from tfmeta.models import BACKBONES
+from tfmeta.networks import Network, new_network
 from tfmeta.pretraining import pretrain
 from tfmeta.runs import SPLITS, Run, Settings, check_pretraining
 from tfmeta.saying import say
@@ -32,18 +34,67 @@ FRACTIONS = (0.6, 0.2, 0.2)
 _SMALLEST_FOLDER = 9
 
 
-def load_data(settings: Settings) -> tuple[ClassDataset, ...]:
-    """Return the training, validation and test classes."""
+def load_data(
+    settings: Settings,
+    lists: ClassLists | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> tuple[ClassDataset, ...]:
+    """Return the training, validation and test classes.
+
+    Args:
+        settings: The settings of the run.
+        lists: The classes of each part of a folder, where somebody has written them down; without,
+            they are those of the settings, or shared out at random.
+        say: Is told which classes of a folder are left out.
+
+    Raises:
+        ValueError: If the lists name a class twice, or one that the folder has not, or no class of
+            a part has `min_per_class` images.
+    """
     if not settings.is_folder:
         return load(settings.data, **settings.data_options)
     images = ClassDataset.from_directory(settings.data, **settings.data_options)
-    if settings.classes is None:
+    if lists is not None:
+        chosen = lists.checked(images.class_names)
+        if others := sorted({*images.class_names}.difference(*chosen.values())):
+            say(f"Left out {_classes(others)} in no list: {', '.join(others)}")
+        enough = {*large_enough(images, settings.min_per_class, say)}
+        kept = {part: [name for name in chosen[part] if name in enough] for part in SPLITS}
+        parts = tuple(_selected(images, kept[part], part, settings) for part in SPLITS)
+    elif settings.classes is None:
+        enough_of = large_enough(images, settings.min_per_class, say)
+        images = _selected(images, enough_of, "training", settings)
         parts = images.split(*FRACTIONS, seed=settings.seed)
     else:
         parts = tuple(images.select(settings.classes[split]) for split in SPLITS)
     for split, part in zip(SPLITS, parts, strict=True):
         part.description += f" ({split})"
     return parts
+
+
+def large_enough(images: ClassDataset, least: int, say: Callable[[str], None]) -> list[str]:
+    """Return the names of the classes with so many examples, and say which ones have fewer."""
+    sizes = np.diff(images.class_offsets)
+    pairs = list(zip(images.class_names, sizes, strict=True))
+    small = [f"{name} ({size})" for name, size in pairs if size < least]
+    if small:
+        say(f"Left out {_classes(small)} of fewer than {least} images: {', '.join(small)}")
+    return [name for name, size in pairs if size >= least]
+
+
+def _classes(names: list[str]) -> str:
+    return f"{len(names)} class{'es' * (len(names) > 1)}"
+
+
+def _selected(
+    images: ClassDataset, names: list[str], part: str, settings: Settings
+) -> ClassDataset:
+    if not names:
+        raise ValueError(
+            f"`min_per_class` must leave a class for {part}. "
+            f"Received: min_per_class={settings.min_per_class} for {images.description}"
+        )
+    return images.select(names)
 
 
 def settled(settings: Settings, parts: tuple[ClassDataset, ...]) -> Settings:
@@ -61,54 +112,89 @@ def settled(settings: Settings, parts: tuple[ClassDataset, ...]) -> Settings:
     )
 
 
-def new_network(settings: Settings, example_shape: tuple[int, ...]) -> keras.Model:
-    """Return an untrained network for images of this shape, with logits where ways are fixed."""
-    keras.utils.set_random_seed(settings.seed)
-    own = {"downsample": settings.downsample} if settings.network == "conv4" else {}
-    return BACKBONES[settings.network](
-        example_shape,
-        outputs=settings.ways if settings.fixed_ways else None,
-        filters=settings.filters,
-        **own,
-    )
+# Settings that are arguments of a learner, of those learners that have them.
+OWN_SETTINGS = (
+    "inner_learning_rate",
+    "inner_steps",
+    "evaluation_steps",
+    "batch_norm",
+    "distance",
+)
+
+
+def arguments_for(settings: Settings) -> dict[str, Any]:
+    """Return the arguments that a run's learner is made with, besides its network."""
+    known = learner_arguments.arguments_of(settings.algorithm)
+    found: dict[str, Any] = {
+        name: getattr(settings, name) for name in OWN_SETTINGS if name in known
+    }
+    # Cosines lie in [-1, 1]: too narrow for logits, unless a temperature widens them.
+    if found.get("distance") == "cosine":
+        found |= {"temperature": 10.0, "learn_temperature": True}
+    return {**found, **settings.arguments}
 
 
 def new_learner(
-    settings: Settings, example_shape: tuple[int, ...], network: keras.Model | None = None
+    settings: Settings, example_shape: tuple[int, ...], network: Network | None = None
 ) -> MetaLearner:
-    """Return a learner, compiled, of a network, or of an untrained one for images of this shape."""
+    """Return a learner, compiled, of a network, or of a new one for images of this shape."""
     if network is None:
         network = new_network(settings, example_shape)
-    learner: MetaLearner
-    if settings.algorithm == "prototypical":
-        # Cosines lie in [-1, 1]: too narrow for logits, unless a temperature widens them.
-        cosine = settings.distance == "cosine"
-        learner = PrototypicalNetwork(
-            network,
-            settings.distance,
-            temperature=10.0 if cosine else 1.0,
-            learn_temperature=cosine,
-        )
-    else:
-        gradient_based = {"maml": MAML, "fomaml": FOMAML, "maml++": MAMLPlusPlus}
-        learner = gradient_based[settings.algorithm](
-            network,
-            inner_learning_rate=settings.inner_learning_rate,
-            inner_steps=settings.inner_steps,
-            evaluation_steps=settings.evaluation_steps,
-            batch_norm=settings.batch_norm,
-        )
+    if settings.freeze:
+        network.freeze()
+    learner = learner_arguments.make(settings.algorithm, network.whole, arguments_for(settings))
+    learner.compile(
+        optimizer=_optimizer(settings),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return learner
+
+
+def _optimizer(settings: Settings) -> keras.optimizers.Optimizer:
+    """Return Adam; for Reptile the published rule, whose rate is the learner's own."""
+    if settings.algorithm == "reptile":
+        return keras.optimizers.SGD(1.0)
     rate: Any = settings.learning_rate
     if settings.learning_rate_halving:
         rate = keras.optimizers.schedules.ExponentialDecay(
             rate, settings.learning_rate_halving, 0.5, staircase=True
         )
-    learner.compile(
-        optimizer=keras.optimizers.Adam(rate),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    return learner
+    return keras.optimizers.Adam(rate)
+
+
+def trains_over_episodes(learner: MetaLearner, settings: Settings, shape: tuple[int, ...]) -> bool:
+    """Return whether `fit` has something to learn of episodes.
+
+    Args:
+        learner: As `new_learner` returns it.
+        settings: The settings of the run.
+        shape: Of one image.
+    """
+    if isinstance(learner, FineTune):
+        return False
+    if isinstance(learner, EmbeddingLearner) and (learner.gathers or not learner.trains):
+        return learner.gathers
+    if not learner.model.trainable_variables:  # weights of its own come when it is built
+        _build(learner, settings, shape)
+    return bool(learner.trainable_variables)
+
+
+def check_trained_before(settings: Settings) -> None:
+    """Raise a `ValueError` unless the network of a run was trained before, or will have been."""
+    if not settings.trained_before:
+        raise ValueError(
+            f"{settings.algorithm} has nothing to train over episodes, so that its network must "
+            "have learnt something before. Received: an untrained network; --pretrain-epochs "
+            "trains it as an ordinary classifier, and --network takes the file of a trained one"
+        )
+
+
+def _build(learner: MetaLearner, settings: Settings, shape: tuple[int, ...]) -> None:
+    """Make the weights that a learner has of its own, if that was not done."""
+    if not learner.built:
+        n = settings.ways * settings.shots
+        learner.build({"support_x": (1, n, *shape), "support_y": (1, n)})
 
 
 def suggested_rate(
@@ -290,7 +376,7 @@ def check_columns(run: Run, columns: Iterable[str], needed: Iterable[str]) -> No
         )
 
 
-def check_history(run: Run, settings: Settings, epochs: int) -> None:
+def check_history(run: Run, settings: Settings, learner: MetaLearner, epochs: int) -> None:
     """Raise unless the history of a run that is resumed has what the epochs before have logged.
 
     Raises:
@@ -305,7 +391,10 @@ def check_history(run: Run, settings: Settings, epochs: int) -> None:
     if rows:
         names = ["accuracy", "loss"]
         watched = [f"val_{name}" for name in names] if settings.validation_episodes else []
-        check_columns(run, rows[0], ["epoch", *names, *watched])
+        # Some learners have metrics of their own, as MAML++ the number of steps.
+        own = {metric.name for metric in learner.metrics} - {*names}
+        others = [name for name in rows[0] if name.removeprefix("val_") in own]
+        check_columns(run, rows[0], ["epoch", *names, *watched, *others])
 
 
 def episodes(
@@ -342,16 +431,13 @@ def pretrained(
     parts: tuple[ClassDataset, ...],
     save_every: int = 100,
     verbose: bool = True,
-) -> keras.Model:
+) -> Network:
     """Return a network whose encoder was trained as a classifier of the training classes.
 
     It goes on from the states in `run.pretraining`, of which the last one stays there. Images are
     cropped, and those in colour are flipped: drawings in one colour, letters say, would be others.
     """
     network = new_network(settings, parts[0].example_shape)
-    encoder = network
-    if settings.fixed_ways:
-        encoder = keras.Model(network.input, network.layers[-1].input)
     height, width, channels = parts[0].example_shape
     watched = None
     if settings.validation_episodes:
@@ -363,7 +449,7 @@ def pretrained(
             "val_accuracy is of the nearest centroid in episodes."
         )
     pretrain(
-        encoder,
+        network.encoder,
         classes,
         settings.pretrain_epochs,
         augmentation=Augmentation(flip=channels > 1, crop=min(height, width) // 8),
@@ -501,6 +587,9 @@ def _train(
             step = int(learner.optimizer.iterations.numpy())
         else:
             learner = new_learner(settings, shape)
+        over_episodes = trains_over_episodes(learner, settings, shape)
+    if not over_episodes:
+        check_trained_before(settings)
     if not step:
         check_pretraining(settings, workers_of(strategy)[1])
     if resume and verbose:
@@ -508,14 +597,18 @@ def _train(
     # Draws a batch, which may fail: before the files of an older run go.
     batches, validation = episodes(settings, parts, step, strategy.num_replicas_in_sync)
     if step:
-        check_history(run, settings, step // settings.steps)
+        check_history(run, settings, learner, step // settings.steps)
         run.write_settings(settings)
     else:
         run.start(settings, keep_pretraining=resume)
         if settings.pretrain_epochs:
+            keras.utils.clear_session()  # layers have the names that they have without this
             with strategy.scope():
                 network = pretrained(settings, run, parts, save_every, verbose)
                 learner = new_learner(settings, shape, network)
+    if not over_episodes:
+        _keep_as_it_is(settings, run, learner, shape, validation, verbose)
+        return
     if verbose and step < settings.epochs * settings.steps:
         say("Compiling the training step …")
     learner.fit(
@@ -532,3 +625,27 @@ def _train(
         save_model(run, learner)
     if not run.curve_file.is_file():
         draw_curve(run, run.history())
+
+
+def _keep_as_it_is(
+    settings: Settings,
+    run: Run,
+    learner: MetaLearner,
+    shape: tuple[int, ...],
+    validation: Any,
+    verbose: bool,
+) -> None:
+    """Write the model of a learner that has nothing to learn of episodes, scored on validation."""
+    if verbose:
+        print(
+            f"{settings.algorithm} has nothing to train over episodes: its network stays as it is, "
+            "and is scored once."
+        )
+    if validation is not None:
+        found = learner.evaluate(validation, return_dict=True, verbose="auto" if verbose else 0)
+        run.write_history([{"epoch": 0, **{f"val_{name}": x for name, x in found.items()}}])
+    _build(learner, settings, shape)
+    # Keras reads no file of a model whose optimizer knows no weights.
+    learner.optimizer.build(learner.trainable_variables)
+    run.check_still_there()
+    save_model(run, learner)

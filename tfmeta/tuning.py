@@ -22,34 +22,35 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import keras
-import numpy as np
 
 from tfmeta import training
 from tfmeta.checks import check_count, did_you_mean
-from tfmeta.choices import BATCH_NORM_MODES, DISTANCES, PRUNERS, SAMPLERS
+from tfmeta.choices import PRUNERS, SAMPLERS
 from tfmeta.data import ClassDataset
 from tfmeta.files import replacing
 from tfmeta.inside import check_inside
 from tfmeta.locks import one_writer
 from tfmeta.runs import Run, Settings, check_same, check_values
+from tfmeta.samplers import check_sampler, optuna_module, sampler_for
+from tfmeta.search_space import (
+    EXAMPLE,
+    check_space,
+    distributions_of,
+    largest,
+    searchable,
+    values_of,
+    with_values,
+)
 
 Objective: TypeAlias = Callable[[dict[str, Any], list[keras.callbacks.Callback]], float]
 
-# What can be searched: neither what validation is made of nor how long is trained. The choices are
-# those of arguments that are words.
-_ANY = {"learning_rate", "learning_rate_halving", "meta_batch_size", "filters", "downsample"}
-_GRADIENT = {*_ANY, "inner_learning_rate", "inner_steps", "evaluation_steps", "batch_norm"}
-SEARCHABLE = {
-    "maml": _GRADIENT,
-    "fomaml": _GRADIENT,
-    # With batch normalisation for each step, there are as many in evaluation.
-    "maml++": _GRADIENT - {"evaluation_steps"},
-    "prototypical": {*_ANY, "ways", "distance"},
-}
-_CHOICES = {
-    "batch_norm": BATCH_NORM_MODES,
-    "distance": DISTANCES,
-    "downsample": ("pool", "stride"),
+# Settings that older searches have not, and what they were then.
+_CAME_LATER: dict[str, Any] = {
+    "arguments": {},
+    "network_sha256": None,
+    "freeze": False,
+    "batch_norm_momentum": None,
+    "min_per_class": 1,
 }
 # What SQLite calls the files beside a database, and how the journal of several ends.
 _ENDS = ("-journal", "-wal", "-shm")
@@ -62,8 +63,6 @@ _OF_DISK = (
     "unable to open database file",
     "database is locked",
 )
-_RATES = ("learning_rate", "inner_learning_rate")
-_EXAMPLE = "'0.01:1.0', '0.01:1.0:log', '1:5' or choices 'a,b,c'"
 
 
 def search(
@@ -88,7 +87,10 @@ def search(
             range belong to it; it has integers where both are written as such.
         path: The SQLite file of the trials, which is this process's alone until the end.
         trials: How many there shall be in the end, those that the file has already included.
-        sampler: `"tpe"` learns from the trials before, `"random"` does not.
+        sampler: `"tpe"` (a tree of Parzen estimators), `"gp"` (a Gaussian process, for few trials
+            that take long; needs torch) and `"cmaes"` (an evolution strategy for ranges, for many;
+            needs cmaes, and draws choices at random) learn from the trials before; `"random"` does
+            not.
         pruner: `"median"` ends trials that are worse than the median of the others, once five are
             finished; `"none"` ends those that diverge only.
         seed: Of the sampler.
@@ -122,7 +124,7 @@ def search(
     print(study.best_params)
     ```
     """
-    optuna = _optuna()
+    optuna = optuna_module()
     _check_options(space, trials, sampler, pruner)
     file = Path(path)
     facts = {
@@ -140,7 +142,7 @@ def search(
         study = _load(file)
         check_same(study.user_attrs["search"], facts, f"the search in '{file}'")
         # In the order of the first time, on which the draws depend.
-        distributions = _distributions(study.user_attrs["search"]["space"])
+        distributions = distributions_of(study.user_attrs["search"]["space"])
         study.pruner = (
             optuna.pruners.MedianPruner() if pruner == "median" else optuna.pruners.NopPruner()
         )
@@ -156,7 +158,8 @@ def search(
             trials, verbose=int(verbose), unit_name="trial", stateful_metrics=["best"]
         )
         while done < trials:
-            study.sampler = _sampler(sampler, seed, done)
+            before = study.get_trials(states=finished)
+            study.sampler = sampler_for(sampler, seed, study, distributions, before)
             trial = study.ask(distributions)
             try:
                 score = float(objective(dict(trial.params), [_report(trial)]))
@@ -234,21 +237,25 @@ def _tune(
     overwrite: bool,
     verbose: bool,
 ) -> Any:
-    _optuna()
+    optuna_module()
     check_space(space, settings.algorithm)
     _check_options(space, trials, sampler, pruner)
     check_count("validation_episodes", settings.validation_episodes)
     # Draws a batch of the largest tasks, which may fail: before older files go.
-    largest = {name: max(_values(name, text)[1]) for name, text in space.items()}
-    training.episodes(dataclasses.replace(settings, **largest), parts)
+    most = largest(space, settings.algorithm)
+    training.episodes(dataclasses.replace(settings, **most), parts)
     if overwrite:
         _remove(run)
 
     def objective(values: dict[str, Any], callbacks: list[keras.callbacks.Callback]) -> float:
         keras.utils.clear_session()  # of the trial before
-        chosen = dataclasses.replace(settings, **values)
-        learner = training.new_learner(chosen, parts[0].example_shape)
+        chosen = with_values(settings, values)
+        shape = parts[0].example_shape
+        learner = training.new_learner(chosen, shape)
         batches, validation = training.episodes(chosen, parts)
+        if not training.trains_over_episodes(learner, chosen, shape):
+            training.check_trained_before(chosen)
+            return float(learner.evaluate(validation, return_dict=True, verbose=0)["accuracy"])
         history = learner.fit(
             batches,
             steps_per_epoch=chosen.steps,
@@ -259,7 +266,7 @@ def _tune(
         )
         return float(history.history["val_accuracy"][-1])
 
-    fixed = {k: v for k, v in dataclasses.asdict(settings).items() if k not in space}
+    fixed = _not_searched(settings, space)
     study = search(
         objective,
         space,
@@ -271,13 +278,30 @@ def _tune(
         fixed=fixed,
         verbose=verbose,
     )
-    check_values(study.best_params, f"'{trials_file(run)}'")
-    best = dataclasses.replace(settings, **study.best_params)
+    fields = searchable(settings.algorithm)[0]
+    found = {name: value for name, value in study.best_params.items() if name in fields}
+    check_values(found, f"'{trials_file(run)}'")
+    best = with_values(settings, study.best_params)
     begun = run.settings_file.is_file() and run.settings() == best
     # Layers are called alike, however many trials there were just now.
     keras.utils.clear_session(free_memory=False)
     training.train(best, run, parts, resume=begun, verbose=verbose)
     return study
+
+
+def _not_searched(settings: Settings, space: Mapping[str, str]) -> dict[str, Any]:
+    """Return what decides the scores besides, as a search keeps it that goes on.
+
+    Settings that came later are left out where they are what was the only value before.
+    """
+    fields = searchable(settings.algorithm)[0]
+    values = dataclasses.asdict(settings)
+    return {
+        name: value
+        for name, value in values.items()
+        if not (name in space and name in fields)
+        and not (name in _CAME_LATER and value == _CAME_LATER[name])
+    }
 
 
 def trials_file(run: Run) -> Path:
@@ -314,51 +338,21 @@ def started(run: Run) -> dict[str, Any]:
             f"'{run.path}' has no search to resume: it has no {file.name}. To begin, run the same "
             "command without --resume"
         )
-    with _using(_optuna(), file):
+    with _using(optuna_module(), file):
         facts: dict[str, Any] = _load(file).user_attrs["search"]
     kept = ("images", "classes", "ways")
     check_values({name: facts[name] for name in kept if name in facts}, f"'{file}'")
     return facts
 
 
-def check_space(space: Mapping[str, str], algorithm: str) -> None:
-    """Raise unless each name is an argument that can be searched, with values that it can have.
-
-    Raises:
-        ValueError: If not.
-    """
-    known = sorted(SEARCHABLE[algorithm])
-    for name, text in space.items():
-        if name not in known:
-            raise ValueError(
-                f"`space` must name arguments of {algorithm}, and none that decide what is "
-                f"measured or how long it is trained: {', '.join(known)}. Received: {name!r}."
-                f"{did_you_mean(name, known)}"
-            )
-        scale, values = _values(name, text)
-        near = ""
-        if name in _CHOICES:
-            others = [value for value in values if value not in _CHOICES[name]]
-            fits, expected = scale == "choices" and not others, ", ".join(_CHOICES[name])
-            near = did_you_mean(others[0], _CHOICES[name]) if others else ""
-        elif name in _RATES:
-            expected = "positive numbers"
-            fits = all(not isinstance(value, str) and value > 0 for value in values)
-        else:
-            expected = "integers of at least 1"
-            fits = all(isinstance(value, int) and value > 0 for value in values)
-        if not fits:
-            raise ValueError(f"`{name}` must be among {expected}. Received: {name}={text!r}.{near}")
-
-
 def _check_options(space: Mapping[str, str], trials: int, sampler: str, pruner: str) -> None:
     if not space:
         raise ValueError(
-            f"`space` must name at least one argument, with a range or choices ({_EXAMPLE}). "
+            f"`space` must name at least one argument, with a range or choices ({EXAMPLE}). "
             f"Received: space={space!r}"
         )
     for name, text in space.items():
-        _values(name, text)
+        values_of(name, text)
     check_count("trials", trials)
     for name, value, known in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
         if value not in known:
@@ -366,62 +360,12 @@ def _check_options(space: Mapping[str, str], trials: int, sampler: str, pruner: 
                 f"`{name}` must be one of {', '.join(known)}. Received: {name}={value!r}."
                 f"{did_you_mean(value, known)}"
             )
-
-
-def _values(name: str, text: Any) -> tuple[str, list[Any]]:
-    """Return `"choices"` and the choices, or `"linear"` or `"log"` and both ends of a range."""
-    error = f"`{name}` must be a range or choices: {_EXAMPLE}. Received: {name}={text!r}"
-    if not isinstance(text, str):
-        raise TypeError(error)
-    if ":" not in text:
-        choices = [_value(part) for part in text.split(",")]
-        if len(set(choices)) < max(2, len(choices)) or "" in choices:
-            raise ValueError(f"{error}; choices are two or more that differ")
-        return "choices", choices
-    low, high, *rest = (_value(part) for part in text.split(":"))
-    if isinstance(low, str) or isinstance(high, str) or rest not in ([], ["log"]):
-        raise ValueError(error)
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(f"{error}; a range has finite ends, the smaller one first")
-    if rest and low <= 0:
-        raise ValueError(f"{error}; a logarithmic range must begin above 0")
-    if not (isinstance(low, int) and isinstance(high, int)):
-        low, high = float(low), float(high)
-    return rest[0] if rest else "linear", [low, high]
-
-
-def _value(text: str) -> Any:
-    """Return an integer, a number or a word."""
-    text = text.strip()
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return text
-
-
-def _distributions(space: Mapping[str, str]) -> dict[str, Any]:
-    of = _optuna().distributions
-    found = {}
-    for name, text in space.items():
-        scale, values = _values(name, text)
-        if scale == "choices":
-            found[name] = of.CategoricalDistribution(values)
-        else:
-            kind = of.IntDistribution if isinstance(values[0], int) else of.FloatDistribution
-            found[name] = kind(*values, log=scale == "log")
-    return found
-
-
-def _sampler(name: str, seed: int, done: int) -> Any:
-    """Return a sampler for the trial that follows `done` finished ones."""
-    samplers = _optuna().samplers
-    kind = samplers.TPESampler if name == "tpe" else samplers.RandomSampler
-    return kind(seed=int(np.random.SeedSequence([seed, done]).generate_state(1)[0]))
+    check_sampler(sampler, distributions_of(space))
 
 
 def _report(trial: Any) -> keras.callbacks.Callback:
     """Return the callback that tells a trial's accuracies, and ends it where that is of use."""
-    pruned = _optuna().TrialPruned
+    pruned = optuna_module().TrialPruned
 
     class Report(keras.callbacks.Callback):
         def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -447,7 +391,7 @@ def _create(file: Path, facts: dict[str, Any]) -> None:
     _journal(file).unlink(missing_ok=True)  # of a file that is gone
     with replacing(file) as beside:
         beside.touch()
-        study = _optuna().create_study(storage=_storage(beside), direction="maximize")
+        study = optuna_module().create_study(storage=_storage(beside), direction="maximize")
         study.set_user_attr("search", facts)
 
 
@@ -459,7 +403,7 @@ def _load(file: Path) -> Any:
             (state,) = connection.execute("PRAGMA quick_check").fetchone()
         if state != "ok":
             raise sqlite3.DatabaseError(state)
-        study = _optuna().load_study(
+        study = optuna_module().load_study(
             study_name=None, storage=_storage(file, skip_table_creation=True)
         )
         _check_trials(study)
@@ -473,7 +417,7 @@ def _load(file: Path) -> Any:
 
 def _check_trials(study: Any) -> None:
     """Raise unless the trials are of the space of the search, which a stranger may have written."""
-    known = _distributions(study.user_attrs["search"]["space"])
+    known = distributions_of(study.user_attrs["search"]["space"])
     for trial in study.get_trials(deepcopy=False):
         for name, value in trial.params.items():
             of = known[name]
@@ -502,7 +446,7 @@ def _storage(file: Path, **options: Any) -> Any:
     # Connections are closed at once: what is finished is in the file. A path inside of a URL would
     # have to be quoted.
     engine = {"creator": lambda: _connect(file), "poolclass": NullPool}
-    return _optuna().storages.RDBStorage("sqlite://", engine, **options)
+    return optuna_module().storages.RDBStorage("sqlite://", engine, **options)
 
 
 def _connect(file: Path) -> sqlite3.Connection:
@@ -523,14 +467,6 @@ def _remove(run: Run) -> None:
     for path in (file, _journal(file), run.settings_file):
         path.unlink(missing_ok=True)
     run.clear()
-
-
-def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError as error:
-        raise ImportError("A search needs Optuna: pip install 'tfmeta[tune]'") from error
-    return optuna
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ ICLR 2020.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -63,7 +64,7 @@ class ProtoMAML(MAML):
     def __init__(
         self,
         encoder: keras.Model,
-        inner_learning_rate: Any = 0.01,
+        inner_learning_rate: float | Sequence[float] = 0.01,
         inner_steps: int = 1,
         first_order: bool = False,
         **kwargs: Any,

@@ -8,6 +8,16 @@ if importlib.util.find_spec("click") is None:
 # In the order in which `tfmeta --help` names them.
 from tfmeta.cli.group import main
 
-from tfmeta.cli import datasets, train, tune, evaluate, report, adapt, serve  # isort: skip
+from tfmeta.cli import datasets, learners, train, tune, evaluate, report, adapt, serve  # isort: skip
 
-__all__ = ["adapt", "datasets", "evaluate", "main", "report", "serve", "train", "tune"]
+__all__ = [
+    "adapt",
+    "datasets",
+    "evaluate",
+    "learners",
+    "main",
+    "report",
+    "serve",
+    "train",
+    "tune",
+]

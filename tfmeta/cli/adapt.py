@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from tfmeta.choices import FORMATS, SUFFIXES
+from tfmeta.cli.answers import WRITERS
 from tfmeta.cli.group import main
 from tfmeta.cli.loading import load_package
 from tfmeta.cli.settings import with_data_there
-from tfmeta.cli.types import FOLDER, SHARE, Name
+from tfmeta.cli.types import FOLDER, POSITIVE, SHARE, Name
 from tfmeta.runs import Run
 from tfmeta.saying import say
 
@@ -101,7 +102,6 @@ def adapt(
         support,
         images,
         ways=settings.ways if settings and settings.fixed_ways else None,
-        transductive=None if settings is None else settings.transductive,
         skip_unreadable=skip_unreadable,
         format=kind,
     )
@@ -134,11 +134,26 @@ def adapt(
 @main.command()
 @click.argument("adapted", type=FOLDER)
 @click.argument("images", type=FOLDER, nargs=-1, required=True, metavar="IMAGE_OR_FOLDER...")
-def predict(adapted: Path, images: tuple[Path, ...]) -> None:
+@click.option(
+    "--format",
+    "kind",
+    type=Name(list(WRITERS)),
+    default="text",
+    show_default=True,
+    help="Of what is printed: lines with tabs, an array of objects, or lines with commas.",
+)
+@click.option(
+    "--top",
+    type=POSITIVE,
+    metavar="K",
+    help="Name the K likeliest classes of each image, too, with their probabilities.",
+)
+def predict(adapted: Path, images: tuple[Path, ...], kind: str, top: int | None) -> None:
     """Classify images with a model that `tfmeta adapt` wrote.
 
-    Prints file, class and probability, separated by tabs; where it was adapted to say so, the class
-    is 'unknown', and the probability that of the likeliest class.
+    Prints file, class and probability; where it was adapted to say so, the class is 'unknown', and
+    the probability that of the likeliest class. With --top the likeliest classes follow, whether
+    the answer is one of them or 'unknown'.
     """
     load_package()
     from tfmeta.classifier import Classifier
@@ -146,8 +161,9 @@ def predict(adapted: Path, images: tuple[Path, ...]) -> None:
     classifier = Classifier.load(adapted)
     files = [file for path in images for file in (image_files(path) if path.is_dir() else [path])]
     say(f"Classifying {len(files)} image(s) …")
-    for file, (name, probability) in zip(files, classifier.classify(files), strict=True):
-        click.echo(f"{file}\t{name}\t{probability:.3f}")
+    answers = classifier.rank(files, top)
+    for line in WRITERS[kind](files, answers, top is not None):
+        click.echo(line)
     warn_if_transductive(classifier)
 
 
@@ -178,7 +194,7 @@ def warn_if_transductive(classifier: Classifier) -> None:
     """Say on standard error that predictions depend on each other, where they do."""
     if classifier.transductive:
         click.echo(
-            "Note: batch norm is transductive, so a prediction depends on the images classified "
-            "together with it. To avoid this, train with --batch-norm support.",
+            "Note: a prediction depends on the images classified together with it. Where batch "
+            "norm is why, as with MAML, train with --batch-norm support to avoid this.",
             err=True,
         )

@@ -17,7 +17,11 @@ from tfmeta.saying import say
 
 @main.command()
 @click.argument("run_path", metavar="RUN", type=FOLDER)
-@click.option("--ways", type=POSITIVE, help="[default: 5 for prototypical, else as in training]")
+@click.option(
+    "--ways",
+    type=POSITIVE,
+    help="[default: 5 for learners of any number of classes, else as in training]",
+)
 @click.option("--shots", type=POSITIVE, help="[default: as in training]")
 @click.option("--queries", type=POSITIVE, help="[default: as in training]")
 @click.option("--episodes", type=POSITIVE, default=600, show_default=True)
@@ -50,12 +54,12 @@ def evaluate(
     from tfmeta import training
     from tfmeta.evaluation import evaluate as evaluate_learner
 
-    have_tasks_at_once(settings)
+    have_tasks_at_once(settings.algorithm)
     learner = run.learner()
     say("Reading the data …")
     part = training.load_data(settings)[SPLITS.index(split)]
     sampler = training.evaluation_sampler(settings, part, **episode)
-    norm = settings.batch_norm if settings.fixed_ways else "running statistics"
+    norm = getattr(learner, "batch_norm", "running statistics")
     click.echo(f"{part.description}, {part.num_classes} classes")
     click.echo(f"{settings.algorithm}, batch norm: {norm}")
     say(f"Scoring {episodes} episodes …")

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tfmeta.choices import FILTERS
-from tfmeta.runs import DEFAULTS, INNER_RATE, SPLITS, Run, Settings
+from tfmeta.class_lists import ClassLists, files_of
+from tfmeta.cli.learner_options import learner_values
+from tfmeta.cli.loading import load_package
+from tfmeta.digests import sha256
+from tfmeta.learner_table import LEARNERS
+from tfmeta.runs import INNER_RATE, SPLITS, Run, Settings
 from tfmeta.saying import say
 
 if TYPE_CHECKING:
@@ -58,12 +63,48 @@ def with_data_there(settings: Settings, data_dir: Path | None) -> Settings:
     return settings
 
 
-def loaded(settings: Settings, any_ways: bool) -> tuple[Settings, tuple[ClassDataset, ...]]:
+def class_lists(values: dict[str, Any]) -> ClassLists | None:
+    """Take the lists of classes out of the options of a command, and return them, if it has any.
+
+    Args:
+        values: The options by name; those of the lists are left out then.
+
+    Raises:
+        click.UsageError: If the data are no folder of images, or a list is missing.
+    """
+    folder: Path | None = values.pop("splits")
+    files = {part: values.pop(f"{part}_classes") for part in SPLITS}
+    given = {part: file for part, file in files.items() if file is not None}
+    if folder is None and not given:
+        return None
+    options = ", ".join(f"--{part}-classes" for part in SPLITS)
+    if not os.path.isabs(values["data"]):
+        raise click.UsageError(
+            f"--splits, {options} are for a folder of images, not for {values['data']!r}, whose "
+            "classes have parts of their own."
+        )
+    if folder is not None and given:
+        raise click.UsageError(f"--splits has all of {options}: choose one.")
+    if folder is None and len(given) < len(files):
+        raise click.UsageError(f"{options} go together: say all of them.")
+    return ClassLists(files_of(folder) if folder is not None else given)
+
+
+def loaded(
+    settings: Settings, any_ways: bool, lists: ClassLists | None = None
+) -> tuple[Settings, tuple[ClassDataset, ...]]:
     """Load the data and say what they are; have no more ways than classes, where none were said."""
     from tfmeta import training
 
     say("Reading the data …")
-    parts = training.load_data(settings)
+    parts = training.load_data(settings, lists, click.echo)
+    for name, part in zip(SPLITS, parts, strict=True):
+        before = settings.classes and settings.classes[name]
+        if lists is not None and before and before != [*part.class_names]:
+            raise ValueError(
+                f"The {name} classes must be the {len(before)} that '{settings.data}' had when "
+                f"this was started. Received: a list of {part.num_classes} others"
+            )
     if any_ways:
         ways = min(settings.ways, parts[0].num_classes)
         settings = dataclasses.replace(settings, ways=ways)
@@ -73,11 +114,11 @@ def loaded(settings: Settings, any_ways: bool) -> tuple[Settings, tuple[ClassDat
     return settings, parts
 
 
-def have_tasks_at_once(settings: Settings) -> None:
+def have_tasks_at_once(algorithm: str) -> None:
     """Leave the cores to chunks of tasks, where there are such, in place of single operations."""
     import tensorflow as tf
 
-    if settings.algorithm != "prototypical":
+    if LEARNERS[algorithm].inner_loop:
         # Where TensorFlow has begun already it stays with what it has.
         with contextlib.suppress(RuntimeError):
             tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -99,6 +140,8 @@ def settings_from(
     skip_unreadable: bool,
     network: str,
     filters: int | None,
+    freeze: bool | None,
+    given: tuple[tuple[str, str], ...],
     **values: Any,
 ) -> Settings:
     """Make settings of the options, with the algorithm's defaults where nothing was said."""
@@ -118,10 +161,49 @@ def settings_from(
         raise click.UsageError(f"--preset is for omniglot, not for {data!r}.")
     if values["downsample"] != "pool" and network != "conv4":
         raise click.UsageError(f"--downsample is for conv4, not for {network!r}.")
-    values |= {"network": network, "filters": filters or filters_of(network)}
+    of_file = os.path.isabs(network)
+    if of_file and filters:
+        raise click.UsageError(f"--filters is for a network made here, not for '{network}'.")
+    if values["min_per_class"] > 1 and not is_folder:
+        raise click.UsageError(f"--min-per-class is for a folder of images, not for {data!r}.")
+    values |= {
+        "network": network,
+        "filters": None if of_file else filters or filters_of(network),
+        "network_sha256": sha256(Path(network)) if of_file else None,
+    }
     data_options = {option: value for option, value in chosen.items() if value}
     if "image_size" in data_options:
         data_options["size"] = data_options.pop("image_size")
-    defaults = {**DEFAULTS[values["algorithm"]], "inner_learning_rate": INNER_RATE}
+    if of_file and is_folder:
+        load_package()
+        from tfmeta import networks
+
+        have_tasks_at_once(values["algorithm"])  # before TensorFlow does anything
+        height, width, channels = networks.image_shape(networks.read(network), network)
+        if height == width:
+            data_options.setdefault("size", height)
+        if channels == 1:
+            data_options["grayscale"] = True
+    algorithm = values["algorithm"]
+    values |= learner_values(algorithm, values, given)
+    defaults = {**LEARNERS[algorithm].defaults, "inner_learning_rate": INNER_RATE}
     values |= {name: value for name, value in defaults.items() if values[name] is None}
-    return Settings(data=data, data_options=data_options, **values)
+    settings = Settings(data=data, data_options=data_options, **values)
+    return dataclasses.replace(settings, freeze=frozen(settings, freeze))
+
+
+def frozen(settings: Settings, asked: bool | None) -> bool:
+    """Return whether the network stays as it is: of SimpleShot, where it was trained before.
+
+    Raises:
+        click.UsageError: If it is asked for of a network that was not trained.
+    """
+    if asked and not settings.trained_before:
+        raise click.UsageError(
+            "--freeze is for a network that was trained before: --pretrain-epochs trains it, and "
+            "--network takes the file of one."
+        )
+    if asked is None and settings.algorithm == "simple-shot" and settings.trained_before:
+        click.echo("The network stays as it was trained; with --no-freeze it is trained further.")
+        return True
+    return bool(asked)

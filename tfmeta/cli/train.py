@@ -13,26 +13,23 @@ import click
 
 from tfmeta.choices import BATCH_NORM_MODES, DISTANCES, FILTERS, OMNIGLOT_PRESETS
 from tfmeta.cli.group import main
+from tfmeta.cli.learner_options import inner_steps_in_words, looks_for_rate
 from tfmeta.cli.loading import load_package
 from tfmeta.cli.settings import (
+    class_lists,
     filters_of,
     have_tasks_at_once,
     loaded,
     run_outside_images,
     settings_from,
 )
-from tfmeta.cli.types import FOLDER, POSITIVE, Data, Name, Rate
-from tfmeta.runs import DEFAULTS, INNER_RATE, Run, Settings, check_pretraining
+from tfmeta.cli.types import FOLDER, POSITIVE, Data, Given, Name, Network, Rate
+from tfmeta.learner_table import LEARNERS, by_family
+from tfmeta.runs import INNER_RATE, Run, Settings, check_pretraining
 from tfmeta.workers import start_workers
 
 if TYPE_CHECKING:
     from tfmeta.data import ClassDataset
-
-
-def by_algorithm(option: str) -> str:
-    """Say an option's default for each algorithm, from the one table that holds them."""
-    values = [(value[option], name) for name, value in DEFAULTS.items()]
-    return "; ".join(f"{value} for {name}" for value, name in values)
 
 
 def filters_by_network() -> str:
@@ -43,7 +40,21 @@ def filters_by_network() -> str:
 @main.command()
 @click.argument("data", type=Data())
 @click.option(
-    "-a", "--algorithm", type=Name(list(DEFAULTS)), default="prototypical", show_default=True
+    "-a",
+    "--algorithm",
+    type=Name(list(LEARNERS)),
+    metavar="LEARNER",
+    default="prototypical",
+    show_default=True,
+    help="Any that `tfmeta learners` lists.",
+)
+@click.option(
+    "--set",
+    "given",
+    type=Given("NAME=VALUE, as in temperature=10"),
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="An argument of the learner, as `tfmeta learners LEARNER` lists them; once for each.",
 )
 @click.option(
     "-o",
@@ -61,7 +72,7 @@ def filters_by_network() -> str:
 @click.option(
     "--ways",
     type=POSITIVE,
-    help=f"Classes of a task.  [default: {by_algorithm('ways')}, or all there are]",
+    help=f"Classes of a task.  [default: {by_family('ways')}; or all there are]",
 )
 @click.option(
     "--shots", type=POSITIVE, default=1, show_default=True, help="Examples of a class to adapt to."
@@ -85,15 +96,30 @@ def filters_by_network() -> str:
 @click.option("--grayscale", is_flag=True, help="Read the images of a folder without colour.")
 @click.option("--invert", is_flag=True, help="Make dark ink on paper bright; for folders.")
 @click.option("--skip-unreadable", is_flag=True, help="Leave out damaged files of a folder.")
+@click.option(
+    "--min-per-class",
+    type=POSITIVE,
+    default=1,
+    show_default=True,
+    metavar="IMAGES",
+    help="Leave out classes of a folder that have fewer.",
+)
+@click.option(
+    "--splits",
+    type=FOLDER,
+    help="Folder with train.txt, validation.txt and test.txt: the classes of each part, one a "
+    "line.  [default: 60, 20 and 20 % of the classes, at random]",
+)
+@click.option("--train-classes", type=FOLDER, metavar="FILE", help="Such a list by itself;")
+@click.option("--validation-classes", type=FOLDER, metavar="FILE", help="and another one;")
+@click.option("--test-classes", type=FOLDER, metavar="FILE", help="and the third.")
 # Training
 @click.option(
     "--meta-batch-size",
     type=POSITIVE,
-    help=f"Tasks of a step.  [default: {by_algorithm('meta_batch_size')}]",
+    help=f"Tasks of a step.  [default: {by_family('meta_batch_size')}]",
 )
-@click.option(
-    "--steps", type=POSITIVE, help=f"Steps of an epoch.  [default: {by_algorithm('steps')}]"
-)
+@click.option("--steps", type=POSITIVE, help=f"Steps of an epoch.  [default: {by_family('steps')}]")
 @click.option("--epochs", type=POSITIVE, default=20, show_default=True)
 @click.option("--learning-rate", type=Rate(), default=1e-3, show_default=True, help="Adam's.")
 @click.option(
@@ -125,13 +151,31 @@ def filters_by_network() -> str:
     help="Processes that train together on this machine, for trying it out.",
 )
 # Network and learner
-@click.option("--network", type=Name(list(FILTERS)), default="conv4", show_default=True)
+@click.option(
+    "--network",
+    type=Network(),
+    default="conv4",
+    show_default=True,
+    help=f"{', '.join(FILTERS)}; or a file .keras of an encoder that was trained elsewhere, or of "
+    "a run's model.",
+)
 @click.option(
     "--pretrain-epochs",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
     help="First train the network that many epochs as a classifier of all training classes.",
+)
+@click.option(
+    "--freeze/--no-freeze",
+    default=None,
+    help="Whether a network that was trained before stays as it is, and only what the learner has "
+    "of its own is trained.  [default: of simple-shot]",
+)
+@click.option(
+    "--batch-norm-momentum",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Of the network: how slowly running statistics follow.  [default: 0.9; of a file its own]",
 )
 @click.option(
     "--downsample",
@@ -148,28 +192,30 @@ def filters_by_network() -> str:
 @click.option(
     "--distance",
     type=Name(DISTANCES),
-    default=DISTANCES[0],
-    show_default=True,
-    help="Of prototypical; cosine has a learnt temperature.",
+    help="Of prototypical, feat and soft-k-means; cosine has a learnt temperature.  "
+    f"[default: {DISTANCES[0]}]",
 )
 @click.option(
     "--inner-learning-rate",
     type=Rate(),
-    help="Of MAML.  [default: what suits the untrained network, found on 32 training episodes; "
-    f"{INNER_RATE} in a search]",
+    help="Of an inner loop.  [default: what suits the untrained network, found on 32 training "
+    f"episodes; {INNER_RATE} in a search]",
 )
-@click.option("--inner-steps", type=POSITIVE, default=1, show_default=True, help="Of MAML.")
+@click.option(
+    "--inner-steps",
+    type=POSITIVE,
+    help=f"Of an inner loop.  [default: {inner_steps_in_words()}]",
+)
 @click.option(
     "--evaluation-steps",
     type=POSITIVE,
-    help="Of MAML: inner steps in evaluation.  [default: as --inner-steps]",
+    help="Of an inner loop: steps in evaluation.  [default: as --inner-steps]",
 )
 @click.option(
     "--batch-norm",
     type=Name(BATCH_NORM_MODES),
-    default=BATCH_NORM_MODES[0],
-    show_default=True,
-    help="Of MAML: whose statistics normalise the queries.",
+    help="Of an inner loop: whose statistics normalise the queries.  "
+    f"[default: {BATCH_NORM_MODES[0]}; running for fine-tune]",
 )
 def train(
     run_path: Path | None,
@@ -183,7 +229,8 @@ def train(
 
     With --pretrain-epochs the network is trained first, as an ordinary classifier of all classes
     for training, with flips of images in colour and crops; the learner begins with the weights that
-    tell the classes of validation episodes apart best.
+    tell the classes of validation episodes apart best. A learner that has nothing to learn of
+    episodes, as k-nearest-neighbors, then is that network with it.
 
     RUN gets the model after each epoch, the settings, the history and a learning curve; and states,
     from which the same command with --resume goes on as if it had never been interrupted. Ctrl-C
@@ -195,12 +242,14 @@ def train(
     """
     if resume and overwrite:
         raise click.UsageError("--resume continues a run and --overwrite replaces it: choose one.")
+    lists = class_lists(values)
     settings = settings_from(**values)
     run = run_outside_images(run_path, settings)
     # The default for a learner that takes any number depends on the data.
     any_ways = values["ways"] is None and not settings.fixed_ways
     # An untrained network tells which rate suits it.
-    any_rate = values["inner_learning_rate"] is None and settings.fixed_ways
+    given_rate = values["inner_learning_rate"] or dict(values["given"]).get("inner_learning_rate")
+    any_rate = looks_for_rate(settings, given_rate)
     if resume:
         run.check_begun()
         if any_rate:
@@ -221,14 +270,14 @@ def train(
     from tfmeta import training
     from tfmeta.distribution import strategy_of_environment, workers_of
 
-    have_tasks_at_once(settings)
+    have_tasks_at_once(settings.algorithm)
     strategy = strategy_of_environment()
     # Of several workers only the first one writes.
     first = workers_of(strategy)[0] == 0
     with run.alone() if first else contextlib.nullcontext():
         if not resume:
             run.check_free(overwrite)  # for another may have been there just now
-        settings, parts = loaded(settings, any_ways)
+        settings, parts = loaded(settings, any_ways, lists)
         if not settings.images:  # which a run that is resumed has
             settings = training.settled(settings, parts)
         if any_rate and not resume:

@@ -11,9 +11,15 @@ import click
 from tfmeta.choices import PRUNERS, SAMPLERS
 from tfmeta.cli.group import main
 from tfmeta.cli.loading import load_package
-from tfmeta.cli.settings import have_tasks_at_once, loaded, run_outside_images, settings_from
+from tfmeta.cli.settings import (
+    class_lists,
+    have_tasks_at_once,
+    loaded,
+    run_outside_images,
+    settings_from,
+)
 from tfmeta.cli.train import train
-from tfmeta.cli.types import POSITIVE, Name, Searched
+from tfmeta.cli.types import POSITIVE, Given, Name
 
 # Of what `train` takes; all else can be set, but for what is searched.
 _LEFT_OUT = ("resume", "save_every", "workers", "pretrain_epochs")
@@ -23,7 +29,7 @@ _LEFT_OUT = ("resume", "save_every", "workers", "pretrain_epochs")
 @click.option(
     "--search",
     "searched",
-    type=Searched(),
+    type=Given("NAME=VALUES, as in filters=16,32,64"),
     multiple=True,
     metavar="NAME=VALUES",
     help="An option to search, and LOW:HIGH, LOW:HIGH:log or A,B,C; once for each.",
@@ -75,12 +81,19 @@ def tune(
             raise click.UsageError(f"--search {name} is given twice.")
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(f"{option} is searched: leave it out, or --search {name}.")
+    lists = class_lists(values)
     settings = settings_from(**values)
     run = run_outside_images(run_path, settings)
     load_package()
     from tfmeta import training, tuning
+    from tfmeta.search_space import check_space
 
-    tuning.check_space(space, settings.algorithm)
+    check_space(space, settings.algorithm)
+    for name in space:
+        if name in settings.arguments:
+            raise click.UsageError(f"--set {name} is searched: leave it out.")
+    if "filters" in space and settings.filters is None:
+        raise click.UsageError("--search filters is for a network made here, not for a file.")
     if "downsample" in space and settings.network != "conv4":
         raise click.UsageError(f"--search downsample is for conv4, not for {settings.network!r}.")
     any_ways = values["ways"] is None and not settings.fixed_ways
@@ -92,8 +105,8 @@ def tune(
             settings = dataclasses.replace(settings, **kept)
         else:
             tuning.check_free(run, overwrite)
-        have_tasks_at_once(settings)
-        settings, parts = loaded(settings, any_ways)
+        have_tasks_at_once(settings.algorithm)
+        settings, parts = loaded(settings, any_ways, lists)
         if not resume:
             settings = training.settled(settings, parts)
         try:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from tfmeta.choices import BENCHMARKS, did_you_mean
+from tfmeta.choices import BENCHMARKS, FILTERS, did_you_mean
 
 POSITIVE = click.IntRange(min=1)
 SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
@@ -41,6 +41,25 @@ class Rate(click.ParamType[float]):
         return rate
 
 
+class Network(click.ParamType[str]):
+    """The name of a backbone, or the file of an encoder that Keras saved."""
+
+    name = "network"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the value; a file comes back as an absolute path."""
+        if value in FILTERS:
+            return str(value)
+        if not str(value).endswith(".keras"):
+            known = ", ".join(FILTERS)
+            self.fail(
+                f"{value!r} is none of {known}, nor a file .keras.{did_you_mean(value, FILTERS)}"
+            )
+        if not Path(value).is_file():
+            self.fail(f"There is no file {value!r}.")
+        return str(Path(value).resolve())
+
+
 class Data(click.ParamType[str]):
     """The name of a data set, or a folder of images."""
 
@@ -61,10 +80,13 @@ class Data(click.ParamType[str]):
         return str(value) if value in BENCHMARKS else str(Path(value).resolve())
 
 
-class Searched(click.ParamType[tuple[str, str]]):
-    """An argument to search, and its values."""
+class Given(click.ParamType[tuple[str, str]]):
+    """An argument by name, and a text: its value, or the values to search."""
 
-    name = "name=values"
+    name = "name=value"
+
+    def __init__(self, form: str) -> None:
+        self.form = form
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -72,5 +94,5 @@ class Searched(click.ParamType[tuple[str, str]]):
         """Split at the sign of equality; the name may be written as the option is."""
         name, sign, text = str(value).partition("=")
         if not sign:
-            self.fail(f"{value!r} is not of the form NAME=VALUES, as in filters=16,32,64.")
+            self.fail(f"{value!r} is not of the form {self.form}.")
         return name.strip().lstrip("-").replace("-", "_"), text
