@@ -3,8 +3,7 @@
 Accuracy says how often a classifier is right. A program that acts on its answers also wants to know
 how likely this very answer is right, and whether the question had an answer at all. We train MAML
 and Bayesian MAML, which adapts five networks in the place of one, on the same letters for the same
-number of steps, and ask both. Takes about CALIBRATED on two
-cores.
+number of steps, and ask both. Takes about two minutes on two cores.
 """
 
 import os
@@ -16,7 +15,7 @@ import keras
 import tfmeta
 from tfmeta import plots
 
-print("Takes about CALIBRATED on two cores.", flush=True)
+print("Takes about two minutes on two cores.", flush=True)
 WAYS = 5
 train, validation, test = tfmeta.data.load("glyphs")
 sampler = tfmeta.data.EpisodeSampler(train, WAYS, shots=1, queries=5, seed=0)

@@ -3,7 +3,7 @@
 The package brings a data set that needs no download: the letters of the fonts that matplotlib
 ships. We train a Prototypical Network on some of the letters, and test it on letters that it has
 never seen: shown one drawing of each of five new letters, it has to say which of them another
-drawing shows. Takes about DEMO on two cores; run it with `make demo`, or
+drawing shows. Takes about two minutes on two cores; run it with `make demo`, or
 `python examples/demo.py`.
 """
 
@@ -16,7 +16,7 @@ import keras
 import tfmeta
 from tfmeta import plots
 
-print("Takes about DEMO on two cores.", flush=True)
+print("Takes about two minutes on two cores.", flush=True)
 keras.utils.set_random_seed(0)
 
 # ## Data

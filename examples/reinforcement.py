@@ -198,9 +198,9 @@ def advantages(positions, rewards, real, discount=0.99):
     after = 0
     for t in reversed(range(rewards.shape[2])):
         followed[:, :, t] = after = rewards[:, :, t] + discount * after
-    time_left = np.broadcast_to(np.arange(rewards.shape[2]) / 100, rewards.shape)[..., None]
-    known = [positions, positions**2, time_left, time_left**2, time_left**3]
-    features = np.concatenate([*known, np.ones_like(time_left)], axis=3) * real[..., None]
+    elapsed = np.broadcast_to(np.arange(rewards.shape[2]) / 100, rewards.shape)[..., None]
+    known = [positions, positions**2, elapsed, elapsed**2, elapsed**3]
+    features = np.concatenate([*known, np.ones_like(elapsed)], axis=3) * real[..., None]
     x, y, real = (z.reshape(len(z), -1, *z.shape[3:]) for z in (features, followed * real, real))
     square = np.einsum("tni,tnj->tij", x, x) + 1e-5 * np.eye(x.shape[2])
     weights = np.linalg.solve(square, np.einsum("tni,tn->ti", x, y)[..., None])

@@ -2,8 +2,8 @@
 
 We train a Prototypical Network on letters and export it. `server.py`, beside this file, serves the
 export over HTTP; it imports TensorFlow and not this package. Here it is started on a free port of
-this machine, asked by two clients with letters of their own, and stopped. Takes about SERVE on two
-cores; run it with `python examples/serve.py`, after `pip install '.[serve]'`.
+this machine, asked by two clients with letters of their own, and stopped. Takes about half a
+minute on two cores; run it with `python examples/serve.py`, after `pip install '.[serve]'`.
 """
 
 import os
@@ -25,7 +25,7 @@ import numpy as np
 import tfmeta
 from tfmeta.export import Preprocessing
 
-print("Takes about SERVE on two cores.", flush=True)
+print("Takes about half a minute on two cores.", flush=True)
 keras.utils.set_random_seed(0)
 
 # ## Train and export

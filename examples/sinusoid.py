@@ -3,7 +3,7 @@
 A task is one sine wave of unknown amplitude and phase, and the support set is a few points of it.
 An ordinary network could only learn the mean of all waves, which is nearly flat; MAML finds
 weights from which one gradient step bends the network into the wave that the points come from.
-Finn, Abbeel and Levine (2017) introduced the problem. Takes about SINUSOID on two cores.
+Finn, Abbeel and Levine (2017) introduced the problem. Takes about two minutes on two cores.
 """
 
 import os
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 import tfmeta
 
-print("Takes about SINUSOID on two cores.", flush=True)
+print("Takes about two minutes on two cores.", flush=True)
 keras.utils.set_random_seed(0)
 
 # ## Tasks

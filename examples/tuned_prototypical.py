@@ -4,7 +4,7 @@ A Prototypical Network has a few numbers that nobody knows beforehand: the learn
 letters a training task should have, how wide the network should be. We try twelve settings for some
 seconds each, let a search choose the later ones by what it saw of the earlier ones, and train with
 the best for longer. Then we ask whether the learner's probabilities mean what they say, for letters
-that it has never seen. Takes about TUNED on two cores; needs `pip install 'tfmeta[tune]'`.
+that it has never seen. Takes about a minute on two cores; needs `pip install 'tfmeta[tune]'`.
 """
 
 import os
@@ -18,7 +18,7 @@ import keras
 import tfmeta
 from tfmeta import plots, tuning
 
-print("Takes about TUNED on two cores.", flush=True)
+print("Takes about a minute on two cores.", flush=True)
 train, validation, test = tfmeta.data.load("glyphs")
 
 

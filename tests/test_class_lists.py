@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.test_cli import ANY_WAYS, refused, write_images
 from tests.test_cli import tfmeta as command
+from tests.test_cli_learners import SETTINGS
 from tfmeta.class_lists import ClassLists, files_of
-from tfmeta.runs import SPLITS, Run
+from tfmeta.runs import SPLITS, Run, Settings
+from tfmeta.training import load_data
 
 LISTS = {"train": ["class4", "class1", "class6"], "validation": ["class0", "class2"]}
 LISTS |= {"test": ["class3", "class5"]}
@@ -50,24 +54,29 @@ def test_lists_decide_and_go_on(photos: Path, tmp_path: Path) -> None:
 
 
 def test_classes_of_few_images_are_left_out(photos: Path, tmp_path: Path) -> None:
-    shared = ("train", photos, *ANY_WAYS, "--epochs", 1)
-    few = ("--min-per-class", 3, "-o", tmp_path / "run")
-    # Without it, they are too few for an episode.
-    assert "must have at least" in refused(*shared, "-o", tmp_path / "other")
+    values = json.loads(SETTINGS) | {"data": str(photos), "min_per_class": 3}
+    settings, said = Settings(**values), []
+    parts = load_data(settings, tell=said.append)
+    assert sorted(name for part in parts for name in part.class_names) == [
+        f"class{c}" for c in range(9) if c != 7
+    ]
+    assert said == ["Left out 1 class of fewer than 3 images: class7 (2)"]
+    assert all(np.diff(part.class_offsets).min() >= 3 for part in parts)
+    said.clear()
     folder = write(tmp_path / "splits", train=["class7", "class1", "class4"])
-    said = command(*shared, *few, "--splits", folder).output
-    assert "Left out 1 class of fewer than 3 images: class7 (2)" in said
-    classes = Run(tmp_path / "run").settings().classes
-    assert classes == {**LISTS, "train": ["class1", "class4"]}
-    said = command(*shared, *few, "--overwrite").output
-    assert "Left out 1 class of fewer than 3 images: class7 (2)" in said
-    shared_out = Run(tmp_path / "run").settings().classes
-    assert shared_out is not None
-    names = sorted(name for part in shared_out.values() for name in part)
-    assert names == [f"class{c}" for c in range(9) if c != 7]
-    said = refused(*shared, "--min-per-class", 9, "-o", tmp_path / "none")
-    assert "`min_per_class` must leave a class" in said
-    assert not (tmp_path / "none").exists()
+    parts = load_data(settings, ClassLists(files_of(folder)), said.append)
+    assert {split: [*part.class_names] for split, part in zip(SPLITS, parts, strict=True)} == {
+        **LISTS,
+        "train": ["class1", "class4"],
+    }
+    assert said == [
+        "Left out 2 classes in no list: class6, class8",
+        "Left out 1 class of fewer than 3 images: class7 (2)",
+    ]
+    message = "`min_per_class` must leave a class for training. Received: min_per_class=9 for"
+    shared = ("train", photos, *ANY_WAYS, "-o", tmp_path / "run")
+    assert message in refused(*shared, "--min-per-class", 9)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -698,7 +698,7 @@ def test_what_is_wrong_with_files_to_adapt_to_and_to_classify(
 def test_errors_of_the_machine_are_one_line_too(
     error: Exception, text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def fail(_: object) -> None:
+    def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(training, "load_data", fail)

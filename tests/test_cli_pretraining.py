@@ -81,14 +81,15 @@ def test_the_learner_begins_where_the_pretraining_ended(whole, tmp_path):
     parts = training.load_data(run.settings())
     for algorithm, outputs in (("prototypical", 0), ("maml++", 2)):
         settings = dataclasses.replace(run.settings(), algorithm=algorithm)
-        network = training.pretrained(settings, run, parts, verbose=False)
-        fresh = training.new_network(settings, parts[0].example_shape)
+        begun = training.pretrained(settings, run, parts, verbose=False)
+        network = begun.whole
+        fresh = training.new_network(settings, parts[0].example_shape).whole
         same = [np.array_equal(a, b) for a, b in zip(network.weights, fresh.weights, strict=True)]
         # A head of the learner's own is as it would be; the rest is the same for all of them.
         encoder = network.weights[: len(same) - outputs]
         assert same[len(encoder) :] == [True] * outputs
         assert not any(x for w, x in zip(encoder, same, strict=False) if len(w.shape) == 4)
-        learner = training.new_learner(settings, parts[0].example_shape, network)
+        learner = training.new_learner(settings, parts[0].example_shape, begun)
         kernels = {w.numpy().tobytes() for w in encoder if len(w.shape) == 4}
         assert kernels <= {w.numpy().tobytes() for w in learner.model.weights}
 
@@ -105,7 +106,7 @@ def test_networks_of_the_command_are_the_backbones(whole):
     settings = Run(whole).settings()
     for name in BACKBONES:
         chosen = dataclasses.replace(settings, network=name, filters=2, algorithm="maml")
-        model = training.new_network(chosen, (16, 16, 3))
+        model = training.new_network(chosen, (16, 16, 3)).whole
         assert (model.name, model.output_shape) == (name, (None, settings.ways))
         assert f"{filters_of(name)} for {name}" in " ".join(
             tfmeta("train", "--help").output.split()

@@ -226,7 +226,8 @@ def test_validation_that_cannot_be_shared_out() -> None:
         **dict.fromkeys(("shots", "queries", "epochs", "filters", "inner_steps"), 1),
         **dict.fromkeys(("learning_rate", "inner_learning_rate"), 0.1),
         **dict.fromkeys(("learning_rate_halving", "evaluation_steps")),
-        **{"batch_norm": "transductive", "downsample": "pool", "distance": "cosine"},
+        **{"batch_norm": "transductive", "downsample": "pool", "distance": None},
+        **{"freeze": None, "given": (), "min_per_class": 1},
         validation_episodes=6,
         seed=0,
     )

@@ -52,7 +52,7 @@ SMALL = {
     "tune": "--trials 1 --epochs 1 --steps 1 --meta-batch-size 1 --ways 3 --queries 1 --filters 4 "
     "--validation-episodes 2 --downsample stride",
     "evaluate": "--episodes 2",
-    "report": "--episodes 2",
+    "report": "--episodes 2 --ways 3",
     "adapt": "",
     "predict": "",
     "datasets": "",

@@ -287,7 +287,8 @@ DEEP = b'{"classes": ' + b"[" * 100 + b"]" * 100 + b"}"
         (DEEP, 400, "nested at most 64 deep"),
         (b"[" * 10**5, 400, "nested at most 64 deep"),
         ([1], 400, "an object of JSON. Received: [1]"),
-        ({}, 400, "an object of support_x, support_y. Received: []"),
+        ({}, 400, "an object of classes. Received: []"),
+        ({"support_x": X}, 400, "an object of support_x, support_y. Received: ['support_x']"),
         ({**two(), "more": 1}, 400, "an object of classes. Received: ['classes', 'more']"),
         ({"classes": {}}, 422, "`classes` must be a list of at least one. Received: {}"),
         ({"classes": []}, 422, "`classes` must be a list of at least one"),
@@ -316,6 +317,7 @@ DEEP = b'{"classes": ' + b"[" * 100 + b"]" * 100 + b"}"
         (of(file_of(np.zeros((40, 40)), "JPEG")[:300]), 422, "is not a readable image"),
         (of(png(12, 12)), 422, "is not a readable image"),
         (of(BOMB), 413, "at most 1000000 pixels. Received: 1100x1000"),
+        (of(png(10_000, 9_999)), 413, "at most 1000000 pixels"),
         (of(png(60_000, 60_000)), 413, "at most 1000000 pixels"),
         (b'{"support_x": [NaN], "support_y": [0]}', 422, "finite numbers that float32 has"),
         (b'{"support_x": [Infinity], "support_y": [0]}', 422, "finite numbers that float32 has"),
@@ -673,6 +675,9 @@ def test_the_command_refuses_in_words(tmp_path: Path, monkeypatch: pytest.Monkey
     words = refused(tmp_path / "model.keras", *rates[:2])
     assert "need the validation classes of a run" in words
     assert "is no run folder: it has no settings.json" in refused(tmp_path, "--port", 0)
+    (tmp_path / "classifier.json").write_text("{}")
+    assert "is an adapted model, whose classes are known" in refused(tmp_path, "--port", 0)
+    (tmp_path / "classifier.json").unlink()
     assert "must be a model that Keras saved" in refused(tmp_path / "model.keras", "--port", 0)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

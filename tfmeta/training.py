@@ -37,7 +37,7 @@ _SMALLEST_FOLDER = 9
 def load_data(
     settings: Settings,
     lists: ClassLists | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> tuple[ClassDataset, ...]:
     """Return the training, validation and test classes.
 
@@ -45,7 +45,7 @@ def load_data(
         settings: The settings of the run.
         lists: The classes of each part of a folder, where somebody has written them down; without,
             they are those of the settings, or shared out at random.
-        say: Is told which classes of a folder are left out.
+        tell: Is told which classes of a folder are left out.
 
     Raises:
         ValueError: If the lists name a class twice, or one that the folder has not, or no class of
@@ -57,12 +57,12 @@ def load_data(
     if lists is not None:
         chosen = lists.checked(images.class_names)
         if others := sorted({*images.class_names}.difference(*chosen.values())):
-            say(f"Left out {_classes(others)} in no list: {', '.join(others)}")
-        enough = {*large_enough(images, settings.min_per_class, say)}
+            tell(f"Left out {_classes(others)} in no list: {', '.join(others)}")
+        enough = {*large_enough(images, settings.min_per_class, tell)}
         kept = {part: [name for name in chosen[part] if name in enough] for part in SPLITS}
         parts = tuple(_selected(images, kept[part], part, settings) for part in SPLITS)
     elif settings.classes is None:
-        enough_of = large_enough(images, settings.min_per_class, say)
+        enough_of = large_enough(images, settings.min_per_class, tell)
         images = _selected(images, enough_of, "training", settings)
         parts = images.split(*FRACTIONS, seed=settings.seed)
     else:
@@ -72,13 +72,13 @@ def load_data(
     return parts
 
 
-def large_enough(images: ClassDataset, least: int, say: Callable[[str], None]) -> list[str]:
-    """Return the names of the classes with so many examples, and say which ones have fewer."""
+def large_enough(images: ClassDataset, least: int, tell: Callable[[str], None]) -> list[str]:
+    """Return the names of the classes with so many examples, and tell which ones have fewer."""
     sizes = np.diff(images.class_offsets)
     pairs = list(zip(images.class_names, sizes, strict=True))
     small = [f"{name} ({size})" for name, size in pairs if size < least]
     if small:
-        say(f"Left out {_classes(small)} of fewer than {least} images: {', '.join(small)}")
+        tell(f"Left out {_classes(small)} of fewer than {least} images: {', '.join(small)}")
     return [name for name, size in pairs if size >= least]
 
 
@@ -592,7 +592,7 @@ def _train(
         check_trained_before(settings)
     if not step:
         check_pretraining(settings, workers_of(strategy)[1])
-    if resume and verbose:
+    if resume and verbose and over_episodes:
         say(where_it_goes_on(settings, run, step))
     # Draws a batch, which may fail: before the files of an older run go.
     batches, validation = episodes(settings, parts, step, strategy.num_replicas_in_sync)
@@ -637,13 +637,13 @@ def _keep_as_it_is(
 ) -> None:
     """Write the model of a learner that has nothing to learn of episodes, scored on validation."""
     if verbose:
-        print(
+        say(
             f"{settings.algorithm} has nothing to train over episodes: its network stays as it is, "
             "and is scored once."
         )
     if validation is not None:
         found = learner.evaluate(validation, return_dict=True, verbose="auto" if verbose else 0)
-        run.write_history([{"epoch": 0, **{f"val_{name}": x for name, x in found.items()}}])
+        run.write_history([{"epoch": 1, **{f"val_{name}": x for name, x in found.items()}}])
     _build(learner, settings, shape)
     # Keras reads no file of a model whose optimizer knows no weights.
     learner.optimizer.build(learner.trainable_variables)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -92,11 +93,20 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_content(html: str, page: Page, **_: Any) -> str:
-    """Give wide pages their width."""
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Give wide pages their width, and have a notebook's links lead to pages, too."""
     if page.file.src_uri in WIDE:
         page.meta["hide"] = ["toc"]
-    return html
+    if not page.file.src_uri.endswith(".ipynb"):
+        return html
+
+    def link(match: re.Match[str]) -> str:
+        file = files.get_file_from_path(match[1])
+        if file is None:
+            raise PluginError(f"{page.file.src_uri} has a link to {match[1]}, which is no page")
+        return f'href="{file.url_relative_to(page.file)}{match[2] or ""}"'
+
+    return re.sub(r'href="([\w/]+\.md)(#[^"]*)?"', link, html)
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:

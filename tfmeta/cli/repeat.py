@@ -9,10 +9,15 @@ from typing import Any
 
 import click
 
+from tfmeta.argument_text import as_text
+from tfmeta.cli.learner_options import OWN_OPTIONS
+from tfmeta.learner_arguments import arguments_of
 from tfmeta.runs import Settings
 
-# Options of `tfmeta train` that decide nothing of what is learnt.
-NOT_SETTINGS = ("run_path", "resume", "overwrite", "save_every", "workers")
+# Options of `tfmeta train` that decide nothing of what is learnt, or are said apart.
+NOT_SETTINGS = ("run_path", "resume", "overwrite", "save_every", "workers", "given")
+# Files with names of classes, which the settings of a run hold themselves.
+LISTS = ("splits", "train_classes", "validation_classes", "test_classes")
 # Those that a run keeps under another name, or in another place.
 _OF_DATA = {"image_size": "size"}
 
@@ -21,7 +26,8 @@ def train_command(settings: Settings, options: Sequence[click.Parameter], run: s
     """Return the command by which a run can be trained again.
 
     Whatever has no fixed default is said, such as the number of filters and the inner learning
-    rate, which was perhaps looked for; of the other options those that are not the default.
+    rate, which was perhaps looked for; of the other options those that are not the default. What
+    the learner has no argument for is left out.
 
     Args:
         settings: The run's.
@@ -29,15 +35,20 @@ def train_command(settings: Settings, options: Sequence[click.Parameter], run: s
         run: Its folder.
     """
     values = {**dataclasses.asdict(settings), **settings.data_options}
+    known = arguments_of(settings.algorithm)
     words = ["tfmeta", "train", settings.data]
     for option in options:
         name = str(option.name)
-        if not isinstance(option, click.Option) or name in NOT_SETTINGS:
+        if not isinstance(option, click.Option) or name in (*NOT_SETTINGS, *LISTS):
+            continue
+        if name in OWN_OPTIONS and name not in known:
             continue
         value = values.get(_OF_DATA.get(name, name))
         if value is None or value == option.default or value is False:
             continue
         words += _option(option, value)
+    for name, value in settings.arguments.items():
+        words += ["--set", f"{name}={as_text(value)}"]
     return command([*words, "--output", run])
 
 

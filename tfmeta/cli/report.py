@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tfmeta.cli.group import main
+from tfmeta.cli.loading import load_package
 from tfmeta.cli.types import FOLDER, POSITIVE, Name
 from tfmeta.runs import SPLITS
 
@@ -28,7 +29,11 @@ if TYPE_CHECKING:
     help="The file to write; an older report is replaced.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file also if it is no report.")
-@click.option("--ways", type=POSITIVE, help="[default: 5 for prototypical, else as in training]")
+@click.option(
+    "--ways",
+    type=POSITIVE,
+    help="[default: as in training where a run takes no other number, else 5]",
+)
 @click.option("--shots", type=POSITIVE, help="[default: as in training]")
 @click.option("--queries", type=POSITIVE, help="[default: as in training]")
 @click.option("--episodes", type=POSITIVE, default=600, show_default=True)
@@ -61,6 +66,7 @@ def report(
 
       tfmeta report runs/maml runs/prototypical --output report.html
     """
+    load_package()
     from tfmeta import reporting
     from tfmeta.cli import repeat
     from tfmeta.cli.settings import have_tasks_at_once
@@ -70,7 +76,7 @@ def report(
     runs = named(run_paths)
     settings = {name: run.settings() for name, run in runs.items()}
     for of in settings.values():
-        have_tasks_at_once(of)
+        have_tasks_at_once(of.algorithm)
     sampler = sampler_of_all(settings, split, data_dir, shape)
     scoring = repeat.options(
         {
@@ -136,6 +142,10 @@ def sampler_of_all(
     from tfmeta import training
     from tfmeta.cli.settings import with_data_there
 
+    fixed = {of.ways for of in settings.values() if of.fixed_ways}
+    if shape["ways"] is None and len(fixed) == 1:
+        # The others take any number.
+        shape = {**shape, "ways": fixed.pop()}
     parts: dict[str, ClassDataset] = {}
     samplers: dict[str, EpisodeSampler] = {}
     for name, of in settings.items():
@@ -202,7 +212,7 @@ def check_same_shape(first: str, one: EpisodeSampler, name: str, other: EpisodeS
     for what in ("ways", "shots", "queries", "random_rotation"):
         here, there = getattr(one, what), getattr(other, what)
         if here != there:
-            hint = "" if what == "random_rotation" else f"; --{what} sets it for all"
+            hint = f"; --{what} sets it for all" if what in ("shots", "queries") else ""
             raise ValueError(
                 f"Runs of one report must be scored on the same episodes. Received: {what}={here} "
                 f"for '{first}' and {what}={there} for '{name}'{hint}"

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from tfmeta.cli.group import main
+from tfmeta.cli.loading import load_package
 from tfmeta.cli.types import FOLDER, POSITIVE, SHARE
 from tfmeta.serving.limits import Limits
 
@@ -89,6 +90,7 @@ def serve(
             "--false-acceptance and --false-rejection need the validation classes of a run. "
             f"Received: '{source}', a file"
         )
+    load_package()
     try:
         from tfmeta.serving import server
         from tfmeta.serving.app import make_app
@@ -132,6 +134,11 @@ def service_of(
         learner = read_encoder(source)
         return Service(learner, {**images_for(learner), **given}), source.name
     run = Run(source)
+    if (source / "classifier.json").is_file() and not run.settings_file.is_file():
+        raise ValueError(
+            f"'{source}' is an adapted model, whose classes are known: name the RUN that it was "
+            "adapted from, or ask it with `tfmeta predict`"
+        )
     settings, fit = run.settings(), None
     learner = run.learner()
     if false_acceptance is not None or false_rejection is not None:

@@ -204,6 +204,6 @@ def frozen(settings: Settings, asked: bool | None) -> bool:
             "--network takes the file of one."
         )
     if asked is None and settings.algorithm == "simple-shot" and settings.trained_before:
-        click.echo("The network stays as it was trained; with --no-freeze it is trained further.")
+        say("The network stays as it was trained; with --no-freeze it is trained further.")
         return True
     return bool(asked)

@@ -282,9 +282,9 @@ def _download(builder: Any) -> None:
     except Exception as error:
         raise FileNotFoundError(
             f"TensorFlow Datasets holds no prepared {builder.name!r} in {builder.data_dir!r} and "
-            f"could not download it ({type(error).__name__}: {error}). Pass as `data_dir` a folder "
-            "that holds it already, prepared on a machine with a network, or use "
-            'tfmeta.data.load("glyphs"), which needs no download.'
+            f"could not download it ({type(error).__name__}: {error}). Pass as `data_dir`, of the "
+            "command --data-dir, a folder that holds it already, prepared on a machine with a "
+            'network, or use tfmeta.data.load("glyphs"), which needs no download.'
         ) from error
     finally:
         retries.setLevel(level)

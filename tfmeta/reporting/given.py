@@ -21,6 +21,15 @@ class Reported:
         history: What training has logged, as `tfmeta.plots.learning_curve` takes it; by default
             what `fit` has logged in this process.
         commands: By which it was made and can be scored again.
+
+    Example:
+
+    ```python
+    from tfmeta.reporting import Reported
+
+    one = Reported(learner, {"inner rate": 0.4, "steps": 5})
+    tfmeta.report({"maml": one, "prototypical": other}, test_sampler, "report.html")
+    ```
     """
 
     learner: MetaLearner

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from flask import Flask, Response, request, send_from_directory
 from werkzeug.exceptions import HTTPException
@@ -58,11 +58,12 @@ def make_app(
         finally:
             places.release()
 
-    def content() -> bytes:
+    def content() -> IO[bytes]:
+        """Return what a worker reads, so that the many threads of requests hold nothing large."""
         if request.mimetype != "application/json":
             kind = request.headers.get("Content-Type")
             raise RefusedError(415, f"`Content-Type` must be application/json.{received(kind)}")
-        return request.get_data(cache=False)
+        return request.stream
 
     def found(task: Any) -> Task:
         known = tasks.find(task) if isinstance(task, str) else None
@@ -76,7 +77,7 @@ def make_app(
         sent = content()
 
         def learnt() -> Any:
-            task = service.adapt(support_of(read(sent, limits), service.images, limits))
+            task = service.adapt(support_of(read(sent.read(), limits), service.images, limits))
             return {
                 "task": tasks.add(task),
                 "class_names": task.class_names,
@@ -91,7 +92,7 @@ def make_app(
         sent = content()
 
         def answered() -> Any:
-            task, query_x = queries_of(read(sent, limits), service.images, limits)
+            task, query_x = queries_of(read(sent.read(), limits), service.images, limits)
             return service.predict(found(task), query_x)
 
         return in_turn(answered)

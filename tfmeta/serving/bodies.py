@@ -13,6 +13,8 @@ from tfmeta.serving.limits import MAX_NAME, MAX_NUMBERS, Limits, RefusedError, r
 from tfmeta.serving.pictures import decoded
 from tfmeta.types import Array
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 @dataclasses.dataclass(frozen=True)
 class Support:
@@ -53,7 +55,7 @@ def support_of(body: dict[str, Any], images: dict[str, Any], limits: Limits) -> 
     Raises:
         RefusedError: If they are anything else.
     """
-    if "classes" in body:
+    if "support_x" not in body:
         _must_have(body, "classes")
         return _of_classes(body["classes"], images, limits)
     _must_have(body, "support_x", "support_y", optional="class_names")
@@ -93,7 +95,7 @@ def queries_of(body: dict[str, Any], images: dict[str, Any], limits: Limits) -> 
     Raises:
         RefusedError: If they are anything else.
     """
-    if "images" in body:
+    if "query_x" not in body:
         _must_have(body, "task", "images")
         files = _listed("images", body["images"], limits.max_images)
         return body["task"], decoded(files, images, limits)
@@ -168,7 +170,7 @@ def _numbers(name: str, value: Any, limits: Limits) -> Array:
         if type(number) not in (int, float):
             raise RefusedError(422, f"`{name}` must be numbers.{received(number)}")
         # Nor is NaN.
-        if not abs(number) <= float(np.finfo(np.float32).max):
+        if not abs(number) <= _LARGEST:
             raise RefusedError(
                 422, f"`{name}` must be finite numbers that float32 has.{received(number)}"
             )

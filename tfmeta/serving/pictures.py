@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,16 +47,14 @@ def _decoded(text: Any, images: dict[str, Any], limits: Limits, name: str) -> Ar
         ) from error
     most = limits.max_megapixels * 10**6
     try:
-        with warnings.catch_warnings():
-            # It warns of large images before their size can be looked at here.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file, formats=FORMATS) as opened:
-                width, height = opened.size
+        with Image.open(file, formats=FORMATS) as opened:
+            width, height = opened.size
     except UnidentifiedImageError:
         raise RefusedError(
             415, f"{name} must be an image: {', '.join(FORMATS)}. Received: something else"
         ) from None
-    except Image.DecompressionBombError:
+    # Pillow's own bounds are far above; of the lower one it warns, which may be an error.
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise RefusedError(
             413, f"{name} must have at most {most} pixels. Received: far more"
         ) from None
