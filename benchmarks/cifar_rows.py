@@ -22,10 +22,14 @@ SHOTS = (1, 5)
 MINUTES, EPISODES = 50, 2000
 TEST_QUERIES = 15
 STEPS_OF_EPOCH, SAVE_EVERY, MOST_EPOCHS = 100, 50, 100_000
+# Of a row that begins with a pretrained network, so much of the time is for that network.
+PRETRAINING = 0.6
 # Pretraining takes no account of how many ways and shots there will be.
 WATCHED = {"ways": 5, "shots": 1, "queries": TEST_QUERIES}
 WATCHED_EPISODES = 100
 NOT_PUBLISHED = ("–", "–")
+PRETRAINING_RATE = 0.05
+CHANGES = tfmeta.data.Augmentation(flip=True, crop=4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +43,9 @@ class Row:
         learning_rate: Where the cosine begins that ends at 0 when time is over.
         ways: Classes of a task in training.
         queries: Query examples of a class in training.
-        tasks: Tasks of a step; 0 where the network is trained as a classifier instead, by
-            `tfmeta.pretrain`, and the learner is put on it as it is.
+        tasks: Tasks of a step; 0 where there are no episodes in training, and the learner is put on
+            the pretrained network as it is.
+        pretrained: Whether the network is first trained as a classifier, by `tfmeta.pretrain`.
     """
 
     learner: str
@@ -50,21 +55,23 @@ class Row:
     ways: int = 5
     queries: int = 15
     tasks: int = 1
+    pretrained: bool = False
 
 
-def maml(shots: int) -> Row:
+def maml(shots: int, pretrained: bool = False) -> Row:
     steps = {"inner_learning_rate": 0.01, "inner_steps": 5, "evaluation_steps": 10}
-    return Row("MAML", steps, 32, tasks=4 if shots == 1 else 2)
+    filters = 64 if pretrained else 32
+    return Row("MAML", steps, filters, tasks=4 if shots == 1 else 2, pretrained=pretrained)
 
 
-def on_episodes(shots: int, learner: str, ways: int, filters: int | tuple[int, ...] = 64) -> Row:
+def on_episodes(shots: int, learner: str, ways: int, **settings: Any) -> Row:
     del shots
-    return Row(learner, {}, filters, ways=ways, queries=10)
+    return Row(learner, {}, ways=ways, queries=10, **settings)
 
 
-def pretrained(shots: int, learner: str, **arguments: Any) -> Row:
+def head(shots: int, learner: str, **arguments: Any) -> Row:
     del shots
-    return Row(learner, arguments, learning_rate=0.05, tasks=0)
+    return Row(learner, arguments, tasks=0, pretrained=True)
 
 
 # name: (settings of so many shots, published scores with 1 and with 5 shots)
@@ -79,10 +86,19 @@ METHODS: dict[str, tuple[Callable[[int], Row], dict[str, tuple[str, str]]]] = {
         {"cifar_fs": ("65.3", "79.4")},
     ),
     "r2d2-64": (functools.partial(on_episodes, learner="R2D2", ways=5), {}),
-    "pretrained-centroid": (functools.partial(pretrained, learner="SimpleShot", centre=False), {}),
-    "pretrained-ridge": (functools.partial(pretrained, learner="R2D2"), {}),
-    "pretrained-svm": (functools.partial(pretrained, learner="MetaOptNet"), {}),
-    "pretrained-logistic": (functools.partial(pretrained, learner="LogisticRegression"), {}),
+    "pretrained-centroid": (functools.partial(head, learner="SimpleShot", centre=False), {}),
+    "pretrained-ridge": (functools.partial(head, learner="R2D2"), {}),
+    "pretrained-svm": (functools.partial(head, learner="MetaOptNet"), {}),
+    "pretrained-logistic": (functools.partial(head, learner="LogisticRegression"), {}),
+    "pretrained-prototypical": (
+        functools.partial(on_episodes, learner="PrototypicalNetwork", ways=10, pretrained=True),
+        {},
+    ),
+    "pretrained-r2d2": (
+        functools.partial(on_episodes, learner="R2D2", ways=5, pretrained=True),
+        {},
+    ),
+    "pretrained-maml": (functools.partial(maml, pretrained=True), {}),
 }
 
 
@@ -147,12 +163,36 @@ def learner_of(row: Row, encoder: Any) -> Any:
     return learner
 
 
-def network_of(row: Row, shape: tuple[int, ...]) -> Any:
-    return tfmeta.models.conv4(shape, 5 if row.learner == "MAML" else None, row.filters)
+def pretrained_network(data: Any, filters: Any, seconds: float, states: pathlib.Path) -> Any:
+    """Return a conv4 that was trained as a classifier for so long, and the steps and seconds."""
+    train, validation, _ = data
+    network = tfmeta.models.conv4(train.example_shape, filters=filters)
+    sgd = keras.optimizers.SGD(PRETRAINING_RATE, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    budget = Budget(seconds, PRETRAINING_RATE)
+    tfmeta.pretrain(
+        network,
+        train,
+        MOST_EPOCHS,
+        optimizer=sgd,
+        augmentation=CHANGES,
+        validation=tfmeta.data.EpisodeSampler(validation, **WATCHED),
+        validation_episodes=WATCHED_EPISODES,
+        callbacks=[budget, tfmeta.callbacks.SaveState(states, SAVE_EVERY, keep=1)],
+        verbose=2,
+    )
+    return network, {"pretraining": {"steps": int(sgd.iterations), "seconds": budget.used}}
+
+
+def with_classes(network: Any, row: Row) -> Any:
+    """Return the network with an output for each way, for a learner that needs them."""
+    if row.learner != "MAML":
+        return network
+    logits = keras.layers.Dense(row.ways, name="logits")(network.outputs[0])
+    return keras.Model(network.inputs, logits)
 
 
 def trained(
-    row: Row, shots: int, data: Any, seconds: float, states: pathlib.Path
+    row: Row, shots: int, data: Any, seconds: float, states: pathlib.Path, name: str
 ) -> tuple[Any, dict[str, Any]]:
     """Return the learner of a row, trained for so long, and how that went.
 
@@ -161,44 +201,33 @@ def trained(
         shots: How many support examples each class has.
         data: The parts of the benchmark.
         seconds: For the training, with what was trained before.
-        states: The folder of the training's states, which it goes on from.
+        states: The folder of the states of all rows' trainings, which they go on from.
+        name: Of the row's own training.
     """
-    train, validation, _ = data
-    network = network_of(row, train.example_shape)
-    learner = learner_of(row, network)
-    budget = Budget(seconds, row.learning_rate)
-    save = tfmeta.callbacks.SaveState(states, SAVE_EVERY, keep=1)
-    change = tfmeta.data.Augmentation(flip=True, crop=4)
-    if row.tasks:
-        sampler = tfmeta.data.EpisodeSampler(
-            train, row.ways, shots, row.queries, augmentation=change
-        )
-        history = learner.fit(
-            sampler.dataset(row.tasks, start=save.step),
-            steps_per_epoch=STEPS_OF_EPOCH,
-            epochs=MOST_EPOCHS,
-            callbacks=[budget, save],
-            verbose=2,
-        )
-        steps = int(learner.optimizer.iterations.numpy())
+    train = data[0]
+    how: dict[str, Any] = {}
+    if row.pretrained:
+        share, seconds = PRETRAINING * seconds, (1 - PRETRAINING) * seconds
+        # All rows with a pretrained network have the same one, which is trained once.
+        network, how = pretrained_network(data, row.filters, share, states / "pretrained")
     else:
-        sgd = keras.optimizers.SGD(
-            row.learning_rate, momentum=0.9, nesterov=True, weight_decay=5e-4
-        )
-        history = tfmeta.pretrain(
-            network,
-            train,
-            MOST_EPOCHS,
-            optimizer=sgd,
-            augmentation=change,
-            validation=tfmeta.data.EpisodeSampler(validation, **WATCHED),
-            validation_episodes=WATCHED_EPISODES,
-            callbacks=[budget, save],
-            verbose=2,
-        )
-        steps = int(sgd.iterations.numpy())
-    last = {name: values[-1] for name, values in history.history.items() if values}
-    return learner, {"steps": steps, "seconds": budget.used, "training": last}
+        network = tfmeta.models.conv4(train.example_shape, filters=row.filters)
+    learner = learner_of(row, with_classes(network, row))
+    if not row.tasks:
+        return learner, {**how, "steps": 0, "seconds": 0.0}
+    budget = Budget(seconds, row.learning_rate)
+    save = tfmeta.callbacks.SaveState(states / name, SAVE_EVERY, keep=1)
+    sampler = tfmeta.data.EpisodeSampler(train, row.ways, shots, row.queries, augmentation=CHANGES)
+    history = learner.fit(
+        sampler.dataset(row.tasks, start=save.step),
+        steps_per_epoch=STEPS_OF_EPOCH,
+        epochs=MOST_EPOCHS,
+        callbacks=[budget, save],
+        verbose=2,
+    )
+    last = {key: values[-1] for key, values in history.history.items() if values}
+    steps = int(learner.optimizer.iterations)
+    return learner, {**how, "steps": steps, "seconds": budget.used, "training": last}
 
 
 def row(
@@ -214,10 +243,9 @@ def row(
     shots = int(name[-2])
     data = parts(benchmark, data_dir)
     keras.utils.set_random_seed(0)
-    # What all heads on a pretrained network have in common is trained once.
-    method = name.replace(":", "-") if settings.tasks else "pretrained"
     result: dict[str, Any] = {"row": name, "minutes": minutes}
-    learner, how = trained(settings, shots, data, 60 * minutes, states / benchmark / method)
+    folder, training = states / benchmark, name.replace(":", "-")
+    learner, how = trained(settings, shots, data, 60 * minutes, folder, training)
     test = tfmeta.data.EpisodeSampler(data[2], 5, shots, TEST_QUERIES, seed=1)
     return {
         **result,

@@ -47,9 +47,11 @@ cosine of the time, whatever the machine. A row that is cut off goes on from its
   and cropped. MAML's inner rate, 0.01, and 5 steps (10 in the test) are those for miniImageNet.
 - `r2d2` has the published widths, 96, 192, 384 and 512, in `conv4`, and `r2d2-64` 64 filters; the
   paper's network has LeakyReLU and dropout besides and hands on its last two blocks.
-- `pretrained-centroid`, `pretrained-ridge`, `pretrained-logistic`: heads on one `conv4` that was
-  trained as a classifier of all training classes. The first of these rows trains it; the others
-  find it in `--states`. `--minutes` is for that training.
+- `pretrained-centroid`, `-ridge`, `-svm`, `-logistic`: heads on one `conv4` that was trained as a
+  classifier of all training classes. The first of these rows trains it, for three fifths of
+  `--minutes`; the others find it in `--states`.
+- `pretrained-prototypical`, `-r2d2`, `-maml`: the same network, trained over episodes in the two
+  fifths that are left.
 """
 
 from __future__ import annotations

@@ -94,4 +94,6 @@ def test_arguments_are_searched_and_trained_with(tmp_path: Path) -> None:
     learner: Any = Run(run).learner()
     assert (learner.ridge, learner.learn_ridge) == (found["ridge"], found["learn_ridge"])
     assert "--set ridge is searched" in refused(*arguments, "--set", "ridge=1", "--overwrite")
-    assert "`arguments` must be" in refused(*arguments[:-2], "--resume", "-o", run, "--set", "C=1")
+    assert "`arguments` must be" in refused(
+        *arguments[:-2], "--resume", "-o", run, "--set", "task_chunk=1"
+    )
