@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,77 @@ def test_what_a_file_cannot_do(tmp_path: Path) -> None:
         tfmeta.Classifier(None, ("a", "b"), {}, format="Keras")
     result = run(*command, "--false-acceptance", 0.1)
     assert "need the validation classes of a run" in " ".join(result.output.split())
+
+
+def hub_encoder() -> keras.Model:
+    """A residual network of KerasHub with weights drawn at random, on images of 32 by 32."""
+    hub = pytest.importorskip("keras_hub", reason="needs KerasHub: pip install 'tfmeta[hub]'")
+    keras.utils.set_random_seed(0)
+    backbone = hub.models.ResNetBackbone(
+        input_conv_filters=[64],
+        input_conv_kernel_sizes=[3],
+        stackwise_num_filters=[64, 16],
+        stackwise_num_blocks=[1, 1],
+        stackwise_num_strides=[1, 2],
+        block_type="basic_block",
+        use_pre_activation=False,
+        image_shape=(32, 32, 3),
+    )
+    return keras.Sequential(
+        [keras.Input((32, 32, 3)), backbone, keras.layers.GlobalAveragePooling2D()]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SimpleShot", "R2D2", "PrototypicalNetwork", "MetaOptNet"])
+def test_a_network_of_keras_hub(name: str, tmp_path: Path) -> None:
+    """Scored, trained, saved, adapted and exported, with tasks packed as of any network."""
+    encoder = hub_encoder()
+    images = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), np.uint8)
+    data = tfmeta.data.ClassDataset(images, np.repeat(np.arange(6), 10))
+    sampler = tfmeta.data.EpisodeSampler(data, ways=5, shots=2, queries=3)
+    learner = getattr(tfmeta, name)(encoder)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    learner.compile("adam", loss, metrics=["accuracy"])
+    learner.fit(sampler.dataset(2), steps_per_epoch=2, verbose=0)
+    learner.save(tmp_path / "learner.keras")
+    again = keras.models.load_model(tmp_path / "learner.keras")
+    inputs, _ = sampler.batch(0)
+    np.testing.assert_allclose(again.predict(inputs), learner.predict(inputs), atol=1e-5)
+    adapted = learner.adapt(inputs["support_x"][0], inputs["support_y"][0])
+    adapted.export(tmp_path / "adapted", verbose=False)
+    served = tf.saved_model.load(tmp_path / "adapted")
+    query = inputs["query_x"][0]
+    np.testing.assert_allclose(served.serve(query), adapted.predict(query, verbose=0), atol=1e-5)
+    network = keras.Model(encoder.inputs, keras.layers.Dense(5)(encoder.outputs[0]))
+    packed = tfmeta.MAML(network, task_axis="packed")  # or an error names the layer
+    packed.compile("adam", loss)
+    packed.fit(sampler.dataset(2), steps_per_epoch=1, verbose=0)
+
+
+@pytest.mark.slow
+def test_a_file_of_keras_hub_is_read_by_the_command(tmp_path: Path) -> None:
+    hub_encoder().save(tmp_path / "encoder.keras")
+    few = write_images(tmp_path / "few", 3, images=2)
+    result = run("adapt", tmp_path / "encoder.keras", "--support", few, "--output", tmp_path / "m")
+    assert result.exit_code == 0, result.output
+
+
+def test_layers_that_cannot_be_imported_are_named(tmp_path: Path) -> None:
+    encoder().save(tmp_path / "whole.keras")
+    with zipfile.ZipFile(tmp_path / "whole.keras") as whole:
+        parts = {name: whole.read(name) for name in whole.namelist()}
+    layer = b'"module": "keras.layers", "class_name": "Conv2D"'
+    other = b'"module": "keras_hub.absent", "class_name": "Absent"'
+    assert layer in parts["config.json"]
+    parts["config.json"] = parts["config.json"].replace(layer, other)
+    with zipfile.ZipFile(tmp_path / "encoder.keras", "w") as changed:
+        for name, content in parts.items():
+            changed.writestr(name, content)
+    few = write_images(tmp_path / "few", 3, images=2)
+    result = run("adapt", tmp_path / "encoder.keras", "--support", few, "--output", tmp_path / "m")
+    assert result.exit_code == 1
+    assert "'Absent'" in result.output
+    assert result.output.endswith("It has layers of KerasHub: pip install 'tfmeta[hub]'\n")
+    assert "config" not in result.output
+    assert not (tmp_path / "m").exists()

@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "files": ["types"],
     "digests": ["types"],
     "bounded_json": ["types"],
+    "keras_files": [],
     "history": ["types", "bounded_json"],
     "inside": ["types"],
     "locks": ["types"],
@@ -241,7 +242,7 @@ MAY_IMPORT = {
         "setting_values",
         "states.",
     ],
-    "networks": [*PUBLIC, "digests", "learner_table", "runs"],
+    "networks": [*PUBLIC, "digests", "keras_files", "learner_table", "runs"],
     "training": [
         *(*PUBLIC, "files", "plots.", "pretraining", "runs", "saying"),
         *("class_lists", "learner_arguments", "networks"),
@@ -256,7 +257,7 @@ MAY_IMPORT = {
         *("samplers", "search_space"),
     ],
     "formats": ["types", "files", "threshold", "export."],
-    "classifier": [*PUBLIC, "digests", "files", "formats"],
+    "classifier": [*PUBLIC, "digests", "files", "formats", "keras_files"],
     "workers": ["types", "locks"],
     # A program made of the package, as the command is, which starts it.
     "serving.": [

@@ -25,6 +25,7 @@ from tfmeta.export.serving import check_names, check_unknown
 from tfmeta.files import SCRATCH, replacing
 from tfmeta.formats import FORMATS, remove
 from tfmeta.inputs import known_example
+from tfmeta.keras_files import read_model
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.threshold import UNKNOWN, Threshold
 
@@ -348,14 +349,7 @@ def read_encoder(path: str | os.PathLike[str]) -> MetaLearner:
     Raises:
         ValueError: If it is damaged, or asks for other code than Keras's and this package's.
     """
-    try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
-    # What is wrong with a file comes as ValueError, KeyError, BadZipFile, ...
-    except Exception as error:
-        raise ValueError(
-            f"'{path}' must be a model that Keras saved, of classes that it knows. "
-            f"Received: {error!r}"
-        ) from error
+    model = read_model(path)
     return model if isinstance(model, MetaLearner) else SimpleShot(model)
 
 

@@ -10,6 +10,7 @@ import keras
 
 from tfmeta.digests import sha256
 from tfmeta.functional import batch_norm_layers
+from tfmeta.keras_files import read_model
 from tfmeta.layers import Context
 from tfmeta.learner_table import LEARNERS
 from tfmeta.meta_learner import MetaLearner
@@ -80,14 +81,7 @@ def read(path: str | os.PathLike[str]) -> keras.Model:
         ValueError: If it is damaged, asks for other code than Keras's and this package's, or is a
             learner whose model gives classes and no vectors.
     """
-    try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
-    # What is wrong with a file comes as ValueError, KeyError, BadZipFile, ...
-    except Exception as error:
-        raise ValueError(
-            f"'{path}' must be a model that Keras saved, of classes that it knows. "
-            f"Received: {error!r}"
-        ) from error
+    model = read_model(path)
     if isinstance(model, MetaLearner):
         if not model.gives_logits:
             raise ValueError(
