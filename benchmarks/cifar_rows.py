@@ -238,7 +238,7 @@ def row(
     episodes: int,
     states: pathlib.Path,
 ) -> dict[str, Any]:
-    """Train and score one row; what was begun in `states` goes on."""
+    """Train, keep and score one row; what was begun in `states` goes on."""
     settings, _ = published(benchmark, name)
     shots = int(name[-2])
     data = parts(benchmark, data_dir)
@@ -246,6 +246,7 @@ def row(
     result: dict[str, Any] = {"row": name, "minutes": minutes}
     folder, training = states / benchmark, name.replace(":", "-")
     learner, how = trained(settings, shots, data, 60 * minutes, folder, training)
+    learner.save(folder / f"{training}.keras")
     test = tfmeta.data.EpisodeSampler(data[2], 5, shots, TEST_QUERIES, seed=1)
     return {
         **result,

@@ -41,7 +41,7 @@ CIFAR-FS and FC100
 For two cores: a row, of 5 ways and 1 or 5 shots, trains for 50 minutes and is scored on 2,000
 episodes of 15 queries a class, which is less than an hour. Its learning rate falls to 0 along a
 cosine of the time, whatever the machine. A row that is cut off goes on from its last state in
-`--states` with the time that it has left.
+`--states` with the time that it has left; the trained learner is kept there too, a file `.keras`.
 
 - `prototypical`, `maml`: as published, but for the steps that there is time for. Images are flipped
   and cropped. MAML's inner rate, 0.01, and 5 steps (10 in the test) are those for miniImageNet.
