@@ -63,13 +63,16 @@ EARLIER = {"runs/glyphs": "tfmeta train glyphs --output runs/glyphs"}
 # Twenty seconds each of tracing; others of their kind are run always.
 SLOW_COMMANDS = [
     f"docs/{x}.md"
-    for x in ("command", "distributed", "report", "resume", "serve", "uncertainty", "export")
+    for x in (
+        *("command", "distributed", "many_domains", "report", "resume", "serve", "uncertainty"),
+        "export",
+    )
 ]
 SLOW_PROGRAMS = [
     f"docs/{x}.md"
     for x in (
         *("distributed", "uncertainty", "lite", "report", "scores", "fine_tuning"),
-        *("coming_from", "index", "what_to_call", "your_data"),
+        *("coming_from", "index", "many_domains", "what_to_call", "your_data"),
     )
 ]
 # Programs of other libraries, to be read beside ours.
@@ -174,7 +177,8 @@ def short(monkeypatch: pytest.MonkeyPatch, load: Callable[..., Any]) -> None:
     """Let programs train and evaluate for a few steps only, in a process that has begun already."""
     fit = at_most(keras.Model.fit, epochs=1, steps_per_epoch=2, validation_steps=2)
     monkeypatch.setattr(keras.Model, "fit", fit)
-    for name in ("evaluate", "uncertainty", "compare", "report", "suggest_inner_rate"):
+    scored = ("evaluate", "evaluate_suite", "uncertainty", "compare", "report")
+    for name in (*scored, "suggest_inner_rate"):
         monkeypatch.setattr(tfmeta, name, at_most(getattr(tfmeta, name), episodes=2))
     for sampler in (tfmeta.data.EpisodeSampler, tfmeta.data.FunctionSampler):
         monkeypatch.setattr(sampler, "dataset", at_most(sampler.dataset, meta_batch_size=2))

@@ -193,6 +193,7 @@ MAY_IMPORT = {
         "meta_learner",
         "algorithms.",
     ],
+    "suite": ["types", "comparison", "meta_learner", "score_table"],
     "unknown": ["types", "calibration", "evaluation", "threshold"],
     "class_changes": ["types", "checks", "copies", "inputs", "task_model", "algorithms."],
     "data.": ["types", "choices", "checks", "digests", "files", "foreign.", "_core", "data."],
@@ -201,7 +202,7 @@ MAY_IMPORT = {
     "public": [
         *PUBLIC,
         *("paired", "references", "reporting.", "callbacks", "classifier", "pretraining"),
-        *("differentiation", "svgd", "backend"),
+        *("differentiation", "svgd", "backend", "suite"),
     ],
     # Imports `public` at once or later; see there.
     "__init__": ["public"],
@@ -280,6 +281,8 @@ MAY_IMPORT = {
         "classifier",
         "saying",
         "serving.",
+        "files",
+        "suite",
         "cli.",
         "__init__",
     ],

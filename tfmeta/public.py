@@ -66,6 +66,7 @@ from tfmeta.paired import Difference
 from tfmeta.pretraining import pretrain
 from tfmeta.references import Reference
 from tfmeta.reporting import report
+from tfmeta.suite import Suite, evaluate_suite
 
 __all__ = [
     "ANIL",
@@ -102,6 +103,7 @@ __all__ = [
     "Reptile",
     "SimpleShot",
     "SoftKMeans",
+    "Suite",
     "Uncertainty",
     "add_class",
     "calibration",
@@ -111,6 +113,7 @@ __all__ = [
     "differentiation",
     "distribution",
     "evaluate",
+    "evaluate_suite",
     "export",
     "inner_optimizers",
     "labels",

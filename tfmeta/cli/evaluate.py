@@ -10,7 +10,8 @@ import click
 from tfmeta.cli.group import main
 from tfmeta.cli.loading import load_package
 from tfmeta.cli.settings import have_tasks_at_once, with_data_there
-from tfmeta.cli.types import FOLDER, POSITIVE, Name
+from tfmeta.cli.suite import suite_of, write
+from tfmeta.cli.types import FILE, FILE_TO_WRITE, FOLDER, POSITIVE, DataSets, Name
 from tfmeta.runs import SPLITS, Run
 from tfmeta.saying import say
 
@@ -34,12 +35,29 @@ from tfmeta.saying import say
     show_default=True,
     help="Whether to score simple methods on the same episodes.",
 )
+@click.option(
+    "--suite",
+    "data_sets",
+    type=DataSets(),
+    metavar="DATA,DATA,…",
+    help="Score it on each of these data sets, known by name or folders of images, whose images "
+    "get the size and the channels of the run's.",
+)
+@click.option(
+    "--encoder",
+    type=FILE,
+    help="With --suite: an encoder that Keras saved, whose class means are scored beside it.",
+)
+@click.option("--json", "json_file", type=FILE_TO_WRITE, help="With --suite: where to write it.")
 def evaluate(
     run_path: Path,
     split: str,
     episodes: int,
     data_dir: Path | None,
     references: bool,
+    data_sets: list[str] | None,
+    encoder: Path | None,
+    json_file: Path | None,
     **episode: Any,
 ) -> None:
     """Score the model of RUN on episodes of classes that it was not trained on.
@@ -47,15 +65,28 @@ def evaluate(
     Beside it stands what simple methods score on the same episodes: chance, the model before it
     adapts, and nearest centroid, nearest neighbour and logistic regression on its embedding and on
     the images themselves; and in words, where one of them does better by more than chance.
+
+    With --suite there is a table of several data sets, beside nearest centroids, with mean ranks.
     """
     run = Run(run_path)
-    settings = with_data_there(run.settings(), data_dir)
+    if data_sets is None and (encoder or json_file):
+        raise click.UsageError("--encoder and --json go with --suite.")
+    settings = run.settings()
+    if data_sets is None:
+        settings = with_data_there(settings, data_dir)
     load_package()
     from tfmeta import training
     from tfmeta.evaluation import evaluate as evaluate_learner
 
     have_tasks_at_once(settings.algorithm)
     learner = run.learner()
+    if data_sets is not None:
+        asked = {"split": split, "episodes": episodes, **episode}
+        suite = suite_of(settings, learner, data_sets, data_dir, encoder=encoder, **asked)
+        click.echo(str(suite))
+        if json_file is not None:
+            write(suite, json_file, {"run": str(run_path), **asked})
+        return
     say("Reading the data …")
     part = training.load_data(settings)[SPLITS.index(split)]
     sampler = training.evaluation_sampler(settings, part, **episode)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from tfmeta.choices import BENCHMARKS, FILTERS, did_you_mean
 POSITIVE = click.IntRange(min=1)
 SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 FOLDER = click.Path(path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FILE_TO_WRITE = click.Path(dir_okay=False, path_type=Path)
 
 
 class Name(click.Choice[str]):
@@ -96,3 +99,25 @@ class Given(click.ParamType[tuple[str, str]]):
         if not sign:
             self.fail(f"{value!r} is not of the form {self.form}.")
         return name.strip().lstrip("-").replace("-", "_"), text
+
+
+class DataSets(click.ParamType[list[str]]):
+    """Names of data sets and folders of images, with commas between them."""
+
+    name = "data sets"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[str]:
+        """Return each as its name, or as the absolute path of its folder."""
+        found: list[str] = []
+        for data in str(value).split(","):
+            if data not in BENCHMARKS and not Path(data).is_dir():
+                self.fail(
+                    f"{data!r} is neither a folder nor one of {', '.join(BENCHMARKS)}."
+                    f"{did_you_mean(data, BENCHMARKS)}"
+                )
+            found.append(data if data in BENCHMARKS else os.path.abspath(data))
+            if found.count(found[-1]) > 1:
+                self.fail(f"{data!r} stands there twice.")
+        return found

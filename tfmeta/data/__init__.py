@@ -8,6 +8,8 @@ from tfmeta.data.episode_list import EpisodeList, write_episodes
 from tfmeta.data.episodes import EpisodeSampler
 from tfmeta.data.features import features
 from tfmeta.data.functions import FunctionSampler, Sinusoids
+from tfmeta.data.mixture import Mixture
+from tfmeta.data.same_shape import resize
 from tfmeta.data.shards import Shards
 
 __all__ = [
@@ -17,10 +19,12 @@ __all__ = [
     "EpisodeList",
     "EpisodeSampler",
     "FunctionSampler",
+    "Mixture",
     "Shards",
     "Sinusoids",
     "cache",
     "features",
     "load",
+    "resize",
     "write_episodes",
 ]

@@ -1,0 +1,84 @@
+"""`tfmeta evaluate --suite`: one run on several data sets, in the shape of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import tfmeta as package
+from tests.test_cli import ANY_WAYS, refused, tfmeta
+from tests.test_unknown import write_images
+from tfmeta import training
+from tfmeta.data import ClassDataset
+from tfmeta.runs import Run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("suite")
+    photos = write_images(root / "photos", 12)
+    tfmeta("train", photos, *ANY_WAYS, "-a", "prototypical", "--output", root / "run")
+    return root / "run"
+
+
+def other_images(folder: Path) -> Path:
+    """Six classes of grey images of another size, six of each."""
+    random = np.random.default_rng(0)
+    for c in range(6):
+        (folder / f"kind{c}").mkdir(parents=True)
+        for i in range(6):
+            pixels = random.integers(0, 256, (9, 15), np.uint8)
+            Image.fromarray(pixels).save(folder / f"kind{c}" / f"{i}.png")
+    return folder
+
+
+def test_each_column_is_what_evaluate_says(run: Path, tmp_path: Path) -> None:
+    photos, other = run.parent / "photos", other_images(tmp_path / "other")
+    encoder = keras.Sequential([keras.Input((12, 12, 3)), keras.layers.Flatten()])
+    encoder.save(tmp_path / "pixels.keras")
+    numbers = ("--episodes", 6, "--ways", 2, "--shots", 1, "--queries", 2, "--seed", 3)
+    options = ("--encoder", tmp_path / "pixels.keras", "--json", tmp_path / "suite.json")
+    said = tfmeta("evaluate", run, "--suite", f"{photos},{other}", *numbers, *options).output
+    found = json.loads((tmp_path / "suite.json").read_text())
+    assert (found["episodes"], found["ways"], found["seed"]) == (6, 2, 3)
+    alone = tfmeta("evaluate", run, *numbers, "--no-references").output.splitlines()[-1]
+    score = found["data_sets"]["photos"]["methods"]["prototypical"]
+    assert f"{100 * score['mean']:.2f} % ± {100 * score['ci95']:.2f}" in alone
+    # The other folder's classes are all new to the run, and all are used, in its shape.
+    learner, settings = Run(run).learner(), Run(run).settings()
+    every = ClassDataset.from_directory(other, size=(12, 12))
+    assert every.num_classes == 6
+    sampler = training.evaluation_sampler(settings, every, 2, 1, 2, 3)
+    expected = package.evaluate(learner, sampler, 6, verbose=False)
+    methods = found["data_sets"]["other"]["methods"]
+    assert methods["prototypical"]["mean"] == pytest.approx(expected.mean)
+    # The given encoder hands on the pixels.
+    pixels = methods["nearest centroid on pixels.keras"]["mean"]
+    assert pixels == pytest.approx(methods["nearest centroid on raw inputs"]["mean"], abs=0.3)
+    header = next(line for line in said.splitlines() if "mean rank" in line)
+    assert header.split() == ["photos", "other", "mean", "rank"]
+    assert "6 classes" in said
+
+
+@pytest.mark.slow
+def test_a_data_set_known_by_name_gets_the_runs_shape(run: Path) -> None:
+    options = ("--episodes", 3, "--queries", 2)
+    said = tfmeta("evaluate", run, "--suite", f"glyphs,{run.parent / 'photos'}", *options).output
+    assert "as 12x12 colour" in said
+
+
+def test_what_cannot_be(run: Path, tmp_path: Path) -> None:
+    said = refused("evaluate", run, "--suite", "omniglott")
+    assert "'omniglott' is neither a folder nor one of omniglot" in said
+    assert "Did you mean 'omniglot'?" in said
+    assert "'glyphs' stands there twice" in refused("evaluate", run, "--suite", "glyphs,glyphs")
+    assert "--encoder and --json go with --suite" in refused("evaluate", run, "--json", "x.json")
+    encoder = keras.Sequential([keras.Input((10, 12, 3)), keras.layers.Flatten()])
+    encoder.save(tmp_path / "encoder.keras")
+    options = ("--suite", run.parent / "photos", "--encoder", tmp_path / "encoder.keras")
+    assert "--encoder must take the images of the run" in refused("evaluate", run, *options)
