@@ -41,7 +41,8 @@ class Suite:
             name: The data set.
         """
         comparison = self.comparisons[name]
-        left, found = comparison.ranking, {}
+        left = comparison.ranking
+        found: dict[str, float] = {}
         while left:
             best = left[0]
             tied = [m for m in left if not comparison.difference(m, best).significant]
