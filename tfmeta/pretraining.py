@@ -14,6 +14,7 @@ from tfmeta.checks import check_count
 from tfmeta.data import Augmentation, ClassDataset
 from tfmeta.data.example_batches import ExampleBatches
 from tfmeta.data.normalization import Numbers
+from tfmeta.data.several_inputs import check_one_input
 from tfmeta.evaluation import evaluate
 from tfmeta.packed import trained_by_rules, tried
 from tfmeta.states import SaveState
@@ -212,6 +213,7 @@ def _check(encoder: Any, dataset: Any, validation: Any) -> None:
         raise TypeError(f"`encoder` must be a keras.Model. Received: {type(encoder).__name__}")
     if not isinstance(dataset, ClassDataset):
         raise TypeError(f"`dataset` must be a ClassDataset. Received: {type(dataset).__name__}")
+    check_one_input(dataset)
     if dataset.dtype.kind not in "biuf":
         raise TypeError(f"`dataset` must hold numbers. Received: examples of {dataset.dtype}")
     if validation is not None and not hasattr(validation, "batch"):

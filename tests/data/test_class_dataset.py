@@ -157,10 +157,32 @@ REFUSED: dict[str, tuple[Attempt, type[Exception], str]] = {
         ValueError,
         r"same length. Received: 5 examples, 2 labels",
     ),
-    "dict": (
-        lambda: ClassDataset({"image": images(4), "text": images(4)}, range(4)),  # type: ignore[arg-type]
+    "inputs of several lengths": (
+        lambda: ClassDataset({"image": images(4), "text": images(3)}, range(4)),
+        ValueError,
+        r"as many examples of each input. Received: {'image': 4, 'text': 3}",
+    ),
+    "no inputs": (lambda: ClassDataset({}, []), ValueError, "at least one input"),
+    "inputs called by numbers": (
+        lambda: ClassDataset({0: images(4)}, range(4)),  # type: ignore[dict-item]
         TypeError,
-        r"several inputs.*tf.data.Dataset.*Received: a dict of 'image', 'text'",
+        r"called by texts. Received: \[0\]",
+    ),
+    "an input of another type": (
+        lambda: ClassDataset({"image": images(4), "text": 3}, range(4)),  # type: ignore[dict-item]
+        TypeError,
+        r"Input 'text': `examples` must be an array",
+    ),
+    "an unknown input": (
+        lambda: ClassDataset({"image": images(4), "text": ["a"] * 4}, range(4)).input("txt"),
+        ValueError,
+        r"which has \['image', 'text'\]. Received: name='txt'. Did you mean 'text'",
+    ),
+    "the input of one": (lambda: toy().input("image"), ValueError, "has one, unnamed"),
+    "rotations of several inputs": (
+        lambda: ClassDataset({"image": images(4), "text": ["a"] * 4}, range(4)).with_rotations(),
+        ValueError,
+        "Only square images",
     ),
     "float image of a square": (
         lambda: ClassDataset(images(4, 8, 8).astype(np.float32), range(4)),

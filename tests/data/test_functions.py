@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -122,11 +123,46 @@ def test_frequency_and_noise() -> None:
         (lambda: Sinusoids(1, 1, frequency=2), TypeError, "`frequency` must be a pair"),
         (lambda: Sinusoids(1, 1, noise=-1), ValueError, "`noise` must be at least 0"),
         (lambda: Sinusoids(1, 1, input_range=(1, 1)), ValueError, "`input_range` must not be"),
+        (
+            lambda: Sinusoids(1, 1, input_range=((0, 1), (2, 2))),  # type: ignore[arg-type]
+            ValueError,
+            "`input_range` must not be",
+        ),
         (lambda: FunctionSampler(3, 1, 1), TypeError, "`draw` must be a function"),
+        (lambda: FunctionSampler(line, 1, 1, input_range=((0, 1), 2)), TypeError, "a pair of"),
+        (
+            lambda: FunctionSampler(line, 1, 1, outputs=0),
+            ValueError,
+            "`outputs` must be at",
+        ),
+        (
+            lambda: FunctionSampler(line, 1, 2, outputs=2).batch(0),
+            ValueError,
+            r"values \(3, 2\), for `outputs=2`. Received: values of shape \(3, 1\)",
+        ),
+        (
+            lambda: FunctionSampler(line, 2, 2, positions=range(3)),
+            ValueError,
+            r"at least `shots` \+ `queries` = 4 points. Received: shape=\(3,\)",
+        ),
+        (
+            lambda: FunctionSampler(line, 2, 2, positions=range(5), shuffle=False),
+            ValueError,
+            r"exactly `shots` \+ `queries` = 4 points. Received: shape=\(5,\)",
+        ),
+        (lambda: FunctionSampler(line, 1, 1, positions=["a", "b"]), TypeError, "must be numbers"),
+        (lambda: FunctionSampler(line, 1, 1, positions=[0, np.nan]), ValueError, "must be finite"),
+        (
+            lambda: FunctionSampler(line, 1, 1, positions=[0, 1], input_range=(0, 1)),
+            ValueError,
+            "`input_range` must be left out",
+        ),
+        (lambda: FunctionSampler(line, 1, 1, shuffle=False), ValueError, "`positions` must be"),
+        (lambda: FunctionSampler(line, 1, 1, shuffle=0), TypeError, "`shuffle` must be True or"),
         (
             lambda: FunctionSampler(lambda rng: lambda x: x[:, 0], 1, 2).batch(0),
             ValueError,
-            r"same shape. Received: values of shape \(3,\)",
+            r"to values \(3, 1\), for `outputs=1`. Received: values of shape \(3,\)",
         ),
         (
             lambda: FunctionSampler(lambda rng: lambda x: x + np.nan, 1, 2).batch(0),
@@ -143,3 +179,56 @@ def test_refused(attempt: Callable[[], Any], error: type[Exception], text: str) 
 def test_repr() -> None:
     expected = "Sinusoids(shots=5, queries=10, seed=3, input_range=(-5.0, 5.0))"
     assert repr(Sinusoids(5, 10, 3)) == expected
+    assert repr(FunctionSampler(line, 1, 1, positions=range(4), outputs=2)) == (
+        "FunctionSampler(shots=1, queries=1, seed=0, positions of shape (4, 1), outputs=2)"
+    )
+
+
+def test_seeds_give_what_they_always_gave() -> None:
+    """Uniform points and a product are exact, so the bytes are the same everywhere."""
+    inputs, targets = FunctionSampler(line, 2, 3, seed=7, input_range=(-1.0, 4.0)).batch(5, 2)
+    drawn = [inputs["support_x"], inputs["support_y"], inputs["query_x"], targets]
+    digest = hashlib.sha256(b"".join(array.tobytes() for array in drawn)).hexdigest()
+    assert digest == "9b2e42497e582d639d4e11b302d972f3f7113420989a1837e9548ea24db5ca46"
+
+
+def plane(rng: np.random.Generator) -> Callable[[Any], Any]:
+    slopes = rng.uniform(1, 2, size=(2, 3))
+    return lambda x: x @ slopes
+
+
+def test_points_and_values_of_several_dimensions() -> None:
+    ranges = ((0.0, 1.0), (10.0, 20.0))
+    inputs, targets = FunctionSampler(plane, 4, 50, 3, input_range=ranges, outputs=3).batch(2, 2)
+    assert inputs["query_x"].shape == (2, 50, 2)
+    assert inputs["support_y"].shape == (2, 4, 3)
+    for task in range(2):  # the same, written out
+        rng = np.random.default_rng([3, 2, task])
+        slopes = rng.uniform(1, 2, size=(2, 3))
+        points = [[rng.uniform(0, 1), rng.uniform(10, 20)] for _ in range(54)]
+        np.testing.assert_array_equal(inputs["query_x"][task], np.float32(points[4:]))
+        np.testing.assert_allclose(targets[task], np.array(points[4:]) @ slopes, rtol=1e-6)
+
+
+def test_positions_are_drawn_without_replacement() -> None:
+    grid = np.stack(np.meshgrid(np.arange(4), np.arange(3)), axis=-1).reshape(-1, 2)
+    sampler = FunctionSampler(plane, 3, 9, outputs=3, positions=grid)
+    inputs, _ = sampler.batch(0, 20)
+    points = np.concatenate([inputs["support_x"], inputs["query_x"]], axis=1)
+    orders = set()
+    for task in points:
+        assert sorted(task.tolist()) == sorted(grid.tolist())
+        orders.add(task.tobytes())
+    assert len(orders) == 20
+    again = sampler.batch(0, 2)[0]["support_x"]
+    np.testing.assert_array_equal(again, inputs["support_x"][:2])
+
+
+def test_positions_as_they_are() -> None:
+    times = [0.5, 3.0, 1.0]
+    inputs, targets = FunctionSampler(line, 1, 2, positions=times, shuffle=False).batch(4, 3)
+    np.testing.assert_array_equal(inputs["support_x"], np.full((3, 1, 1), 0.5, np.float32))
+    np.testing.assert_array_equal(inputs["query_x"][..., 0], [[3.0, 1.0]] * 3)
+    slopes = targets[..., 0] / [3.0, 1.0]
+    np.testing.assert_allclose(slopes[:, 0], slopes[:, 1], rtol=1e-6)
+    assert len(set(slopes[:, 0].tolist())) == 3

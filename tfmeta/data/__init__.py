@@ -1,4 +1,4 @@
-"""Data: examples by class, and episodes drawn from them as pure functions of `(seed, step)`."""
+"""Data: examples by class, rows by task; and episodes of them, functions of `(seed, step)`."""
 
 from tfmeta.data.augmentation import Augmentation
 from tfmeta.data.benchmarks import BENCHMARKS, load
@@ -11,6 +11,8 @@ from tfmeta.data.functions import FunctionSampler, Sinusoids
 from tfmeta.data.mixture import Mixture
 from tfmeta.data.same_shape import resize
 from tfmeta.data.shards import Shards
+from tfmeta.data.table_sampler import TableSampler
+from tfmeta.data.task_dataset import TaskDataset
 
 __all__ = [
     "BENCHMARKS",
@@ -22,6 +24,8 @@ __all__ = [
     "Mixture",
     "Shards",
     "Sinusoids",
+    "TableSampler",
+    "TaskDataset",
     "cache",
     "features",
     "load",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +13,13 @@ from tfmeta.checks import did_you_mean
 from tfmeta.data.images import in_words
 from tfmeta.data.maps import packed, unpacked
 from tfmeta.data.readers import read_directory, read_tfds
+from tfmeta.data.several_inputs import check_names, each, number_of
 from tfmeta.data.shards import Shards
-from tfmeta.data.splits import shuffled
+from tfmeta.data.shares import positions_of, shares
 from tfmeta.types import Array
+
+OneInput: TypeAlias = Array | Shards | Sequence[str]
+Examples: TypeAlias = OneInput | Mapping[str, OneInput]
 
 _SMALLEST_SQUARE = 8  # pixels: what is smaller is hardly an image
 _SCANNED_AT_ONCE = 1 << 22  # numbers: bounds the memory that a check takes
@@ -32,7 +35,7 @@ class ClassDataset:
         examples: NumPy array `[n, ...]`; for data larger than memory an `np.memmap` of that shape,
             or `tfmeta.data.Shards` for several; or a list of strings. uint8 `[n, height, width]`
             and with more axes stands for images of 0..255; vectors of integers, `[n, d]`, are what
-            they are.
+            they are. A dict of such, by name, for models of several inputs.
         labels: The class of each example, `[n]`: integers or strings. Classes are numbered from 0
             in the sorted order of the labels that occur.
         class_names: The name of each class, in that order; the labels themselves by default.
@@ -40,7 +43,7 @@ class ClassDataset:
         description: What the data are, in words; printed with the results.
 
     Attributes:
-        examples: The array given. A list of strings becomes an array of objects.
+        examples: The array given, or a dict of them. A list of strings becomes an array of objects.
         class_names: A tuple, one name a class.
         groups: A tuple, one group a class, or `None`.
         class_offsets: int64, where each class begins in `class_indices`, and the end.
@@ -52,9 +55,9 @@ class ClassDataset:
 
     Raises:
         TypeError: The examples or labels are of a type that cannot be used.
-        ValueError: There are no examples; lengths differ; examples are NaN or infinite; or images
-            of 0..255 come as another type than uint8. (A memory-mapped file is not read to check
-            its numbers.)
+        ValueError: There are no examples; lengths differ, those of inputs too; examples are NaN or
+            infinite; or images of 0..255 come as another type than uint8. (A memory-mapped file is
+            not read to check its numbers.)
 
     Example:
         >>> import numpy as np
@@ -65,15 +68,15 @@ class ClassDataset:
 
     def __init__(
         self,
-        examples: Array | Shards | Sequence[str],
+        examples: Examples,
         labels: npt.ArrayLike,
         class_names: Sequence[str] | None = None,
         groups: Sequence[str] | None = None,
         *,
         description: str = "",
     ) -> None:
-        self.examples: Array = _check_examples(examples)
-        checked = _check_labels(labels, len(self.examples))
+        self.examples: Any = _check_inputs(examples)
+        checked = _check_labels(labels, number_of(self.examples))
         # Equal labels come to lie together, each class's examples in ascending order.
         order = np.argsort(checked, kind="stable")
         classes, sizes = np.unique(checked[order], return_counts=True)
@@ -92,7 +95,7 @@ class ClassDataset:
     @classmethod
     def from_arrays(
         cls,
-        examples: Array | Shards | Sequence[str],
+        examples: Examples,
         labels: npt.ArrayLike,
         class_names: Sequence[str] | None = None,
         groups: Sequence[str] | None = None,
@@ -222,14 +225,14 @@ class ClassDataset:
         return len(self.class_names)
 
     @property
-    def example_shape(self) -> tuple[int, ...]:
-        """The shape of one example; `()` for strings."""
-        return self.examples.shape[1:]
+    def example_shape(self) -> Any:
+        """The shape of one example; `()` for strings, a dict of shapes for several inputs."""
+        return each(lambda examples: examples.shape[1:], self.examples)
 
     @property
-    def dtype(self) -> np.dtype[Any]:
-        """The type of the numbers in `examples`; object for strings."""
-        return self.examples.dtype
+    def dtype(self) -> Any:
+        """The type of the numbers in `examples`; object for strings, a dict for several inputs."""
+        return each(lambda examples: examples.dtype, self.examples)
 
     def __len__(self) -> int:
         return len(self.class_indices)
@@ -243,10 +246,38 @@ class ClassDataset:
 
     def __getstate__(self) -> dict[str, Any]:
         """In a pickle a memory map is the name of its file."""
-        return {**self.__dict__, "examples": packed(self.examples)}
+        return {**self.__dict__, "examples": each(packed, self.examples)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({**state, "examples": unpacked(state["examples"])})
+        self.__dict__.update({**state, "examples": each(unpacked, state["examples"])})
+
+    def input(self, name: str) -> ClassDataset:
+        """Returns the data set of one of several inputs.
+
+        Args:
+            name: Which.
+
+        Returns:
+            A `ClassDataset` of the same classes that shares the examples.
+
+        Raises:
+            ValueError: There is no such input.
+
+        Example:
+            >>> import numpy as np
+            >>> both = {"image": np.zeros([2, 9, 9], np.uint8), "text": ["a cat", "a dog"]}
+            >>> ClassDataset(both, ["cat", "dog"]).input("text")
+            ClassDataset(2 classes, 2 examples, example_shape=(), dtype=object)
+        """
+        names = list(self.examples) if isinstance(self.examples, dict) else []
+        if name not in names:
+            raise ValueError(
+                f"`name` must be an input of this data set, which has {names or 'one, unnamed'}. "
+                f"Received: name={name!r}.{did_you_mean(name, names)}"
+            )
+        other = self._derive(range(self.num_classes))
+        other.examples = self.examples[name]
+        return other
 
     def select(self, classes: Iterable[int | str]) -> ClassDataset:
         """Returns the data set of some classes only, in the order given.
@@ -267,17 +298,7 @@ class ClassDataset:
             >>> toys.select(["eel", 0]).class_names
             ('eel', 'cat')
         """
-        if isinstance(classes, str):
-            raise TypeError(
-                f"`classes` must be a sequence of numbers or names. Received: classes={classes!r}"
-            )
-        chosen = self._class_numbers(classes)
-        if not chosen:
-            raise ValueError("`classes` must name at least one class. Received none.")
-        if len(set(chosen)) != len(chosen):
-            twice = next(c for c in chosen if chosen.count(c) > 1)
-            raise ValueError(f"`classes` must all differ. Received {twice!r} more than once.")
-        return self._derive(chosen)
+        return self._derive(positions_of(self.class_names, classes, "classes", "class"))
 
     def split(self, *fractions: float | Sequence[float], seed: int = 0) -> tuple[ClassDataset, ...]:
         """Shares the classes out at random, so that no part has a class of another.
@@ -304,25 +325,8 @@ class ClassDataset:
         train, validation, test = images.split(0.6, 0.2, 0.2)
         ```
         """
-        given: Any = fractions
-        if len(fractions) == 1 and isinstance(fractions[0], Sequence):
-            given = tuple(fractions[0])
-        if not all(isinstance(f, (int, float, np.number)) for f in given):
-            raise TypeError(f"`fractions` must be numbers. Received: fractions={given}")
-        if not given or min(given) <= 0 or abs(sum(given) - 1) > 1e-6:
-            raise ValueError(
-                f"`fractions` must be positive and add up to 1. Received: fractions={given}"
-            )
-        cuts = np.rint(np.cumsum((0, *given)) * self.num_classes).astype(int)
-        if min(np.diff(cuts)) < 1:
-            raise ValueError(
-                "`fractions` must leave at least one class in each part. "
-                f"Received: fractions={fractions} of {self.num_classes} classes"
-            )
-        order = shuffled(self.class_names, seed)
-        return tuple(
-            self._derive(sorted(order[start:stop])) for start, stop in itertools.pairwise(cuts)
-        )
+        parts = shares(self.class_names, fractions, seed, one="class", many="classes")
+        return tuple(map(self._derive, parts))
 
     def with_rotations(self) -> ClassDataset:
         """Makes each rotation of a class by 0, 90, 180 and 270 degrees a class of its own.
@@ -341,7 +345,7 @@ class ClassDataset:
             ('cat/rot000', 'cat/rot090', 'cat/rot180')
         """
         shape = self.example_shape
-        if len(shape) not in (2, 3) or shape[0] != shape[1]:
+        if isinstance(shape, dict) or len(shape) not in (2, 3) or shape[0] != shape[1]:
             raise ValueError(
                 "Only square images, [height, width] or [height, width, channels], can be rotated. "
                 f"Received: example_shape={shape}"
@@ -369,25 +373,6 @@ class ClassDataset:
         other.class_names = tuple(self.class_names[c] for c in classes)
         other.groups = None if self.groups is None else tuple(self.groups[c] for c in classes)
         return other
-
-    def _class_numbers(self, classes: Iterable[int | str]) -> list[int]:
-        numbers = {name: c for c, name in enumerate(self.class_names)}
-        chosen = []
-        for c in classes:
-            if isinstance(c, str):
-                if c not in numbers:
-                    hint = did_you_mean(c, self.class_names)
-                    raise ValueError(f"`classes` must exist. Received the unknown {c!r}.{hint}")
-                chosen.append(numbers[c])
-            elif isinstance(c, (int, np.integer)) and not isinstance(c, bool):
-                if not 0 <= c < self.num_classes:
-                    raise ValueError(
-                        f"`classes` must be from 0 to {self.num_classes - 1}. Received: {c}"
-                    )
-                chosen.append(int(c))
-            else:
-                raise TypeError(f"`classes` must be numbers or names. Received: {c!r}")
-        return chosen
 
 
 def _offsets(sizes: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
@@ -444,18 +429,31 @@ def _check_labels(labels: npt.ArrayLike, examples: int) -> Array:
     return checked
 
 
+def _check_inputs(examples: Any) -> Any:
+    """Return the examples, of each input where there are several."""
+    if not isinstance(examples, Mapping):
+        return _check_examples(examples)
+    check_names("examples", examples)
+    checked = {}
+    for name, part in examples.items():
+        try:
+            checked[name] = _check_examples(part)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"Input {name!r}: {error}") from error
+    sizes = {name: len(part) for name, part in checked.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"`examples` must have as many examples of each input. Received: {sizes}")
+    return checked
+
+
 def _check_examples(examples: Any) -> Any:
     if isinstance(examples, Shards):  # which has what is needed of an array
         return examples
     if not isinstance(examples, np.ndarray):
         if not hasattr(examples, "__len__") or isinstance(examples, (Mapping, set, str, bytes)):
-            received = f"examples={examples!r}"
-            if isinstance(examples, Mapping):
-                received = f"a {type(examples).__name__} of {', '.join(map(repr, examples))}"
             raise TypeError(
-                "`examples` must be an array, or a list of arrays or strings. Models of several "
-                "inputs are trained on a tf.data.Dataset of one's own, of (inputs, targets) with "
-                f"nests in 'support_x' and 'query_x'. Received: {received}"
+                "`examples` must be an array, a list of arrays or strings, or a dict of such. "
+                f"Received: examples={examples!r}"
             )
         if len(examples) and all(isinstance(example, str) for example in examples):
             texts = np.empty(len(examples), object)  # np.array would pad all to the longest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,11 @@ import numpy as np
 from tfmeta.data.augmentation import Augmentation
 from tfmeta.data.class_dataset import ClassDataset
 from tfmeta.data.episodes import EpisodeSampler
-from tfmeta.data.gather import Gather, check_squares, integer
+from tfmeta.data.gather import check_squares, integer
+from tfmeta.data.gather_several import gather_of
+from tfmeta.data.nested_stream import nested_stream
 from tfmeta.data.normalization import Numbers
+from tfmeta.data.several_inputs import number_of
 from tfmeta.data.stream import stream
 from tfmeta.files import replacing
 from tfmeta.types import Array, Episodes
@@ -64,14 +68,14 @@ class EpisodeList:
         dataset: ClassDataset,
         path: str | os.PathLike[str],
         *,
-        augmentation: Augmentation | None = None,
-        mean: Numbers | None = None,
-        std: Numbers | None = None,
+        augmentation: Augmentation | Mapping[str, Augmentation] | None = None,
+        mean: Numbers | Mapping[str, Numbers] | None = None,
+        std: Numbers | Mapping[str, Numbers] | None = None,
         num_threads: int | None = None,
     ) -> None:
         self.source = dataset
-        self._gather = Gather(dataset, augmentation, mean, std, num_threads)
-        owner = np.full(len(dataset.examples), -1)
+        self._gather = gather_of(dataset, augmentation, mean, std, num_threads)
+        owner = np.full(number_of(dataset.examples), -1)
         for c, begin, end in zip(
             range(dataset.num_classes),
             dataset.class_offsets[:-1],
@@ -127,7 +131,8 @@ class EpisodeList:
 
     def dataset(self, meta_batch_size: int = 1, start: int = 0) -> tf.data.Dataset:
         """Returns the endless `tf.data.Dataset` of the list, as `EpisodeSampler.dataset` does."""
-        return stream(self, meta_batch_size, start)
+        several = isinstance(self.source.examples, dict)
+        return (nested_stream if several else stream)(self, meta_batch_size, start)
 
 
 def write_episodes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -10,7 +11,9 @@ import numpy as np
 from tfmeta import _core
 from tfmeta.data.augmentation import Augmentation
 from tfmeta.data.class_dataset import ClassDataset
-from tfmeta.data.gather import Gather, check_squares, integer
+from tfmeta.data.gather import check_squares, integer, number_or_range
+from tfmeta.data.gather_several import gather_of
+from tfmeta.data.nested_stream import nested_stream
 from tfmeta.data.normalization import Numbers
 from tfmeta.data.stream import stream
 from tfmeta.types import Array, Episodes
@@ -62,7 +65,8 @@ class EpisodeSampler:
             classes below it; the root is one.
         class_weights: `"uniform"` draws each class as likely as another; `"examples"` in
             proportion to how many examples it has.
-        augmentation: Random changes of the images, or `None`.
+        augmentation: Random changes of the images, or `None`. Of several inputs (a dataset of
+            dicts) a dict of those that are changed, and so for `mean` and `std`.
         mean: What is subtracted from examples before they are divided by `std`, in units of the
             floats they come as ([0, 1] for uint8 images): one number, or one for each channel of
             images `[n, height, width, channels]` or vectors `[n, channels]`. 0 when `None`.
@@ -104,17 +108,17 @@ class EpisodeSampler:
         balanced: bool = True,
         within: Literal["group", "hierarchy"] | None = None,
         class_weights: Literal["uniform", "examples"] = "uniform",
-        augmentation: Augmentation | None = None,
-        mean: Numbers | None = None,
-        std: Numbers | None = None,
+        augmentation: Augmentation | Mapping[str, Augmentation] | None = None,
+        mean: Numbers | Mapping[str, Numbers] | None = None,
+        std: Numbers | Mapping[str, Numbers] | None = None,
         num_threads: int | None = None,
     ) -> None:
-        self._gather = Gather(dataset, augmentation, mean, std, num_threads)
+        self._gather = gather_of(dataset, augmentation, mean, std, num_threads)
         self.source = dataset
         self.augmentation, self.mean, self.std = augmentation, mean, std
         self.num_threads = self._gather.num_threads
-        self.ways, self._ways = _range("ways", ways)
-        self.shots, self._shots = _range("shots", shots)
+        self.ways, self._ways = number_or_range("ways", ways)
+        self.shots, self._shots = number_or_range("shots", shots)
         self.queries = integer("queries", queries, 1)
         self.unlabelled = integer("unlabelled", unlabelled, 0)
         self.distractors = integer("distractors", distractors, 0)
@@ -153,14 +157,15 @@ class EpisodeSampler:
 
         Returns:
             `(inputs, targets)`. `inputs["support_x"]` is `[tasks, ways * shots, ...]`,
-            `inputs["support_y"]` is int32 `[tasks, ways * shots]`, `inputs["query_x"]` is
-            `[tasks, ways * queries, ...]`, and `targets` are the labels of the queries, int32
-            `[tasks, ways * queries]`. Examples are ordered by label. uint8 images, of two axes or
-            more, come as float32, multiplied by `float32(1 / 255)`; uint16 images of two or three
-            by `float32(1 / 65535)`; other floats as float32; all of them augmented and normalised
-            as the sampler was told. Other integers (vectors of uint8 too, the tokens of a text for
-            instance) and strings come as they are. Where `ways` or `shots` is a range, there
-            are masks as well, and where there are unlabelled examples, `inputs["unlabelled_x"]`.
+            `inputs["support_y"]` is int32 `[tasks, ways * shots]`, `inputs["query_x"]` is `[tasks,
+            ways * queries, ...]`, dicts of such for several inputs, and `targets` are the labels of
+            the queries, int32 `[tasks, ways * queries]`. Examples are ordered by label. uint8
+            images, of two axes or more, come as float32, multiplied by `float32(1 / 255)`; uint16
+            images of two or three by `float32(1 / 65535)`; other floats as float32; all of them
+            augmented and normalised as the sampler was told. Other integers (vectors of uint8 too,
+            the tokens of a text for instance) and strings come as they are. Where `ways` or `shots`
+            is a range, there are masks as well, and where there are unlabelled examples,
+            `inputs["unlabelled_x"]`.
 
         Raises:
             ValueError: `step` or `meta_batch_size` is out of range, or an example that was drawn
@@ -292,7 +297,8 @@ class EpisodeSampler:
         learner.fit(sampler.dataset(meta_batch_size=32), steps_per_epoch=500, epochs=20)
         ```
         """
-        return stream(self, meta_batch_size, start)
+        several = isinstance(self.source.examples, dict)
+        return (nested_stream if several else stream)(self, meta_batch_size, start)
 
     def __repr__(self) -> str:
         text = (
@@ -366,19 +372,6 @@ class EpisodeSampler:
                 f"{' + '.join(map(str, parts.values()))} = {needed} examples. Received: class "
                 f"{self.source.class_names[first]!r} with {sizes[first]}{others}"
             )
-
-
-def _range(name: str, value: Any) -> tuple[Any, tuple[int, int]]:
-    """Return a number, or two, as given and as the least and the most."""
-    if not isinstance(value, tuple | list):
-        number = integer(name, value, 1)
-        return number, (number, number)
-    if len(value) != 2:
-        raise ValueError(f"`{name}` must be a number or (least, most). Received: {name}={value}")
-    least, most = (integer(name, part, 1) for part in value)
-    if least > most:
-        raise ValueError(f"`{name}` must be (least, most). Received: {name}={value}")
-    return (least, most), (least, most)
 
 
 def _one_of(name: str, value: Any, choices: tuple[Any, ...]) -> Any:

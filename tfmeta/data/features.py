@@ -14,6 +14,7 @@ import numpy as np
 from tfmeta.checks import check_count
 from tfmeta.data.caching import Source, cached
 from tfmeta.data.class_dataset import ClassDataset
+from tfmeta.data.several_inputs import check_one_input
 from tfmeta.types import Array
 
 _BLOCK = 64 << 20  # bytes of examples that are looked at together
@@ -71,6 +72,7 @@ def features(
     """
     if not isinstance(dataset, ClassDataset):
         raise TypeError(f"`dataset` must be a ClassDataset. Received: {type(dataset).__name__}")
+    check_one_input(dataset)
     if dataset.dtype.kind not in "biuf":
         raise TypeError(f"`dataset` must hold numbers. Received: examples of {dataset.dtype}")
     check_count("batch_size", batch_size)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,26 +16,34 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 Floats = npt.NDArray[np.float64]
+_INPUT_RANGE = (-5.0, 5.0)
 
 
 class FunctionSampler:
     """Draws regression tasks; meta-batch `step` is a function of `(seed, step)`.
 
     A task is a function, shown at `shots` support and `queries` query points that are drawn
-    uniformly from `input_range`. Task `t` of meta-batch `s` depends on `(seed, s, t)` and nothing
-    else.
+    uniformly from `input_range`, or without replacement from `positions`. Task `t` of meta-batch
+    `s` depends on `(seed, s, t)` and nothing else.
 
     Args:
         draw: Draws the function of one task from a generator of random numbers; the function
-            maps points `[n, 1]` to values `[n, 1]`.
+            maps points `[n, d]` to values `[n, outputs]`.
         shots: Support points of a task.
         queries: Query points of a task.
         seed: Another seed gives other tasks; at least 0.
-        input_range: The interval `(low, high)` of the points.
+        input_range: The interval `(low, high)` of the points, d = 1; or one for each of their d
+            dimensions.
+        outputs: How many numbers a value has.
+        positions: Points `[n, d]`, or `[n]` where d = 1, in the place of `input_range`: a grid, for
+            instance, or the times of measurements.
+        shuffle: Whether the points of a task are drawn from `positions`. Otherwise these are the
+            points of every task, the first `shots` its support set, the others its queries.
 
     Raises:
         TypeError: `draw` cannot be called, or a number is of another type.
-        ValueError: A number or range is out of range.
+        ValueError: A number or range is out of range, or there are not as many `positions` as it
+            takes.
 
     Example:
         >>> import tfmeta
@@ -46,6 +54,17 @@ class FunctionSampler:
         >>> inputs, targets = lines.batch(step=0, meta_batch_size=4)
         >>> inputs["support_x"].shape, inputs["support_y"].shape, targets.shape
         ((4, 2, 1), (4, 2, 1), (4, 10, 1))
+
+        A plane over two dimensions, at the points of a grid:
+
+        >>> import numpy as np
+        >>> def plane(rng):
+        ...     slopes = rng.uniform(-1, 1, size=(2, 1))
+        ...     return lambda x: x @ slopes
+        >>> grid = np.stack(np.meshgrid(range(4), range(3)), axis=-1).reshape(-1, 2)
+        >>> planes = tfmeta.data.FunctionSampler(plane, shots=3, queries=9, positions=grid)
+        >>> planes.batch(step=0)[0]["query_x"].shape
+        (1, 9, 2)
     """
 
     def __init__(
@@ -55,7 +74,10 @@ class FunctionSampler:
         queries: int,
         seed: int = 0,
         *,
-        input_range: tuple[float, float] = (-5.0, 5.0),
+        input_range: tuple[float, float] | Sequence[tuple[float, float]] = _INPUT_RANGE,
+        outputs: int = 1,
+        positions: npt.ArrayLike | None = None,
+        shuffle: bool = True,
     ) -> None:
         if not callable(draw):
             raise TypeError(f"`draw` must be a function. Received: draw={draw!r}")
@@ -63,9 +85,14 @@ class FunctionSampler:
         self.shots = check_count("shots", shots)
         self.queries = check_count("queries", queries)
         self.seed = check_count("seed", seed, least=0)
-        self.input_range = _interval("input_range", input_range)
-        if self.input_range[0] == self.input_range[1]:
-            raise ValueError(f"`input_range` must not be empty. Received: {input_range}")
+        self.input_range = _intervals("input_range", input_range)
+        self.outputs = check_count("outputs", outputs)
+        if not isinstance(shuffle, bool):
+            raise TypeError(f"`shuffle` must be True or False. Received: shuffle={shuffle!r}")
+        self.shuffle = shuffle
+        self.positions = None if positions is None else self._checked(positions)
+        if not shuffle and positions is None:
+            raise ValueError("`positions` must be given for `shuffle=False`. Received: None")
 
     def batch(self, step: int, meta_batch_size: int = 1) -> Episodes:
         """Returns meta-batch number `step` as NumPy arrays.
@@ -75,8 +102,9 @@ class FunctionSampler:
             meta_batch_size: Number of tasks.
 
         Returns:
-            `(inputs, targets)`, all float32: `inputs["support_x"]` and `inputs["support_y"]` are
-            `[tasks, shots, 1]`, `inputs["query_x"]` and `targets` `[tasks, queries, 1]`.
+            `(inputs, targets)`, all float32: `inputs["support_x"]` is `[tasks, shots, d]`,
+            `inputs["support_y"]` `[tasks, shots, outputs]`, `inputs["query_x"]` `[tasks, queries,
+            d]` and `targets` `[tasks, queries, outputs]`.
 
         Raises:
             ValueError: `step` or `meta_batch_size` is out of range, or a function gave values of
@@ -84,13 +112,13 @@ class FunctionSampler:
         """
         step = check_count("step", step, least=0)
         tasks = check_count("meta_batch_size", meta_batch_size)
-        x = np.empty((tasks, self.shots + self.queries, 1), np.float32)
-        y = np.empty_like(x)
+        points, values = [], []
         for task in range(tasks):
             rng = np.random.default_rng([self.seed, step, task])
             function = self.draw(rng)
-            points = rng.uniform(*self.input_range, size=x.shape[1:])
-            x[task], y[task] = points, _values(function, points)
+            points.append(self._points(rng))
+            values.append(_values(function, points[-1], self.outputs))
+        x, y = np.stack(points).astype(np.float32), np.stack(values).astype(np.float32)
         inputs: dict[str, Array] = {
             "support_x": x[:, : self.shots],
             "support_y": y[:, : self.shots],
@@ -119,8 +147,47 @@ class FunctionSampler:
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}(shots={self.shots}, queries={self.queries}, seed={self.seed}, "
-            f"input_range={self.input_range})"
+            f"{self._told()})"
         )
+
+    def _told(self) -> str:
+        outputs = "" if self.outputs == 1 else f", outputs={self.outputs}"
+        if self.positions is None:
+            return f"input_range={self.input_range}{outputs}"
+        fixed = "" if self.shuffle else ", shuffle=False"
+        return f"positions of shape {self.positions.shape}{outputs}{fixed}"
+
+    def _points(self, rng: np.random.Generator) -> Floats:
+        """Draw the points of one task, `[shots + queries, d]`."""
+        number = self.shots + self.queries
+        if self.positions is not None:
+            order = rng.permutation(len(self.positions)) if self.shuffle else np.arange(number)
+            return self.positions[order[:number]]
+        low, high = np.transpose(np.atleast_2d(self.input_range))
+        return rng.uniform(low, high, size=(number, len(low)))
+
+    def _checked(self, positions: npt.ArrayLike) -> Floats:
+        if self.input_range != _INPUT_RANGE:
+            raise ValueError(
+                "`input_range` must be left out where there are `positions`. Received: "
+                f"input_range={self.input_range}"
+            )
+        points = np.asarray(positions)
+        if points.dtype.kind not in "iuf":
+            raise TypeError(f"`positions` must be numbers. Received: type {points.dtype}")
+        points = points.astype(np.float64)
+        points = points[:, None] if points.ndim == 1 else points
+        needed = self.shots + self.queries
+        fits = len(points) >= needed if self.shuffle else len(points) == needed
+        if points.ndim != 2 or 0 in points.shape or not fits:
+            number = "at least" if self.shuffle else "exactly"
+            raise ValueError(
+                f"`positions` must be [n, d] with {number} `shots` + `queries` = {needed} points. "
+                f"Received: shape={np.shape(positions)}"
+            )
+        if not np.isfinite(points).all():
+            raise ValueError("`positions` must be finite. Received: NaN or infinity")
+        return points
 
 
 class Sinusoids(FunctionSampler):
@@ -188,15 +255,16 @@ class Sinusoids(FunctionSampler):
         return wave
 
 
-def _values(function: Callable[[Floats], Floats], points: Floats) -> Floats:
+def _values(function: Callable[[Floats], Floats], points: Floats, outputs: int) -> Floats:
     values = np.asarray(function(points))
-    if values.shape != points.shape:
+    expected = (len(points), outputs)
+    if values.shape != expected:
         raise ValueError(
-            f"The functions that `draw` gives must map points {points.shape} to values of the same "
-            f"shape. Received: values of shape {values.shape}"
+            f"The functions that `draw` gives must map points {points.shape} to values {expected}, "
+            f"for `outputs={outputs}`. Received: values of shape {values.shape}"
         )
     if not np.isfinite(values).all():
-        where = points[~np.isfinite(values)][0]
+        where = points[~np.isfinite(values).all(axis=1)][0]
         raise ValueError(
             f"The functions that `draw` gives must be finite. Received: NaN or infinity at {where}"
         )
@@ -213,3 +281,12 @@ def _interval(name: str, interval: tuple[float, float]) -> tuple[float, float]:
     if not (np.isfinite([low, high]).all() and low <= high):
         raise ValueError(f"`{name}` must be finite and low <= high. Received: {name}={interval!r}")
     return low, high
+
+
+def _intervals(name: str, given: Any) -> Any:
+    """Return an interval that is not empty, or one for each of several dimensions."""
+    several = isinstance(given, Sequence) and any(isinstance(x, Sequence) for x in given)
+    found = tuple(_interval(name, part) for part in (given if several else [given]))
+    if any(low == high for low, high in found):
+        raise ValueError(f"`{name}` must not be empty. Received: {given}")
+    return found if several else found[0]

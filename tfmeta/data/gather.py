@@ -15,6 +15,7 @@ from tfmeta.data.augmentation import Augmentation
 from tfmeta.data.class_dataset import ClassDataset
 from tfmeta.data.maps import map_of
 from tfmeta.data.normalization import Numbers, scale_and_offset
+from tfmeta.data.several_inputs import check_one_input
 from tfmeta.data.shards import Shards
 from tfmeta.foreign.of_numpy import mapping_of
 from tfmeta.types import Array, Episodes
@@ -40,6 +41,7 @@ class Gather:
     ) -> None:
         if not isinstance(dataset, ClassDataset):
             raise TypeError(f"`dataset` must be a ClassDataset. Received: {type(dataset).__name__}")
+        check_one_input(dataset)
         self._dataset = dataset
         examples = dataset.examples
         self.num_threads = integer(
@@ -53,7 +55,7 @@ class Gather:
                 )
             augmentation.check(examples)
         self.augmentation = augmentation
-        self._become_floats = _become_floats(examples)
+        self._become_floats = become_floats(examples)
         if not self._become_floats and (mean is not None or std is not None):
             raise ValueError(
                 "`mean` and `std` need images of uint8 or uint16, or floats. "
@@ -196,11 +198,11 @@ class Gather:
 
 def check_squares(dataset: ClassDataset, cause: str) -> None:
     """Raise a `ValueError` unless the examples are images that can be turned."""
-    shape = dataset.examples.shape[1:]
-    if not (len(shape) >= 2 and shape[0] == shape[1]):
+    shape = dataset.example_shape
+    if isinstance(shape, dict) or not (len(shape) >= 2 and shape[0] == shape[1]):
         raise ValueError(
             f"{cause} needs square images `[n, size, size, ...]`. "
-            f"Received: examples of shape {tuple(shape)}"
+            f"Received: examples of shape {shape}"
         )
 
 
@@ -210,6 +212,19 @@ def integer(name: str, value: Any, least: int, end: int = 2**31) -> int:
     if value >= end:
         raise ValueError(f"`{name}` must be less than {end}. Received: {name}={value}")
     return int(value)
+
+
+def number_or_range(name: str, value: Any) -> tuple[Any, tuple[int, int]]:
+    """Return a number, or two, as given and as the least and the most."""
+    if not isinstance(value, tuple | list):
+        number = integer(name, value, 1)
+        return number, (number, number)
+    if len(value) != 2:
+        raise ValueError(f"`{name}` must be a number or (least, most). Received: {name}={value}")
+    least, most = (integer(name, part, 1) for part in value)
+    if least > most:
+        raise ValueError(f"`{name}` must be (least, most). Received: {name}={value}")
+    return (least, most), (least, most)
 
 
 def _labels(indices: Array) -> Array:
@@ -224,7 +239,7 @@ def _available_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _become_floats(examples: Array) -> bool:
+def become_floats(examples: Array) -> bool:
     """Whether examples come as float32: integers may be the tokens of a text, unless an image."""
     image = (examples.dtype == np.uint8 and examples.ndim >= 3) or (
         examples.dtype == np.uint16 and examples.ndim in (3, 4)

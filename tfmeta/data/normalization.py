@@ -35,10 +35,8 @@ def scale_and_offset(
     if mean is None and std is None:
         return None, None
     channels = 1 if examples.ndim == 3 else examples.shape[-1]
-    mu = _channels("mean", 0.0 if mean is None else mean, channels)
-    sigma = _channels("std", 1.0 if std is None else std, channels)
-    if not (sigma > 0).all():
-        raise ValueError(f"`std` must be positive. Received: std={std!r}")
+    mu = per_channel("mean", mean, channels, 0.0)
+    sigma = positive_per_channel("std", std, channels)
     with np.errstate(over="ignore"):
         scale, offset = (1 / sigma).astype(np.float32), (-mu / sigma).astype(np.float32)
     if not (np.isfinite(scale).all() and np.isfinite(offset).all()):
@@ -49,8 +47,42 @@ def scale_and_offset(
     return scale, offset
 
 
-def _channels(name: str, value: Numbers, channels: int) -> npt.NDArray[np.float64]:
-    numbers = np.asarray(value)
+def positive_per_channel(
+    name: str, value: Numbers | None, channels: int
+) -> npt.NDArray[np.float64]:
+    """Return a standard deviation for each channel; 1 when `None`.
+
+    Args:
+        name: How the argument is called.
+        value: One number, or one for each channel.
+        channels: How many there are.
+
+    Raises:
+        TypeError: There is something else than numbers.
+        ValueError: One is not positive and finite, or there are not as many as channels.
+    """
+    sigma = per_channel(name, value, channels, 1.0)
+    if not (sigma > 0).all():
+        raise ValueError(f"`{name}` must be positive. Received: {name}={value!r}")
+    return sigma
+
+
+def per_channel(
+    name: str, value: Numbers | None, channels: int, default: float
+) -> npt.NDArray[np.float64]:
+    """Return a finite number for each channel.
+
+    Args:
+        name: How the argument is called.
+        value: One number, or one for each channel.
+        channels: How many there are.
+        default: What `None` stands for.
+
+    Raises:
+        TypeError: There is something else than numbers.
+        ValueError: One is not finite, or there are not as many as channels.
+    """
+    numbers = np.asarray(default if value is None else value)
     if numbers.dtype.kind not in "iuf":
         raise TypeError(
             f"`{name}` must be a number, or one for each channel. Received: {name}={value!r}"
