@@ -118,6 +118,30 @@ def frozen_text() -> str:
     return table(["", "1 shot", "5 shots"], ([name, *cells] for name, cells in by_method.items()))
 
 
+def beside(name: str, shots: tuple[int, int]) -> str:
+    """Return the scores of methods, each with its paired difference from one of them."""
+    rows = read(name)["rows"]
+    by_method: dict[str, list[str]] = {}
+    for row in sorted(rows, key=lambda row: (row["shots"], -row["accuracy"])):
+        cells = by_method.setdefault(row["method"], [])
+        same = row["difference"] == row["difference_ci95"] == 0
+        difference = f"{row['difference']:+.2f} ± {row['difference_ci95']:.2f}".replace("-", "−")
+        cells += [scored(row), "" if same else difference]
+    head = [f"{n} shot{'s' * (n > 1)}" for n in shots]
+    columns = ["", head[0], "difference", head[1], "difference"]
+    return table(columns, ([name, *cells] for name, cells in by_method.items()))
+
+
+def text_intents() -> str:
+    """Return what a sentence wants, beside tf-idf."""
+    return beside("text_intents.json", (1, 5))
+
+
+def time_series() -> str:
+    """Return whose pulse it is, beside the Prototypical Network."""
+    return beside("time_series.json", (1, 3))
+
+
 def learners() -> str:
     """Return the processor time of an outer step, beside a Prototypical Network's."""
     rows = sorted(read("learners.json")["rows"], key=lambda row: row["milliseconds"])
@@ -218,7 +242,7 @@ def meta_step() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     made.__name__: made
     for made in (
-        *(omniglot, gradient_family, frozen_text, learners),
+        *(omniglot, gradient_family, frozen_text, text_intents, time_series, learners),
         *(exchange, steps_of_workers, workers_on_paper, meta_step),
     )
 }

