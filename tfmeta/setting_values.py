@@ -22,6 +22,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "batch_norm": BATCH_NORM_MODES,
     "distance": DISTANCES,
     "downsample": ("pool", "stride"),
+    "dtype": ("uint8", "uint16", "float32"),
+    "pages": ("first", "all"),
 }
 
 
@@ -123,6 +125,9 @@ EXPECTED = {
             "size": _SIDE,
             "grayscale": _FLAG,
             "invert": _FLAG,
+            "dtype": _among(choices_of("dtype")),
+            "alpha": _FLAG,
+            "pages": _among(choices_of("pages")),
             "skip_unreadable": _FLAG,
         }
     ),
@@ -152,6 +157,8 @@ EXPECTED = {
             ),
             "grayscale": _FLAG,
             "invert": _FLAG,
+            "dtype": _among(choices_of("dtype")),
+            "alpha": _FLAG,
         }
     ),
     "classes": _or_none(

@@ -18,6 +18,7 @@ from tfmeta.algorithms import FineTune
 from tfmeta.algorithms.embedding_learner import EmbeddingLearner
 from tfmeta.class_lists import ClassLists
 from tfmeta.data import Augmentation, ClassDataset, EpisodeSampler, load
+from tfmeta.data.class_sizes import left_out, small_classes
 from tfmeta.distribution import check_alike, digest, workers_of
 from tfmeta.files import replacing
 from tfmeta.inner_rates import InnerRates, suggest_inner_rate
@@ -74,12 +75,11 @@ def load_data(
 
 def large_enough(images: ClassDataset, least: int, tell: Callable[[str], None]) -> list[str]:
     """Return the names of the classes with so many examples, and tell which ones have fewer."""
-    sizes = np.diff(images.class_offsets)
-    pairs = list(zip(images.class_names, sizes, strict=True))
-    small = [f"{name} ({size})" for name, size in pairs if size < least]
+    small = small_classes(images.class_names, images.class_offsets, least)
     if small:
-        tell(f"Left out {_classes(small)} of fewer than {least} images: {', '.join(small)}")
-    return [name for name, size in pairs if size >= least]
+        tell(left_out(small, least, "images"))
+    without = {name for name, _ in small}
+    return [name for name in images.class_names if name not in without]
 
 
 def _classes(names: list[str]) -> str:
@@ -102,10 +102,11 @@ def settled(settings: Settings, parts: tuple[ClassDataset, ...]) -> Settings:
     height, width, channels = parts[0].example_shape
     images = {
         "size": [height, width],
-        "grayscale": channels == 1,
+        "grayscale": channels < 3,
         # The drawings known by name are bright ink, and what is photographed or drawn is dark.
         "invert": settings.data_options.get("invert", channels == 1 and not settings.is_folder),
     }
+    images |= {k: v for k, v in settings.data_options.items() if k in ("dtype", "alpha")}
     classes = {name: [*part.class_names] for name, part in zip(SPLITS, parts, strict=True)}
     return dataclasses.replace(
         settings, images=images, classes=classes if settings.is_folder else None
@@ -452,7 +453,7 @@ def pretrained(
         network.encoder,
         classes,
         settings.pretrain_epochs,
-        augmentation=Augmentation(flip=channels > 1, crop=min(height, width) // 8),
+        augmentation=Augmentation(flip=channels > 2, crop=min(height, width) // 8),
         validation=watched,
         validation_episodes=max(1, settings.validation_episodes),
         seed=settings.seed,

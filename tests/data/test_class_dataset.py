@@ -416,7 +416,6 @@ KINDS: dict[str, tuple[Image.Image, np.ndarray]] = {
     "palette": (Image.fromarray(images(1)[0, :, :, 0]).convert("P"), images(1)[0, :, :, 0]),
     "transparent": (Image.new("RGBA", (8, 8), (9, 9, 9, 0)), np.full((8, 8), 255)),
     "opaque": (Image.new("LA", (8, 8), (9, 255)), np.full((8, 8), 9)),
-    "ink": (Image.new("CMYK", (8, 8), (0, 0, 0, 255)), np.zeros((8, 8))),
 }
 
 
@@ -424,9 +423,9 @@ KINDS: dict[str, tuple[Image.Image, np.ndarray]] = {
 @pytest.mark.parametrize("channels", [1, 3])
 def test_read_image_understands(kind: str, channels: int, tmp_path: Path) -> None:
     image, expected = KINDS[kind]
-    file = tmp_path / ("image.tif" if image.mode == "CMYK" else "image.png")
+    file = tmp_path / "image.png"
     image.save(file)
-    pixels = read_image(file, grayscale=channels == 1)
+    pixels = read_image(file, grayscale=channels == 1, dtype="uint8", alpha=False)
     assert pixels.dtype == np.uint8
     np.testing.assert_array_equal(pixels, np.repeat(expected[:, :, None], channels, axis=2))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pathlib
 import pickle
+import re
 import subprocess
 import sys
 from typing import Any
@@ -277,12 +278,42 @@ def test_names_a_class_that_is_too_small() -> None:
     labels = ["cat"] * 9 + ["dog"] * 4 + ["eel"] * 5 + ["fox"] * 9
     dataset = ClassDataset(np.zeros([27, 3], np.float32), labels)
     expected = (
-        r"Every class must have at least `shots` \+ `queries` = 2 \+ 4 = 6 examples\. "
-        r"Received: class 'dog' with 4, and 1 more"
+        r"Every class must have at least `shots` \+ `queries` = 2 \+ 4 = 6 examples, "
+        r"which 2 of 4 classes have\. Received: dog \(4\), eel \(5\)\. Leave out smaller ones with "
+        r"dataset\.with_min_per_class\(6\) \(--min-per-class 6\)\."
     )
     with pytest.raises(ValueError, match=expected):
         EpisodeSampler(dataset, ways=2, shots=2, queries=4)
     EpisodeSampler(dataset, ways=4, shots=2, queries=2)
+    with pytest.warns(
+        UserWarning, match=r"^Left out 2 classes of fewer than 6 exa.*: dog \(4\), eel"
+    ):
+        large = dataset.with_min_per_class(6)
+    assert large.class_names == ("cat", "fox")
+    EpisodeSampler(large, ways=2, shots=2, queries=4)
+    assert dataset.with_min_per_class(4).class_names == dataset.class_names  # and says nothing
+
+
+def test_the_list_of_classes_that_are_too_small_is_bounded() -> None:
+    labels = [f"{c:03d}" for c in range(200) for _ in range(1 + c % 7)]
+    dataset = ClassDataset(np.zeros([len(labels), 2], np.float32), labels)
+    small = [f"{c:03d} (1)" for c in range(0, 140, 7)]  # the smallest
+    message = f"which 56 of 200 classes have. Received: {', '.join(small)}, ... and 124 more. Leave"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        EpisodeSampler(dataset, ways=2, shots=2, queries=4)
+    with pytest.warns(
+        UserWarning, match=r"^Left out 144 classes .*, \.\.\. and 124 more$"
+    ) as caught:
+        assert dataset.with_min_per_class(6).num_classes == 56
+    assert [warning.filename for warning in caught] == [__file__]
+    assert len(str(caught[0].message)) < 300
+    message = (
+        r"^`min_per_class` must be at most 7, the size of the largest class\. Received: min_per"
+    )
+    with pytest.raises(ValueError, match=message):
+        dataset.with_min_per_class(8)
+    with pytest.raises(TypeError, match="`min_per_class` must be an integer"):
+        dataset.with_min_per_class(2.5)  # type: ignore[arg-type]
 
 
 def test_reports_examples_that_are_not_finite() -> None:
@@ -315,7 +346,7 @@ def test_reports_examples_that_are_not_finite() -> None:
         (
             {"shots": 6},
             ValueError,
-            "= 6 \\+ 3 = 9 examples. Received: class 'class 0' with 8, and 11",
+            "= 6 \\+ 3 = 9 examples, which 0 of 12 classes have. Received: class 0 \\(8\\), clas",
         ),
         ({"seed": -1}, ValueError, "`seed` must be at least 0. Received: seed=-1"),
         ({"seed": 2**64}, ValueError, "`seed` must be less than 18446744073709551616"),

@@ -149,6 +149,22 @@ def test_a_mixture_of_functions() -> None:
         mixture.shard(0, 2)
 
 
+def test_a_mixture_of_examples_with_several_inputs() -> None:
+    random = np.random.default_rng(0)
+    parts = {}
+    for i, shots in enumerate((1, 2)):
+        inputs = {"x": random.random((40, 3), np.float32), "z": random.random((40, 2), np.float32)}
+        data = ClassDataset(inputs, np.repeat(np.arange(4), 10))
+        parts[str(i)] = EpisodeSampler(data, 2, shots, 3, seed=i)
+    mixture = Mixture(parts)
+    spec, _ = mixture.dataset(2).element_spec
+    assert spec["support_x"]["z"].shape.as_list() == [2, None, 2]
+    for step, (inputs, _) in enumerate(mixture.dataset(2).take(4).as_numpy_iterator()):
+        expected, _ = mixture.batch(step, 2)
+        for name in ("x", "z"):
+            np.testing.assert_array_equal(inputs["query_x"][name], expected["query_x"][name])
+
+
 @pytest.mark.parametrize(
     ("weights", "error", "message"),
     [

@@ -301,7 +301,7 @@ def test_a_list_that_is_not_there(tmp_path: Path) -> None:
         ({"ways": (4, 2)}, r"`ways` must be \(least, most\).*\(4, 2\)"),
         ({"ways": (0, 2)}, r"`ways` must be at least 1"),
         ({"ways": (10, 12)}, r"`ways` must be at most the number of classes, 9.*\(10, 12\)"),
-        ({"shots": (3, 5)}, r"`shots` \+ `queries` = 3 \+ 2 = 5.*class '0' with 3, and 1"),
+        ({"shots": (3, 5)}, r"`shots` \+ `queries` = 3 \+ 2 = 5.*Received: 0 \(3\), 1 \(4\)"),
         ({"within": "groups"}, r"`within` must be one of None, 'group', 'hierarchy'"),
         ({"within": "group", "ways": 4}, r"of a group.*ways=4; the largest, 'cat/big', has 3"),
         ({"within": np.array(["group"])}, r"`within` must be one of"),

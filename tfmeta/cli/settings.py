@@ -138,6 +138,9 @@ def settings_from(
     grayscale: bool,
     invert: bool,
     skip_unreadable: bool,
+    dtype: str | None = None,
+    alpha: bool | None = None,
+    pages: str | None = None,
     network: str,
     filters: int | None,
     freeze: bool | None,
@@ -151,6 +154,9 @@ def settings_from(
         "grayscale": grayscale,
         "invert": invert,
         "skip_unreadable": skip_unreadable,
+        "dtype": dtype,
+        "alpha": alpha,
+        "pages": pages,
     }
     is_folder = os.path.isabs(data)
     chosen, other = (of_folder, of_name) if is_folder else (of_name, of_folder)

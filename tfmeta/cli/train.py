@@ -26,6 +26,7 @@ from tfmeta.cli.settings import (
 from tfmeta.cli.types import FOLDER, POSITIVE, Data, Given, Name, Network, Rate
 from tfmeta.learner_table import LEARNERS, by_family
 from tfmeta.runs import INNER_RATE, Run, Settings, check_pretraining
+from tfmeta.setting_values import choices_of
 from tfmeta.workers import start_workers
 
 if TYPE_CHECKING:
@@ -95,6 +96,17 @@ def filters_by_network() -> str:
 )
 @click.option("--grayscale", is_flag=True, help="Read the images of a folder without colour.")
 @click.option("--invert", is_flag=True, help="Make dark ink on paper bright; for folders.")
+@click.option(
+    "--dtype",
+    type=Name(choices_of("dtype")),
+    help="Of a folder's images: uint16 keeps 16 bits, float32 floats, too.  [default: uint8]",
+)
+@click.option("--alpha", is_flag=True, help="Keep transparency, as one channel more; for folders.")
+@click.option(
+    "--pages",
+    type=Name(choices_of("pages")),
+    help="Of a folder's files with several: all of them are images.  [default: first]",
+)
 @click.option("--skip-unreadable", is_flag=True, help="Leave out damaged files of a folder.")
 @click.option(
     "--min-per-class",

@@ -1,5 +1,6 @@
 """Data: examples by class, rows by task; and episodes of them, functions of `(seed, step)`."""
 
+from tfmeta.data.audio import audio_from_directory, read_audio
 from tfmeta.data.augmentation import Augmentation
 from tfmeta.data.benchmarks import BENCHMARKS, load
 from tfmeta.data.caching import cache
@@ -26,9 +27,11 @@ __all__ = [
     "Sinusoids",
     "TableSampler",
     "TaskDataset",
+    "audio_from_directory",
     "cache",
     "features",
     "load",
+    "read_audio",
     "resize",
     "write_episodes",
 ]

@@ -9,7 +9,8 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,13 +22,18 @@ from tfmeta.data.class_dataset import ClassDataset
 from tfmeta.data.fingerprint import fingerprint
 from tfmeta.data.images import (
     CHUNK,
+    FORMATS,
     check_image_options,
     different_sizes,
     each_image,
     in_words,
+    named,
+    warn_lost,
     warn_unreadable,
+    without_defaults,
 )
-from tfmeta.data.readers import classes_and_groups, list_images, open_tfds
+from tfmeta.data.pages import Page, each_page
+from tfmeta.data.readers import classes_and_groups, list_files, open_tfds
 from tfmeta.types import Array
 
 _NOTED = 256 << 20  # bytes after which it is noted how far the cache has come
@@ -130,8 +136,8 @@ def cached(
             if "files" not in made.facts:
                 made.check()  # before anything is removed
             files.clear()
-        skipped = _fill(files, made, state, verbose)
-        made.skipped(skipped)
+        skipped, lost = _fill(files, made, state, verbose)
+        made.told(skipped, lost)
         return _load(files, made.facts)
 
 
@@ -143,31 +149,38 @@ class Source(NamedTuple):
     number: int
     # Raises if there is nothing to be read, or if it is not as the facts say.
     check: Callable[[], None]
-    # From a position on: positions, and examples with their labels; `None` for one left out.
-    examples: Callable[[int], Iterator[tuple[int, Array | None, Any]]]
+    # From a position on: positions, and examples with their labels; `None` for one left out. Counts
+    # what is lost of those that it has given.
+    examples: Callable[[int, Counter[str]], Iterator[tuple[int, Array | None, Any]]]
     names: Callable[[list[Any]], tuple[list[str], list[str] | None, Array]]
-    skipped: Callable[[list[int]], None]
+    # Says which were left out, and what was lost.
+    told: Callable[[list[int], Counter[str]], None]
 
 
 def _folder(source: str | os.PathLike[str], options: dict[str, Any]) -> Source:
     bound = inspect.signature(ClassDataset.from_directory).bind(source, **options)
     bound.apply_defaults()
     chosen = {name: value for name, value in bound.arguments.items() if name != "path"}
-    check_image_options(chosen["size"], chosen["resample"])
-    facts = {"source": os.path.abspath(source), "options": json.loads(json.dumps(chosen))}
-    files: list[str] = []
+    names_of = ("size", "resample", "dtype", "alpha", "pages")
+    check_image_options(**{name: chosen[name] for name in names_of})
+    options = json.loads(json.dumps(without_defaults(chosen)))
+    facts = {"source": os.path.abspath(source), "options": options}
+    files: Sequence[str | Page] = []
     labels: list[str] = []
     unreadable: list[str] = []
     if Path(source).exists():
-        files, labels, unreadable = list_images(source, chosen["skip_unreadable"])
-        facts["files"] = fingerprint(files, source)
+        found, labels, unreadable = list_files(source, chosen["skip_unreadable"])
+        facts["files"] = fingerprint(found, source)
+        files = found
+        if chosen["pages"] == "all":
+            files, labels = each_page(found, labels, FORMATS)
 
     def check() -> None:
-        found, _, _ = list_images(source, chosen["skip_unreadable"])
+        found, _, _ = list_files(source, chosen["skip_unreadable"])
         _check_unchanged(source, facts, fingerprint(found, source))
 
-    def examples(start: int) -> Iterator[tuple[int, Array | None, Any]]:
-        for i, image in each_image(files, start=start, **chosen):
+    def examples(start: int, lost: Counter[str]) -> Iterator[tuple[int, Array | None, Any]]:
+        for i, image in each_image(files, start=start, lost=lost, **chosen):
             yield i, image, labels[i]
 
     def names(spelled: list[Any]) -> tuple[list[str], list[str] | None, Array]:
@@ -175,12 +188,14 @@ def _folder(source: str | os.PathLike[str], options: dict[str, Any]) -> Source:
         numbers = {name: c for c, name in enumerate(classes)}
         return classes, groups, np.array([numbers[name] for name in spelled], np.int64)
 
-    def skipped(positions: list[int]) -> None:
+    def told(positions: list[int], lost: Counter[str]) -> None:
         warn_unreadable(unreadable, stacklevel=5, what="folder(s)")
-        warn_unreadable([files[i] for i in positions], stacklevel=5)
+        warn_unreadable([named(files[i]) for i in positions], stacklevel=5)
+        kept = len(files) - len(positions)
+        warn_lost(lost, kept, stacklevel=5, of=f" of {in_words(source)}")
 
     description = f"images of {in_words(source)}"
-    return Source(facts, description, len(files), check, examples, names, skipped)
+    return Source(facts, description, len(files), check, examples, names, told)
 
 
 def _tfds(source: str | os.PathLike[str], split: str, options: dict[str, Any]) -> Source:
@@ -205,7 +220,7 @@ def _tfds(source: str | os.PathLike[str], split: str, options: dict[str, Any]) -
     def check() -> None:
         _check_unchanged(source, facts, found())
 
-    def examples(start: int) -> Iterator[tuple[int, Array | None, Any]]:
+    def examples(start: int, lost: Counter[str]) -> Iterator[tuple[int, Array | None, Any]]:
         for images, *columns in records.batches(start):
             if images.dtype == object:
                 raise TypeError(
@@ -222,7 +237,7 @@ def _tfds(source: str | os.PathLike[str], split: str, options: dict[str, Any]) -
 
     description = f"{source} {split}"
     return Source(
-        facts, description, records.number, check, examples, names, lambda positions: None
+        facts, description, records.number, check, examples, names, lambda positions, lost: None
     )
 
 
@@ -236,7 +251,8 @@ def _check_unchanged(source: str | os.PathLike[str], facts: dict[str, Any], foun
 
 def _check_facts(files: CacheFiles, before: dict[str, Any], facts: dict[str, Any]) -> None:
     """Raise unless the cache is of this source and these options."""
-    for name, value in facts["options"].items():
+    for name in (*facts["options"], *before["options"]):
+        value = facts["options"].get(name)
         if before["options"].get(name) != value:
             raise ValueError(
                 f"`{name}` must be {before['options'].get(name)!r} as when the cache "
@@ -245,7 +261,7 @@ def _check_facts(files: CacheFiles, before: dict[str, Any], facts: dict[str, Any
             )
     # A folder may have been moved; one that is gone is known by its name.
     same = "files" if "files" in facts and "files" in before else "source"
-    if before["options"].keys() != facts["options"].keys() or before[same] != facts[same]:
+    if before[same] != facts[same]:
         change = "" if before["source"] != facts["source"] else ", whose files have changed since"
         raise ValueError(
             f"`source` must be {before['source']!r} as when the cache '{files.folder}' was made. "
@@ -281,10 +297,10 @@ def _warn_anew(file: Path, reason: object) -> None:
 
 def _fill(
     files: CacheFiles, source: Source, state: dict[str, Any] | None, verbose: bool
-) -> list[int]:
+) -> tuple[list[int], Counter[str]]:
     """Append examples to the file, and note after each chunk how far that is safe.
 
-    Returns the positions of those that were left out.
+    Returns the positions of those that were left out, and what was lost of the others.
     """
     import keras  # slow to import
 
@@ -300,17 +316,20 @@ def _fill(
         examples, spelled = appended
         if state is None:
             state = {"format": FORMAT, "facts": source.facts, "read": 0, "kept": 0, "skipped": []}
-            state |= {"shape": None, "dtype": None}
+            state |= {"shape": None, "dtype": None, "lost": {}}
+        # Those of older versions noted none.
+        lost = Counter(state.get("lost", {}))
 
         def note() -> int:
             state["examples"], state["labels"] = examples.note(), spelled.note()
+            state["lost"] = dict(lost)
             cache_files.put_note(files.progress, state)
             return examples.size
 
         noted = examples.size
         bar = keras.utils.Progbar(max(source.number, 1), verbose=int(verbose), unit_name="example")
         bar.update(state["read"])
-        for position, example, label in source.examples(state["read"]):
+        for position, example, label in source.examples(state["read"], lost):
             if example is None:
                 state["skipped"].append(position)
             else:
@@ -331,7 +350,7 @@ def _fill(
         note()
         bar.update(max(source.number, 1), finalize=True)
         _finish(files, source, state, examples)
-    return list(state["skipped"])
+    return list(state["skipped"]), lost
 
 
 def _appended(
@@ -425,6 +444,8 @@ def _check_state(state: dict[str, Any], number: int) -> None:
     _expect(0 <= kept <= read == kept + len(skipped), "read")
     _expect(number < 0 or read <= number, "read")
     _expect(all(0 <= position < read for position in skipped), "skipped")
+    lost = [*state.get("lost", {}).values()]
+    _expect(_are(int, lost) and all(0 <= number <= read for number in lost), "lost")
     size = 0
     if kept:
         _expect(_are(int, state["shape"]) and min(state["shape"], default=1) > 0, "shape")

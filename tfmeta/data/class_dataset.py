@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from tfmeta.checks import did_you_mean
+from tfmeta.checks import check_count, did_you_mean
+from tfmeta.data.class_sizes import left_out, small_classes
 from tfmeta.data.images import in_words
 from tfmeta.data.maps import packed, unpacked
 from tfmeta.data.readers import read_directory, read_tfds
@@ -173,6 +175,9 @@ class ClassDataset:
         grayscale: bool = False,
         invert: bool = False,
         resample: str = "lanczos",
+        dtype: str | None = None,
+        alpha: bool | None = None,
+        pages: str | None = None,
         skip_unreadable: bool = False,
     ) -> ClassDataset:
         """Reads a folder of images into memory.
@@ -182,6 +187,9 @@ class ClassDataset:
         kinds of files and images directly in `path` are left alone. Symbolic links are followed,
         but no folder is read twice.
 
+        Where something of images is lost, one warning says of how many, and what would keep it;
+        one who has said `dtype`, `alpha` or `pages` gets none about that.
+
         Args:
             path: The folder.
             size: Side of the square, or `(height, width)`, to which images are resized. `None`
@@ -189,11 +197,19 @@ class ClassDataset:
             grayscale: One channel when `True`, red, green and blue otherwise.
             invert: Whether to turn `v` into `255 - v`, so that dark ink on paper becomes bright.
             resample: `"lanczos"`, `"area"` or `"bilinear"`.
+            dtype: `"uint8"` is the default: images of 16 bits are brought to 8. `"uint16"` keeps
+                them, and those of 8 bits are multiplied by 257; samplers bring both to [0, 1].
+                `"float32"` is between 0 and 1; but floats of a file, and integers of 32 bits or
+                with a sign, have no agreed range and are taken as they are.
+            alpha: Whether there is one channel more, the opacity. If not, which is the default,
+                images are laid on white paper.
+            pages: `"all"` makes each page of a document and each frame of an animation an example;
+                `"first"`, the default, reads one of each file.
             skip_unreadable: Leaves out files and folders that cannot be read, with a warning that
                 names them, instead of raising an error.
 
         Returns:
-            The images as uint8 `[n, height, width, channels]`, in sorted order of their paths.
+            The images as `[n, height, width, channels]`, in sorted order of their paths.
 
         Raises:
             FileNotFoundError: `path` does not exist.
@@ -215,9 +231,18 @@ class ClassDataset:
             grayscale=grayscale,
             invert=invert,
             resample=resample,
+            dtype=dtype,
+            alpha=alpha,
+            pages=pages,
             skip_unreadable=skip_unreadable,
         )
-        return cls(*labelled, description=f"images of {in_words(path)}")
+        pixels, labels, names, groups = labelled
+        # Of which range they are is known of the files, and need not be guessed from the numbers.
+        description = f"images of {in_words(path)}"
+        placeholder = np.zeros([len(pixels), 1], bool)
+        made = cls(placeholder, labels, names, groups, description=description)
+        made.examples = np.asarray(pixels)
+        return made
 
     @property
     def num_classes(self) -> int:
@@ -327,6 +352,40 @@ class ClassDataset:
         """
         parts = shares(self.class_names, fractions, seed, one="class", many="classes")
         return tuple(map(self._derive, parts))
+
+    def with_min_per_class(self, min_per_class: int) -> ClassDataset:
+        """Leaves out the classes of fewer examples, with a warning that lists them.
+
+        An episode needs `shots + queries` examples of each of its classes.
+
+        Args:
+            min_per_class: How many examples are enough.
+
+        Returns:
+            A `ClassDataset` of the others that shares the examples.
+
+        Raises:
+            TypeError: `min_per_class` is no integer.
+            ValueError: No class has so many examples.
+
+        Example:
+
+        ```python
+        pets = ClassDataset.from_directory("photos", size=84).with_min_per_class(6)
+        ```
+        """
+        least = check_count("min_per_class", min_per_class)
+        small = small_classes(self.class_names, self.class_offsets, least)
+        if len(small) == self.num_classes:
+            largest = max(size for _, size in small)
+            raise ValueError(
+                f"`min_per_class` must be at most {largest}, the size of the largest class. "
+                f"Received: min_per_class={min_per_class}"
+            )
+        if small:
+            warnings.warn(left_out(small, least), stacklevel=2)
+        sizes = np.diff(self.class_offsets)
+        return self._derive(np.flatnonzero(sizes >= least).tolist())
 
     def with_rotations(self) -> ClassDataset:
         """Makes each rotation of a class by 0, 90, 180 and 270 degrees a class of its own.

@@ -11,6 +11,7 @@ import numpy as np
 from tfmeta import _core
 from tfmeta.data.augmentation import Augmentation
 from tfmeta.data.class_dataset import ClassDataset
+from tfmeta.data.class_sizes import listed
 from tfmeta.data.gather import check_squares, integer, number_or_range
 from tfmeta.data.gather_several import gather_of
 from tfmeta.data.nested_stream import nested_stream
@@ -363,14 +364,17 @@ class EpisodeSampler:
         parts = {"shots": self._shots[0], "queries": self.queries, "unlabelled": self.unlabelled}
         parts = {name: n for name, n in parts.items() if n}
         needed = sum(parts.values())
-        small = drawn[sizes[drawn] < needed]
-        if small.size:
-            first = small[np.argmin(sizes[small])]
-            others = f", and {small.size - 1} more classes are too small" if small.size > 1 else ""
+        small = [(self.source.class_names[c], int(sizes[c])) for c in drawn if sizes[c] < needed]
+        if small:
+            hint = (
+                f". Leave out smaller ones with dataset.with_min_per_class({needed}) "
+                f"(--min-per-class {needed})."
+            )
             raise ValueError(
                 f"Every class{of} must have at least {' + '.join(f'`{name}`' for name in parts)} = "
-                f"{' + '.join(map(str, parts.values()))} = {needed} examples. Received: class "
-                f"{self.source.class_names[first]!r} with {sizes[first]}{others}"
+                f"{' + '.join(map(str, parts.values()))} = {needed} examples, which "
+                f"{len(drawn) - len(small)} of {len(drawn)} classes have. Received: "
+                f"{listed(small)}{hint if len(small) < len(drawn) else ''}"
             )
 
 

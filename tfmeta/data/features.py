@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -80,7 +81,9 @@ def features(
     classes = np.repeat(np.arange(dataset.num_classes), sizes)
     total = len(dataset)
 
-    def examples(start: int) -> Iterator[tuple[int, Array | None, Any]]:
+    def examples(
+        start: int, lost: Counter[str] | None = None
+    ) -> Iterator[tuple[int, Array | None, Any]]:
         # Whole batches, also where one was interrupted: rounding depends on what is in one.
         for first in range(start - start % batch_size, total, batch_size):
             rows = np.arange(first, min(first + batch_size, total))
@@ -113,7 +116,7 @@ def features(
         return list(dataset.class_names), groups, np.array(spelled, np.int64)[:, 0]
 
     # What it is made of is in memory or in files that are digested: nobody changes it meanwhile.
-    made = Source(facts, description, total, lambda: None, examples, names_of, lambda _: None)
+    made = Source(facts, description, total, lambda: None, examples, names_of, lambda *_: None)
     return cached(made, path, overwrite=overwrite, verbose=verbose)
 
 

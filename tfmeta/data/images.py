@@ -1,29 +1,32 @@
-"""Image files as uint8 arrays, all made in the same way wherever they come from."""
+"""Image files as arrays, all made in the same way wherever they come from."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Condition
 from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
-from tfmeta.checks import check_size
+from tfmeta.checks import check_count, check_size
 from tfmeta.choices import SUFFIXES as SUFFIXES
+from tfmeta.data.changes import IN_WORDS, warn_changes
+from tfmeta.data.decoding import decode
+from tfmeta.data.pages import Page, has_pages, may_have_pages, pages_of
+from tfmeta.data.resizing import RESAMPLING as RESAMPLING
+from tfmeta.data.resizing import prepare as prepare
+from tfmeta.data.resizing import prepare_floats
+from tfmeta.types import Array
 
-ImageArray = npt.NDArray[np.uint8]
-
-RESAMPLING = {
-    "lanczos": Image.Resampling.LANCZOS,
-    "area": Image.Resampling.BOX,
-    "bilinear": Image.Resampling.BILINEAR,
-}
+DTYPES = ("uint8", "uint16", "float32")
+# What is done, and said, where nobody has chosen.
+_DEFAULTS = {"dtype": "uint8", "alpha": False, "pages": "first"}
 # What files of these names may hold. Pillow would also open others by their content, of which some
 # are programs: it has PostScript run.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -41,11 +44,14 @@ def read_image(
     grayscale: bool = False,
     invert: bool = False,
     resample: str = "lanczos",
-) -> ImageArray:
-    """Reads one image as a uint8 array of shape `[height, width, channels]`.
+    dtype: str | None = None,
+    alpha: bool | None = None,
+    page: int | None = None,
+) -> Array:
+    """Reads one image as an array of shape `[height, width, channels]`.
 
-    Images of 1, 8 and 16 bits per channel are brought to 0..255, transparent ones are laid on
-    white paper, and a camera's orientation tag is obeyed.
+    A camera's orientation tag is obeyed. Where something of the image is lost there is a warning
+    that says what would keep it; one who has said `dtype`, `alpha` or `page` gets none.
 
     Args:
         path: An image file: BMP, GIF, JPEG, PBM, PGM, PNG, PPM, TIFF or WebP, whatever its name; or
@@ -53,18 +59,27 @@ def read_image(
         size: Side of the square, or `(height, width)`, to which the image is resized (its
             proportions are not kept). `None` leaves the size as it is.
         grayscale: One channel when `True`, red, green and blue otherwise.
-        invert: Whether to turn `v` into `255 - v`, so that dark ink on paper becomes bright.
+        invert: Whether to turn `v` into `255 - v`, or what is the same of another type, so that
+            dark ink on paper becomes bright.
         resample: `"lanczos"`, `"area"` or `"bilinear"`; all three average over the pixels that
             they shrink.
+        dtype: `"uint8"`, of 0..255, is the default: images of 16 bits are brought to 8.
+            `"uint16"`, of 0..65535, keeps them, and those of 8 bits are multiplied by 257.
+            `"float32"` is between 0 and 1; but floats of a file, and integers of 32 bits or with a
+            sign, have no agreed range and are taken as they are.
+        alpha: Whether there is one channel more, the opacity. If not, which is the default, images
+            are laid on white paper.
+        page: Which page of a document or frame of an animation, from 0, the default.
 
     Returns:
-        A uint8 array of shape `[height, width, 1]` or `[height, width, 3]`.
+        An array of shape `[height, width, 1]` or `[height, width, 3]`; with `alpha`, of 2 or 4
+        channels.
 
     Raises:
         FileNotFoundError: `path` is not a file.
         TypeError: `size` is neither an integer nor a pair of them.
-        ValueError: `path` cannot be read as an image, for instance because it is truncated; or
-            another argument is not one of the values above.
+        ValueError: `path` cannot be read as an image, for instance because it is truncated, or not
+            as `dtype`; or another argument is not one of the values above.
 
     Example:
 
@@ -73,9 +88,19 @@ def read_image(
     drawing.shape    # (28, 28, 1)
     ```
     """
-    return _read(
-        path, lambda pixels: None, size=size, grayscale=grayscale, invert=invert, resample=resample
+    image, done = _read(
+        path,
+        lambda pixels: None,
+        size=size,
+        grayscale=grayscale,
+        invert=invert,
+        resample=resample,
+        dtype=dtype,
+        alpha=alpha,
+        page=page,
     )
+    warn_lost(Counter(done), 1, stacklevel=3, hint_of_pages="page")
+    return image
 
 
 def _read(
@@ -86,104 +111,140 @@ def _read(
     grayscale: bool = False,
     invert: bool = False,
     resample: str = "lanczos",
-) -> ImageArray:
-    """Read an image; `admit` is told the number of its pixels before they are decoded."""
-    check_image_options(size, resample)
+    dtype: str | None = None,
+    alpha: bool | None = None,
+    pages: str | None = None,
+    page: int | None = None,
+) -> tuple[Array, frozenset[str]]:
+    """Read an image, and return what was lost that nobody has chosen to lose.
+
+    `admit` is told the number of its pixels before they are decoded.
+    """
+    check_image_options(size, resample, dtype, alpha, pages)
     name = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if name is not None and not os.path.isfile(name):
         raise FileNotFoundError(f"`path` must be an image file. Received: path={name!r}")
+    number = path.number if isinstance(path, Page) else check_count("page", page or 0, 0)
+    kind = dtype or _DEFAULTS["dtype"]
+    source: Any = path if name is None else name
+
+    def opened() -> Image.Image:
+        with contextlib.ExitStack() as unless_it_is_returned:
+            image = unless_it_is_returned.enter_context(Image.open(source, formats=FORMATS))
+            if number:
+                image.seek(number)
+            unless_it_is_returned.pop_all()
+        return image
+
+    several = False
     try:
-        with Image.open(path, formats=FORMATS) as opened:
-            admit(opened.width * opened.height)
-            opened.load()
-            image = _to_eight_bits(opened, "L" if grayscale else "RGB")
+        with contextlib.ExitStack() as stack:
+            image = stack.enter_context(opened())
+            is_asked = page is None and pages != "first" and not isinstance(path, Page)
+            if is_asked and may_have_pages(image):
+                several = _has_several_pages(opened, must_count=pages == "all")
+                image = stack.enter_context(opened())
+            pixels, done = decode(
+                image, opened, admit, grayscale=grayscale, alpha=bool(alpha), dtype=str(kind)
+            )
+        if invert and "as they are" in done:
+            raise ValueError("`invert` needs numbers of an agreed range")
     # Pillow's decoders raise a dozen types (OSError, SyntaxError, struct.error, zlib.error, ...).
     except Exception as error:
         what = "a file object" if name is None else repr(name)
-        raise ValueError(f"Not a readable image: {what} ({error})") from error
-    pixels = np.asarray(image)
-    stack = pixels.reshape(1, *pixels.shape[:2], -1)
-    made: ImageArray = prepare(stack, size=size, invert=invert, resample=resample)[0]
-    return made
+        of = f", page {number}" if number else ""
+        raise ValueError(f"Not a readable image: {what}{of} ({error})") from error
+    if kind == "uint8":
+        made = prepare(pixels[None], size=size, invert=invert, resample=resample)[0]
+    else:
+        made = prepare_floats(
+            pixels,
+            size=size,
+            invert=invert,
+            resample=resample,
+            dtype=str(kind),
+            bounded="as they are" not in done,
+        )
+    chosen = {"bits": dtype, "transparent": alpha}
+    lost = {what for what in done if chosen.get(what) is None} | ({"pages"} if several else set())
+    return made, frozenset(lost)
 
 
-def prepare(
-    images: ImageArray,
-    *,
-    size: int | tuple[int, int] | None = None,
-    grayscale: bool = False,
-    invert: bool = False,
-    resample: str = "lanczos",
-) -> ImageArray:
-    """Resizes and converts a stack of images at once.
-
-    Args:
-        images: A uint8 array `[n, height, width, channels]` of 1, 3 or 4 channels.
-        size, grayscale, invert, resample: As for `read_image`; one channel stays one.
-
-    Returns:
-        A new uint8 array of the same layout.
-    """
-    shape = check_image_options(size, resample)
-    n, height, width, channels = images.shape
-    if grayscale and channels > 1:
-        colour = Image.fromarray(images.reshape(n * height, width, channels))
-        images = np.asarray(colour.convert("L")).reshape(n, height, width, 1)
-    if shape is not None and shape != (height, width):
-        # First the width, then the height with the axes exchanged: the two passes that Pillow
-        # makes of every single image, to the bit, but each a single call for the stack.
-        images = _resize_width(images, shape[1], resample).swapaxes(1, 2)
-        images = _resize_width(images, shape[0], resample).swapaxes(1, 2)
-    return 255 - images if invert else np.ascontiguousarray(images)
-
-
-def _resize_width(images: ImageArray, width: int, resample: str) -> ImageArray:
-    n, height, _, channels = images.shape
-    one_below_the_other = images.reshape(n * height, -1, channels)
-    if channels == 1:
-        one_below_the_other = one_below_the_other[:, :, 0]
-    resized = Image.fromarray(one_below_the_other).resize((width, n * height), RESAMPLING[resample])
-    return np.asarray(resized).reshape(n, height, width, channels)
+def _has_several_pages(opened: Callable[[], Image.Image], must_count: bool) -> bool:
+    # Opened for it alone, so that what is damaged in a later page leaves the first as it is.
+    try:
+        with opened() as image:
+            return len(pages_of(image)) > 1 if must_count else has_pages(image)
+    except Exception:
+        if must_count:
+            raise
+        return True
 
 
 def read_images(
-    paths: Sequence[str | os.PathLike[str]], *, skip_unreadable: bool = False, **options: Any
-) -> tuple[ImageArray, list[int]]:
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    skip_unreadable: bool = False,
+    of: str = "",
+    **options: Any,
+) -> tuple[Array, list[int]]:
     """Reads many image files into one array, in threads and in the order of `paths`.
 
     Args:
-        paths: The image files.
+        paths: The image files, or pages of such.
         skip_unreadable: Leaves out files that cannot be read, with one warning that names them,
             instead of raising an error.
+        of: What the images are of, for the warning of what is lost.
         **options: As for `read_image`.
 
     Returns:
-        A uint8 array `[images, height, width, channels]` and the positions in `paths` of the
+        An array `[images, height, width, channels]` and the positions in `paths` of the
         images it holds.
 
     Raises:
         ValueError: An image cannot be read, or its size differs from the others'.
     """
-    images: ImageArray | None = None
+    images: Array | None = None
     kept: list[int] = []
     unreadable: list[str] = []
-    for i, image in each_image(paths, skip_unreadable=skip_unreadable, **options):
+    lost: Counter[str] = Counter()
+    for i, image in each_image(paths, skip_unreadable=skip_unreadable, lost=lost, **options):
         if image is None:
-            unreadable.append(os.fspath(paths[i]))
+            unreadable.append(named(paths[i]))
             continue
         if images is None:
-            images = np.empty((len(paths), *image.shape), np.uint8)
+            images = np.empty((len(paths), *image.shape), image.dtype)
         if image.shape != images.shape[1:]:
             raise different_sizes(
-                f"{os.fspath(paths[kept[0]])!r} of shape {images.shape[1:]}",
-                f"{os.fspath(paths[i])!r} of shape {image.shape}",
+                f"{named(paths[kept[0]])!r} of shape {images.shape[1:]}",
+                f"{named(paths[i])!r} of shape {image.shape}",
             )
         images[len(kept)] = image
         kept.append(i)
     warn_unreadable(unreadable, stacklevel=5)
+    warn_lost(lost, len(kept), stacklevel=5, of=of)
     if images is None:
         raise ValueError(f"None of the {len(paths)} images can be read.")
     return images[: len(kept)], kept
+
+
+def stack_images(paths: Sequence[str | os.PathLike[str]], **options: Any) -> Array:
+    """Reads a few image files of one size into one array, as `read_images` does.
+
+    Args:
+        paths: The image files.
+        **options: As for `read_image`.
+
+    Raises:
+        ValueError: An image cannot be read.
+    """
+    images, lost = [], Counter[str]()
+    for path in paths:
+        image, done = _read(path, lambda pixels: None, **options)
+        images.append(image)
+        lost.update(done)
+    warn_lost(lost, len(images), stacklevel=4)
+    return np.stack(images)
 
 
 def each_image(
@@ -191,14 +252,16 @@ def each_image(
     *,
     start: int = 0,
     skip_unreadable: bool = False,
+    lost: Counter[str] | None = None,
     **options: Any,
-) -> Iterator[tuple[int, ImageArray | None]]:
+) -> Iterator[tuple[int, Array | None]]:
     """Reads many image files, in threads and in the order of `paths`.
 
     Args:
-        paths: The image files.
+        paths: The image files, or pages of such.
         start: The position in `paths` to begin with.
         skip_unreadable: Gives `None` for a file that cannot be read, instead of raising an error.
+        lost: Is told what was lost of the images that were yielded.
         **options: As for `read_image`.
 
     Yields:
@@ -207,13 +270,17 @@ def each_image(
     Raises:
         ValueError: An image cannot be read.
     """
-    check_image_options(options.get("size"), options.get("resample", "lanczos"))
+    chosen = {name: options.get(name) for name in ("size", "dtype", "alpha", "pages")}
+    check_image_options(resample=options.get("resample", "lanczos"), **chosen)
     memory = _Memory(start)
+    lost = Counter() if lost is None else lost
 
-    def read(position: int) -> ImageArray | None:
-        image = None
+    def read(position: int) -> tuple[Array | None, frozenset[str]]:
+        image, done = None, frozenset[str]()
         try:
-            image = _read(paths[position], lambda pixels: memory.take(position, pixels), **options)
+            image, done = _read(
+                paths[position], lambda pixels: memory.take(position, pixels), **options
+            )
         # A link that leads nowhere is a FileNotFoundError.
         except (ValueError, FileNotFoundError) as error:
             if not skip_unreadable:
@@ -221,16 +288,18 @@ def each_image(
                 raise ValueError(f"{error}. {hint}") from error
         finally:
             memory.keep(position, 0 if image is None else image.nbytes)
-        return image
+        return image, done
 
     # Worth it for photographs; small drawings are decoded too fast to gain by threads.
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
-        ahead: deque[Future[ImageArray | None]] = deque()
+        ahead: deque[Future[tuple[Array | None, frozenset[str]]]] = deque()
         for i in range(start, len(paths)):
             while len(ahead) < min(CHUNK, len(paths) - i):
                 ahead.append(pool.submit(read, i + len(ahead)))
-            yield i, ahead.popleft().result()
+            image, done = ahead.popleft().result()
+            lost.update(done)
+            yield i, image
             memory.next()
     finally:
         memory.close()
@@ -285,6 +354,31 @@ def warn_unreadable(paths: Sequence[str], stacklevel: int, what: str = "image(s)
         warnings.warn(f"Left out {len(paths)} unreadable {what}: {shown}", stacklevel=stacklevel)
 
 
+def warn_lost(
+    lost: Counter[str], number: int, stacklevel: int, of: str = "", hint_of_pages: str = "pages"
+) -> None:
+    """Warns once of what was lost of so many images, if anything was.
+
+    Args:
+        lost: As `each_image` has told.
+        number: How many images there are.
+        stacklevel: As for `warnings.warn`.
+        of: What they are of.
+        hint_of_pages: The argument that chooses pages.
+    """
+    words = dict(IN_WORDS)
+    if hint_of_pages == "page":
+        words["pages"] = words["pages"].partition("(")[0] + "(page=1 reads the second)"
+    if lost["as they are"] == number:  # which was asked for, and there are no others
+        del words["as they are"]
+    warn_changes(lost, number, words, f"image(s){of}", stacklevel + 1)
+
+
+def named(path: str | os.PathLike[str]) -> str:
+    """Returns the name of a file, and the page that is meant."""
+    return os.fspath(path) + (f", page {path.number}" if isinstance(path, Page) else "")
+
+
 def in_words(path: str | os.PathLike[str]) -> str:
     """Returns a path as a text that can be printed and encoded, whatever bytes it is made of."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
@@ -298,23 +392,32 @@ def different_sizes(one: str, other: str) -> ValueError:
     )
 
 
-def _to_eight_bits(image: Image.Image, mode: str) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        # 16-bit PNG and TIFF: `convert` would clip at 255 instead of scaling.
-        deep = np.asarray(image).astype(np.float64) / 257
-        image = Image.fromarray(np.rint(deep.clip(0, 255)).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("images of floats have no agreed range; save them as 8 or 16 bits")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(mode)
-
-
-def check_image_options(size: object, resample: object) -> tuple[int, int] | None:
+def check_image_options(
+    size: object,
+    resample: object,
+    dtype: object = None,
+    alpha: object = None,
+    pages: object = None,
+) -> tuple[int, int] | None:
     """Returns `size` as a pair, or raises the error that names the argument at fault."""
-    if resample not in RESAMPLING:
-        known = ", ".join(map(repr, RESAMPLING))
-        raise ValueError(f"`resample` must be one of {known}. Received: resample={resample!r}")
+    known: dict[str, tuple[object, Sequence[str]]] = {
+        "resample": (resample, tuple(RESAMPLING)),
+        "dtype": (_DEFAULTS["dtype"] if dtype is None else dtype, DTYPES),
+        "pages": (_DEFAULTS["pages"] if pages is None else pages, ("first", "all")),
+    }
+    for name, (value, choices) in known.items():
+        if value not in choices:
+            among = ", ".join(map(repr, choices))
+            raise ValueError(f"`{name}` must be one of {among}. Received: {name}={value!r}")
+    if not isinstance(alpha, bool | None):
+        raise TypeError(f"`alpha` must be True or False. Received: alpha={alpha!r}")
     return check_size(size)
+
+
+def without_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns options of images but those that are what is done where nobody chooses."""
+    return {
+        name: value
+        for name, value in options.items()
+        if name not in _DEFAULTS or value not in (None, _DEFAULTS[name])
+    }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfmeta.checks import check_count, did_you_mean
+from tfmeta.data.nested_stream import nested_stream
 from tfmeta.data.stream import stream
 from tfmeta.types import Array, Episodes, Sampler
 
@@ -169,7 +170,8 @@ class Mixture:
         ```
         """
         like = [self._of(name, start, meta_batch_size) for name in self.names]
-        return stream(self, meta_batch_size, start, like)
+        several = any(isinstance(part, dict) for part in like[0][0].values())
+        return (nested_stream if several else stream)(self, meta_batch_size, start, like)
 
     def __repr__(self) -> str:
         shares = dict(zip(self.names, self.weights, strict=True))

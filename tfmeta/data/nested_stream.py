@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -11,13 +11,16 @@ from tfmeta.data.stream import stream
 from tfmeta.types import Array, Episodes, Sampler
 
 
-def nested_stream(sampler: Sampler, meta_batch_size: int, start: int) -> tf.data.Dataset:
+def nested_stream(
+    sampler: Sampler, meta_batch_size: int, start: int, like: Sequence[Episodes] = ()
+) -> tf.data.Dataset:
     """Return what `stream` does, for a sampler with dicts in `support_x` and its like.
 
     Args:
-        sampler, meta_batch_size, start: As for `stream`.
+        sampler, meta_batch_size, start, like: As for `stream`.
     """
-    flat = stream(_Flat(sampler), meta_batch_size, start)
+    others = [(_flat(inputs), targets) for inputs, targets in like]
+    flat = stream(_Flat(sampler), meta_batch_size, start, others)
     return flat.map(lambda inputs, targets: (_nested(inputs), targets)).prefetch(2)
 
 
@@ -29,13 +32,17 @@ class _Flat:
 
     def batch(self, step: int, meta_batch_size: int = 1) -> Episodes:
         inputs, targets = self._sampler.batch(step, meta_batch_size)
-        flat: dict[str, Array] = {}
-        for part, value in inputs.items():
-            if isinstance(value, dict):
-                flat |= {f"{part}/{name}": array for name, array in value.items()}
-            else:
-                flat[part] = value
-        return flat, targets
+        return _flat(inputs), targets
+
+
+def _flat(inputs: Mapping[str, Any]) -> dict[str, Array]:
+    flat: dict[str, Array] = {}
+    for part, value in inputs.items():
+        if isinstance(value, dict):
+            flat |= {f"{part}/{name}": array for name, array in value.items()}
+        else:
+            flat[part] = value
+    return flat
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tfmeta.data.images import (
+    FORMATS,
     SUFFIXES,
     check_image_options,
     different_sizes,
+    in_words,
     prepare,
     read_images,
     warn_unreadable,
 )
 from tfmeta.data.network import any_reachable, hosts_of
+from tfmeta.data.pages import Page, each_page
 from tfmeta.types import Array
 
 
@@ -39,32 +42,49 @@ def read_directory(
     grayscale: bool,
     invert: bool,
     resample: str,
+    dtype: str | None,
+    alpha: bool | None,
+    pages: str | None,
     skip_unreadable: bool,
 ) -> Labelled:
     """Reads a folder of images, a sub-folder a class. See `ClassDataset.from_directory`."""
-    files, labels, unreadable = list_images(path, skip_unreadable)
+    check_image_options(size, resample, dtype, alpha, pages)
+    found, labels, unreadable = list_files(path, skip_unreadable)
     warn_unreadable(unreadable, stacklevel=4, what="folder(s)")
+    files: Sequence[str | Page] = found
+    if pages == "all":
+        files, labels = each_page(found, labels, FORMATS)
     pixels, kept = read_images(
         files,
+        of=f" of {in_words(path)}",
         size=size,
         grayscale=grayscale,
         invert=invert,
         resample=resample,
+        dtype=dtype,
+        alpha=alpha,
+        pages=pages,
         skip_unreadable=skip_unreadable,
     )
     labels = [labels[i] for i in kept]
     return Labelled(pixels, labels, *classes_and_groups(path, labels))
 
 
-def list_images(
-    path: str | os.PathLike[str], skip_unreadable: bool = False
+def list_files(
+    path: str | os.PathLike[str],
+    skip_unreadable: bool = False,
+    *,
+    suffixes: tuple[str, ...] = SUFFIXES,
+    what: str = "images",
 ) -> tuple[list[str], list[str], list[str]]:
-    """Returns the image files below a folder, the class of each, and what cannot be looked into.
+    """Returns the files below a folder, the class of each, and what cannot be looked into.
 
     Args:
         path: The folder.
         skip_unreadable: Whether to leave out folders that cannot be read and links that lead
             nowhere, which are returned last, instead of raising an error.
+        suffixes: How the names of files end, in small letters.
+        what: What the files are, for messages.
 
     Returns:
         Files in sorted order, their classes, and what was left out.
@@ -82,7 +102,7 @@ def list_images(
     def refuse(name: str, reason: str) -> None:
         if not skip_unreadable:
             raise ValueError(
-                f"Not a readable folder of images: {name!r} ({reason}). Leave out such folders "
+                f"Not a readable folder of {what}: {name!r} ({reason}). Leave out such folders "
                 "with skip_unreadable=True (--skip-unreadable)."
             )
         unreadable.append(name)
@@ -101,18 +121,18 @@ def list_images(
         seen.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         relative = Path(folder).relative_to(root)
-        images = sorted(name for name in names if _is_image(name))
-        for name in sorted(set(names) - set(images)):
+        found = sorted(name for name in names if _is_one(name, suffixes))
+        for name in sorted(set(names) - set(found)):
             # It may have led to a folder that is a class.
             if not name.startswith(".") and not os.path.exists(os.path.join(folder, name)):
                 refuse(os.path.join(folder, name), "a link that leads nowhere")
-        if relative.parts and images:
-            files += [os.path.join(folder, name) for name in images]
-            labels += [_class_name(folder, relative)] * len(images)
+        if relative.parts and found:
+            files += [os.path.join(folder, name) for name in found]
+            labels += [_class_name(folder, relative)] * len(found)
     if not files:
         raise ValueError(
-            "`path` must hold one sub-folder of images for each class; no images "
-            f"({', '.join(SUFFIXES)}) were found in sub-folders. Received: path={str(path)!r}"
+            f"`path` must hold one sub-folder of {what} for each class; no {what} "
+            f"({', '.join(suffixes)}) were found in sub-folders. Received: path={str(path)!r}"
         )
     return files, labels, unreadable
 
@@ -131,13 +151,13 @@ def _class_name(folder: str, relative: Path) -> str:
 
 
 def classes_and_groups(
-    path: str | os.PathLike[str], labels: list[str]
+    path: str | os.PathLike[str], labels: list[str], what: str = "images"
 ) -> tuple[list[str], list[str] | None]:
     """Returns the names of the classes, which are paths, and what they lie in, if in anything."""
     classes = sorted(set(labels))
     if len(classes) == 1:
         raise ValueError(
-            "`path` must hold at least two classes, each a sub-folder of images. "
+            f"`path` must hold at least two classes, each a sub-folder of {what}. "
             f"Received: path={str(path)!r} with the one class {classes[0]!r}"
         )
     groups = [name.rpartition("/")[0] for name in classes]
@@ -253,8 +273,8 @@ def open_tfds(
     return Records(builder.info.full_name, os.fspath(builder.data_dir), number, batches, names)
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+def _is_one(name: str, suffixes: tuple[str, ...]) -> bool:
+    return name.lower().endswith(suffixes) and not name.startswith(".")
 
 
 def _spell(feature: Any, values: Array) -> list[str]:

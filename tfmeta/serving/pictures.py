@@ -67,7 +67,8 @@ def _decoded(text: Any, images: dict[str, Any], limits: Limits, name: str) -> Ar
         )
     file.seek(0)
     try:
-        return read_image(file, **images)
+        # What is lost nobody here could be told; it was said when the learner was trained.
+        return read_image(file, **{"dtype": "uint8", "alpha": False, "page": 0, **images})
     except ValueError as error:
         why = error.__cause__ or error
         raise RefusedError(422, f"{name} is not a readable image ({why})") from error
