@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tfmeta.cli.settings import with_data_there
 from tfmeta.runs import SPLITS, Settings
 from tfmeta.saying import say
 
@@ -57,15 +58,19 @@ def suite_of(
                 f"--encoder must take the images of the run, {shape}. Received: '{encoder}', which "
                 f"takes {image_shape(frozen, str(encoder))}"
             )
-        learners[f"nearest centroid on {encoder.name}"] = SimpleShot(frozen, centre=False)
+        learners[f"nearest centroid on {encoder.name}"] = SimpleShot(
+            frozen, centre=False, normalize=False
+        )
     say("Reading the data …")
     samplers = {}
     for name in data_sets:
         of_run = _with_data_set(settings, name, data_dir)
         part = resize(_part(of_run, own=name == settings.data, split=split), shape)
         click.echo(f"{part.description}, {part.num_classes} classes")
-        short = Path(name).name if os.path.isabs(name) else name
-        samplers[short] = training.evaluation_sampler(of_run, part, **episode)
+        # Folders of one name are told apart by their paths.
+        short = Path(name).name
+        called = short if [Path(other).name for other in data_sets].count(short) == 1 else name
+        samplers[called] = training.evaluation_sampler(of_run, part, **episode)
     say(f"Scoring {episodes} episodes of each …")
     return evaluate_suite(learners, samplers, episodes)
 
@@ -80,15 +85,19 @@ def write(suite: Suite, file: Path, facts: dict[str, Any]) -> None:
 
 def _with_data_set(settings: Settings, data: str, data_dir: Path | None) -> Settings:
     """Return settings that load a data set; the run's own as they are in the run."""
-    if data == settings.data and (data_dir is None or settings.is_folder):
-        return settings
+    own = data == settings.data
     if os.path.isabs(data):
+        if own:
+            return settings
         options = {**settings.images, "size": tuple(settings.images["size"])}
         return dataclasses.replace(settings, data=data, data_options=options, classes=None)
-    options = dict(settings.data_options) if data == settings.data else {}
-    of_run = None if settings.is_folder else settings.data_options.get("data_dir")
-    options["data_dir"] = of_run if data_dir is None else str(data_dir.resolve())
-    return dataclasses.replace(settings, data=data, data_options=options, classes=None)
+    options = dict(settings.data_options) if own else {}
+    # Letters are drawn, and need no folder.
+    if not own and data != "glyphs" and not settings.is_folder:
+        options["data_dir"] = settings.data_options.get("data_dir")
+    of = dataclasses.replace(settings, data=data, data_options=options, classes=None)
+    # The run may be a stranger's: what it names is read and never written.
+    return with_data_there(of, data_dir)
 
 
 def _part(settings: Settings, *, own: bool, split: str) -> ClassDataset:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +116,7 @@ class DataSets(click.ParamType[list[str]]):
                     f"{data!r} is neither a folder nor one of {', '.join(BENCHMARKS)}."
                     f"{did_you_mean(data, BENCHMARKS)}"
                 )
-            found.append(data if data in BENCHMARKS else os.path.abspath(data))
+            found.append(data if data in BENCHMARKS else str(Path(data).resolve()))
             if found.count(found[-1]) > 1:
                 self.fail(f"{data!r} stands there twice.")
         return found
