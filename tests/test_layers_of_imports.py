@@ -10,7 +10,17 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "tfmeta"
 
 # Lowest first. A name with a dot at its end stands for the whole sub-package.
-TENSORS = ["types", "choices", "checks", "foreign.", "means", "copies", "layers", "functional"]
+TENSORS = [
+    "types",
+    "named_data",
+    "choices",
+    "checks",
+    "foreign.",
+    "means",
+    "copies",
+    "layers",
+    "functional",
+]
 TENSORS += ["derivatives", "inner_optimizers", "constraints", "ops", "models."]
 LOOPS = [*TENSORS, "notes", "task_map", "padding", "losses", "class_weights"]
 LOOPS += ["packed.", "inner_loop", "inputs", "ends", "agreement"]
@@ -35,7 +45,8 @@ PUBLIC = [
 ]
 MAY_IMPORT = {
     "types": [],
-    "choices": [],
+    "named_data": [],
+    "choices": ["named_data"],
     "saying": [],
     "backend": [],
     "checks": ["types", "choices"],
@@ -196,7 +207,18 @@ MAY_IMPORT = {
     "suite": ["types", "comparison", "meta_learner", "score_table"],
     "unknown": ["types", "calibration", "evaluation", "threshold"],
     "class_changes": ["types", "checks", "copies", "inputs", "task_model", "algorithms."],
-    "data.": ["types", "choices", "checks", "digests", "files", "foreign.", "_core", "data."],
+    "data.": [
+        "types",
+        "named_data",
+        "saying",
+        "choices",
+        "checks",
+        "digests",
+        "files",
+        "foreign.",
+        "_core",
+        "data.",
+    ],
     "callbacks": ["types", "states."],
     "pretraining": ["types", "checks", "packed.", "states.", "evaluation", "algorithms.", "data."],
     "public": [

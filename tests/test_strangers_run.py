@@ -439,7 +439,7 @@ def is_right(settings: Settings) -> bool:
         and 0 < settings.learning_rate < 1e400
         and settings.algorithm in LEARNERS
         and set(settings.data_options)
-        <= {"data_dir", "preset", "size", "grayscale", "invert", "skip_unreadable"}
+        <= {"data_dir", "folder", "preset", "size", "grayscale", "invert", "skip_unreadable"}
         and (os.path.isabs(settings.data) or settings.data in ("glyphs", "omniglot"))
     )
 

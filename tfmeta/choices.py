@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+from tfmeta.named_data import ALIASES, NAMED
+
 BATCH_NORM_MODES = ("transductive", "support", "with_support", "running")
 """Whose statistics normalise queries; see `tfmeta.MAML`."""
 
@@ -24,11 +26,8 @@ OMNIGLOT_PRESETS: dict[str, dict[str, Any]] = {
 """How the characters are divided and turned in the papers after which the presets are called."""
 
 BENCHMARKS: dict[str, str] = {
-    "omniglot": "handwritten characters of 50 alphabets, 1,623 classes, 28x28; presets: "
-    + ", ".join(OMNIGLOT_PRESETS),
-    "cifar_fs": "CIFAR-100 with its classes split at random, 100 classes, 32x32 in colour",
-    "fc100": "CIFAR-100 with its classes split by superclass, 100 classes, 32x32 in colour",
-    "glyphs": "letters of matplotlib's fonts, about 1,100 classes, 28x28; needs no download",
+    **{name: named.words for name, named in NAMED.items()},
+    **{alias: f"another name of {name}" for alias, name in ALIASES.items()},
 }
 """What `tfmeta.data.load` knows, in words."""
 

@@ -121,6 +121,7 @@ EXPECTED = {
     "data_options": _fields(
         {
             "data_dir": _PATH,
+            "folder": _PATH,
             "preset": _among(tuple(OMNIGLOT_PRESETS)),
             "size": _SIDE,
             "grayscale": _FLAG,

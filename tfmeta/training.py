@@ -53,7 +53,13 @@ def load_data(
             a part has `min_per_class` images.
     """
     if not settings.is_folder:
-        return load(settings.data, **settings.data_options)
+        named = load(settings.data, **settings.data_options)
+        if not named[0].example_shape:
+            raise ValueError(
+                f"`data` must be images: the command makes networks for no others. Received: "
+                f"{settings.data!r}, which are texts; tfmeta.data.load reads them"
+            )
+        return named
     images = ClassDataset.from_directory(settings.data, **settings.data_options)
     if lists is not None:
         chosen = lists.checked(images.class_names)

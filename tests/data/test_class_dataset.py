@@ -506,6 +506,9 @@ def test_from_tfds_reads_texts(tmp_path: Path) -> None:
     store(tmp_path, tfds.features.Text(), ["a", "b", "ç", "d"])
     dataset = ClassDataset.from_tfds("toys", "train", tmp_path)
     assert dataset.examples.tolist() == ["a", "b", "ç", "d"]
+    named = ClassDataset.from_tfds("toys", "train", tmp_path, label_key="kind")
+    assert named.class_names == ("canis", "felis")
+    assert named.class_indices.tolist() == [1, 3, 0, 2]
 
 
 def test_from_tfds_reads_numbers(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_the_place_of_the_cache(
     monkeypatch.delenv("TFMETA_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setattr("sys.platform", "linux")
-    assert glyphs._default_cache() == tmp_path / "xdg" / "tfmeta"
+    assert glyphs.default_cache() == tmp_path / "xdg" / "tfmeta"
 
 
 def test_missing_fonts(tmp_path: Path) -> None:

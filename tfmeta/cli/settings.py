@@ -16,6 +16,7 @@ from tfmeta.cli.learner_options import learner_values
 from tfmeta.cli.loading import load_package
 from tfmeta.digests import sha256
 from tfmeta.learner_table import LEARNERS
+from tfmeta.named_data import ALIASES, NAMED, resizable
 from tfmeta.runs import INNER_RATE, SPLITS, Run, Settings
 from tfmeta.saying import say
 
@@ -52,10 +53,13 @@ def with_data_there(settings: Settings, data_dir: Path | None) -> Settings:
         options = {**settings.data_options, "data_dir": str(data_dir.resolve())}
         return dataclasses.replace(settings, data_options=options)
     named = settings.data_options.get("data_dir")
-    # Those of CIFAR-100 have names of their own here.
-    found = "omniglot*" if settings.data == "omniglot" else "cifar100*"
-    pattern = "glyphs-*.npz" if settings.data == "glyphs" else f"{found}/*/dataset_info.json"
-    if named is not None and not any(Path(named).glob(pattern)):
+    source = NAMED[ALIASES.get(settings.data, settings.data)].source
+    pattern = "glyphs-*.npz" if source is None else f"{source}*/*/dataset_info.json"
+    if (
+        "folder" not in settings.data_options
+        and named is not None
+        and not any(Path(named).glob(pattern))
+    ):
         raise FileNotFoundError(
             f"The run was trained on data in '{named}', where there are none: say --data-dir, the "
             "folder that they are in or shall be downloaded to"
@@ -105,6 +109,11 @@ def loaded(
                 f"The {name} classes must be the {len(before)} that '{settings.data}' had when "
                 f"this was started. Received: a list of {part.num_classes} others"
             )
+    if not all(part.num_classes for part in parts[:2]):
+        raise click.UsageError(
+            f"{settings.data!r} has no classes to train on: it is to test on what was trained on "
+            "others. `tfmeta datasets` lists the classes of each."
+        )
     if any_ways:
         ways = min(settings.ways, parts[0].num_classes)
         settings = dataclasses.replace(settings, ways=ways)
@@ -134,6 +143,7 @@ def settings_from(
     data: str,
     data_dir: Path | None,
     preset: str | None,
+    folder: Path | None,
     image_size: int | None,
     grayscale: bool,
     invert: bool,
@@ -148,7 +158,11 @@ def settings_from(
     **values: Any,
 ) -> Settings:
     """Make settings of the options, with the algorithm's defaults where nothing was said."""
-    of_name = {"data_dir": data_dir and str(data_dir.resolve()), "preset": preset}
+    of_name: dict[str, Any] = {
+        "data_dir": data_dir and str(data_dir.resolve()),
+        "folder": folder and str(folder.resolve()),
+        "preset": preset,
+    }
     of_folder = {
         "image_size": image_size,
         "grayscale": grayscale,
@@ -159,6 +173,8 @@ def settings_from(
         "pages": pages,
     }
     is_folder = os.path.isabs(data)
+    if not is_folder and resizable(data):
+        of_name["image_size"] = of_folder.pop("image_size")
     chosen, other = (of_folder, of_name) if is_folder else (of_name, of_folder)
     for option in [option for option, value in other.items() if value]:
         kind = "a data set known by name" if is_folder else "a folder of images"

@@ -87,12 +87,17 @@ def filters_by_network() -> str:
 )
 # Data
 @click.option("--data-dir", type=FOLDER, help="Folder of TensorFlow Datasets.")
+@click.option(
+    "--folder",
+    type=FOLDER,
+    help="Read a data set known by name from here: one sub-folder a class.",
+)
 @click.option("--preset", type=Name(list(OMNIGLOT_PRESETS)), help="How Omniglot is prepared.")
 @click.option(
     "--image-size",
     type=POSITIVE,
     metavar="PIXELS",
-    help="Resize the images of a folder to a square.",
+    help="Resize images to a square: of a folder, or of most data sets known by name.",
 )
 @click.option("--grayscale", is_flag=True, help="Read the images of a folder without colour.")
 @click.option("--invert", is_flag=True, help="Make dark ink on paper bright; for folders.")

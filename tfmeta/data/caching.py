@@ -92,7 +92,7 @@ def cache(
     cifar = tfmeta.data.cache("cifar100", "cached/cifar100", split="train+test")
     ```
     """
-    made = _folder(source, options) if split is None else _tfds(source, split, options)
+    made = folder_source(source, options) if split is None else tfds_source(source, split, options)
     return cached(made, path, overwrite=overwrite, verbose=verbose)
 
 
@@ -157,7 +157,18 @@ class Source(NamedTuple):
     told: Callable[[list[int], Counter[str]], None]
 
 
-def _folder(source: str | os.PathLike[str], options: dict[str, Any]) -> Source:
+def folder_source(
+    source: str | os.PathLike[str],
+    options: dict[str, Any],
+    keep: Callable[[list[str]], list[int]] | None = None,
+) -> Source:
+    """Return what makes the examples of a folder.
+
+    Args:
+        source: The folder.
+        options: Those of `ClassDataset.from_directory`.
+        keep: Chooses by position, of the classes of all files, those that are read; all without.
+    """
     bound = inspect.signature(ClassDataset.from_directory).bind(source, **options)
     bound.apply_defaults()
     chosen = {name: value for name, value in bound.arguments.items() if name != "path"}
@@ -168,15 +179,23 @@ def _folder(source: str | os.PathLike[str], options: dict[str, Any]) -> Source:
     files: Sequence[str | Page] = []
     labels: list[str] = []
     unreadable: list[str] = []
+
+    def kept() -> tuple[list[str], list[str], list[str]]:
+        files, labels, unreadable = list_files(source, chosen["skip_unreadable"])
+        if keep is not None:
+            places = keep(labels)
+            files, labels = [files[i] for i in places], [labels[i] for i in places]
+        return files, labels, unreadable
+
     if Path(source).exists():
-        found, labels, unreadable = list_files(source, chosen["skip_unreadable"])
+        found, labels, unreadable = kept()
         facts["files"] = fingerprint(found, source)
         files = found
         if chosen["pages"] == "all":
             files, labels = each_page(found, labels, FORMATS)
 
     def check() -> None:
-        found, _, _ = list_files(source, chosen["skip_unreadable"])
+        found, _, _ = kept()
         _check_unchanged(source, facts, fingerprint(found, source))
 
     def examples(start: int, lost: Counter[str]) -> Iterator[tuple[int, Array | None, Any]]:
@@ -198,7 +217,8 @@ def _folder(source: str | os.PathLike[str], options: dict[str, Any]) -> Source:
     return Source(facts, description, len(files), check, examples, names, told)
 
 
-def _tfds(source: str | os.PathLike[str], split: str, options: dict[str, Any]) -> Source:
+def tfds_source(source: str | os.PathLike[str], split: str, options: dict[str, Any]) -> Source:
+    """Return what makes the examples of a data set of TensorFlow Datasets: see `cache`."""
     bound = inspect.signature(ClassDataset.from_tfds).bind(source, split, **options)
     bound.apply_defaults()
     records = open_tfds(**bound.arguments)

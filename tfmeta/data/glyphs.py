@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import unicodedata
 import warnings
 import zipfile
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFont
 
 from tfmeta.data.class_dataset import ClassDataset
+from tfmeta.data.places import default_cache
 from tfmeta.files import replacing
 
 SIDE = 28
@@ -72,7 +72,7 @@ def glyphs(cache_dir: str | os.PathLike[str] | None = None) -> ClassDataset:
             "The letters of 'glyphs' are those of matplotlib's fonts: pip install matplotlib. "
             f"Received: {error}"
         ) from error
-    folder = _default_cache() if cache_dir is None else Path(cache_dir)
+    folder = default_cache() if cache_dir is None else Path(cache_dir)
     file = folder / f"glyphs-{_RECIPE}-matplotlib-{matplotlib.__version__}.npz"
     cached = _read(file)
     if cached is None:
@@ -191,14 +191,6 @@ def _distinct(letters: list[dict[str, Image.Image]]) -> list[int]:
         if not (distance[i, kept] < _SAME_BELOW).any():
             kept.append(i)
     return kept
-
-
-def _default_cache() -> Path:
-    if "TFMETA_CACHE" in os.environ:
-        return Path(os.environ["TFMETA_CACHE"])
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "tfmeta"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tfmeta"
 
 
 def _read(file: Path) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]] | None:

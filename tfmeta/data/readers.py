@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tfmeta.data.downloads import announce, refuse_half_finished
 from tfmeta.data.images import (
     FORMATS,
     SUFFIXES,
@@ -177,6 +178,8 @@ def read_tfds(
     examples: Array | list[str] = images
     if images.dtype == object:
         examples = [text.decode() for text in images]
+    if labels.dtype == object:
+        labels = np.array([label.decode() for label in labels])
     return Labelled(examples, labels, *records.names(labels, *groups))
 
 
@@ -288,6 +291,7 @@ def _download(builder: Any) -> None:
     """Downloads and prepares a data set that `data_dir` does not hold yet."""
     if builder.is_prepared():
         return
+    refuse_half_finished(builder)
     # Each of dozens of retries would be logged, in front of the error that says what to do. What is
     # downloaded and to where is printed by TensorFlow Datasets itself.
     retries = logging.getLogger("urllib3.connectionpool")
@@ -297,6 +301,7 @@ def _download(builder: Any) -> None:
         # Without a network each of many files would be asked for dozens of times, for minutes.
         if not any_reachable(hosts := hosts_of(builder.url_infos or ())):
             raise ConnectionError(f"there is no network, or no way to {', '.join(hosts)}")
+        announce(builder)
         builder.download_and_prepare()
     # A download fails in many ways: no network, a proxy, a moved file, a missing package, ...
     except Exception as error:

@@ -26,6 +26,12 @@ VINYALS_GURMUKHI_TEST_FROM = 41  # characters are counted from 0
 # The paper holds none out for validation: here it is the five alphabets that Vinyals et al. chose,
 # which all belong to the background set.
 BACKGROUND_CHARACTERS = 964  # they are the first in the data set
+EVALUATION = frozenset([
+    "Angelic", "Atemayar_Qelisayer", "Atlantean", "Aurek-Besh", "Avesta", "Ge_ez", "Glagolitic",
+    "Gurmukhi", "Kannada", "Keble", "Malayalam", "Manipuri", "Mongolian",
+    "Old_Church_Slavonic_(Cyrillic)", "Oriya", "Sylheti", "Syriac_(Serto)", "Tengwar", "Tibetan",
+    "ULOG",
+])
 
 # CIFAR-FS. Bertinetto, Henriques, Torr, Vedaldi: Meta-learning with differentiable closed-form
 # solvers (ICLR 2019). The other 64 classes of CIFAR-100 are for training.
