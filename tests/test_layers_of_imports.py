@@ -164,7 +164,7 @@ MAY_IMPORT = {
         "algorithms.",
         "same_parts",
     ],
-    "simple_heads": ["types", "padding", "algorithms.", "embeddings", "scoring"],
+    "simple_heads": ["types", "foreign.", "padding", "algorithms.", "embeddings", "scoring"],
     "references": [*SCORES, "meta_learner", "algorithms.", "simple_heads", "simple_regression"],
     "evaluation": [*SCORES, "checks", "agreement", "meta_learner", "calibration", "references"],
     "competitors": [*SCORES, "meta_learner", "algorithms.", "simple_heads", "simple_regression"],

@@ -17,6 +17,7 @@ from tfmeta.distribution import (
     workers_of,
 )
 from tfmeta.foreign.of_keras import OpenModel, gradients_are_summed, loss_tracker_of
+from tfmeta.foreign.of_tensorflow import one_of_many
 from tfmeta.notes import with_notes
 from tfmeta.types import Inputs, Nest, Tensor
 
@@ -84,8 +85,10 @@ class Replicated(OpenModel):
             def step(x: Any) -> Any:
                 return with_notes(self.predict_step((x,)))
 
-            compiled = tf.function(
-                step, autograph=False, reduce_retracing=True, jit_compile=self.jit_compile
+            compiled = one_of_many(
+                tf.function(
+                    step, autograph=False, reduce_retracing=True, jit_compile=self.jit_compile
+                )
             )
             chosen = step if self.run_eagerly else compiled
             # Within a function, for Keras would have it as a part of the model.

@@ -14,6 +14,7 @@ from tfmeta.algorithms.k_nearest_neighbors import KNearestNeighbors
 from tfmeta.algorithms.logistic_regression import LogisticRegression
 from tfmeta.algorithms.simple_shot import SimpleShot
 from tfmeta.embeddings import Embed
+from tfmeta.foreign.of_tensorflow import one_of_many
 from tfmeta.padding import is_padded
 from tfmeta.scoring import shapes_of
 from tfmeta.types import Array, Tensor
@@ -48,8 +49,11 @@ class OnEmbeddings:
         self._make = heads
         self._dtype = dtype
         self._heads: dict[str, EmbeddingLearner] = {}
-        self._embed = tf.function(embed, autograph=False, reduce_retracing=True)
-        self._answer = tf.function(self._answers, autograph=False, reduce_retracing=True)
+        embed, answers = (
+            one_of_many(tf.function(function, autograph=False, reduce_retracing=True))
+            for function in (embed, self._answers)
+        )
+        self._embed, self._answer = embed, answers
 
     def features(self, episodes: Sequence[Any], size: int, first: int) -> list[dict[str, Any]]:
         """Return episodes with embeddings `[1, n, d]` in the place of examples.

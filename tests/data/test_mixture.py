@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -134,6 +135,26 @@ def test_learners_are_trained_and_scored(name: str, shots: Any) -> None:
         real = inputs.get("query_mask", np.ones(targets.shape, bool))
         right = np.argmax(learner.predict_on_batch(inputs), -1) == targets
         assert score.per_episode[step] == pytest.approx(right[real].mean())
+
+
+def test_a_training_that_goes_on_ends_as_one_that_was_not_interrupted(tmp_path: Path) -> None:
+    mixture = Mixture(samplers(), WEIGHTS, seed=4)
+
+    def weights(*epochs: int) -> list[Any]:
+        """Those after training in several processes, of which each goes on from the states."""
+        folder = tmp_path / str(len(epochs))
+        for until in epochs:
+            keras.utils.set_random_seed(0)
+            layers = [keras.Input((6, 6, 1)), flat(), keras.layers.Dense(4)]
+            learner = tfmeta.PrototypicalNetwork(keras.Sequential(layers))
+            learner.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+            save = tfmeta.callbacks.SaveState(folder, 2)
+            steps = {"steps_per_epoch": 3, "epochs": until, "verbose": 0}
+            learner.fit(mixture.dataset(2, start=save.step), callbacks=[save], **steps)
+        return [np.asarray(w) for w in learner.get_weights()]
+
+    for whole, parts in zip(weights(3), weights(1, 3), strict=True):
+        np.testing.assert_array_equal(whole, parts)
 
 
 def test_a_mixture_of_functions() -> None:

@@ -474,13 +474,13 @@ def _ids(task_ids: Any, rows: int) -> Array:
 
 
 def _mapped(function: Any, tables: list[Table]) -> list[Table]:
-    def replaced(rows: Rows) -> Rows:
+    def other(rows: Rows) -> Rows:
         return dataclasses.replace(rows, values=function(rows.values))
 
     return [
         Table(
-            {name: replaced(rows) for name, rows in inputs.items()},
-            replaced(targets),
+            {name: other(rows) for name, rows in inputs.items()},
+            other(targets),
         )
         for inputs, targets in tables
     ]

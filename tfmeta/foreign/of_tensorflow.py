@@ -18,6 +18,7 @@ __all__ = [
     "in_xla",
     "looking_up_gradients",
     "memory_of_gpus",
+    "one_of_many",
     "worker_of",
 ]
 
@@ -31,6 +32,16 @@ def in_xla() -> bool:
     return not tf.executing_eagerly() and GraphOrParentsInXlaContext(
         tf.compat.v1.get_default_graph()
     )
+
+
+def one_of_many(compiled: Any) -> Any:
+    """Return a `tf.function` whose tracings are not taken for those of another.
+
+    TensorFlow counts them by the code of the Python function, so that from the fifth learner on
+    the first call of each would be warned of as tracing anew. There is no public way to tell.
+    """
+    compiled._omit_frequent_tracing_warning = True
+    return compiled
 
 
 def has_a_state(operation: str) -> bool:
