@@ -215,6 +215,7 @@ def test_validation_that_cannot_be_shared_out() -> None:
     settings = settings_from(
         data="glyphs",
         data_dir=None,
+        folder=None,
         preset=None,
         image_size=None,
         grayscale=False,

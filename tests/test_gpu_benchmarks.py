@@ -226,7 +226,7 @@ def test_rows_are_resumed_and_printed(
 
 def test_rows_of_cifar_have_settings(script: Any) -> None:
     rows = script("cifar_rows")
-    assert len(rows.names()) == 16
+    assert len(rows.names()) == 22
     known = {float(rows.published(b, n)[1]) for b in rows.BENCHMARKS for n in rows.names()[:4]}
     assert known == {55.5, 72.0, 58.9, 71.5, 35.3, 48.6, 38.1, 50.4}
     assert rows.published("cifar_fs", "r2d2:5w5s")[1] == "79.4"
@@ -234,20 +234,26 @@ def test_rows_of_cifar_have_settings(script: Any) -> None:
     for name in rows.names():
         row, _ = rows.published("fc100", name)
         assert isinstance(getattr(tfmeta, row.learner), type)
-        # What is not trained over episodes is trained as a classifier, and by SGD.
-        assert (row.tasks == 0) == name.startswith("pretrained") == (row.learning_rate > 0.01)
+        assert row.pretrained == name.startswith("pretrained")
+        assert row.pretrained or row.tasks
 
 
-@pytest.mark.parametrize("name", ["maml:5w5s", "r2d2:5w1s", "pretrained-centroid:5w1s"])
+# An image of 32×32 is halved four times: 2×2 places are left.
+OUTPUTS = {
+    "maml:5w5s": 5,
+    "r2d2:5w1s": 4 * 512,
+    "pretrained-centroid:5w1s": 4 * 64,
+    "pretrained-maml:5w1s": 5,
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
 def test_learners_of_cifar_can_be_made(script: Any, name: str) -> None:
     rows = script("cifar_rows")
     row, _ = rows.published("cifar_fs", name)
-    network = rows.network_of(row, (32, 32, 3))
-    learner = rows.learner_of(row, network)
-    assert learner.compiled
-    # An image of 32×32 is halved four times: 2×2 places are left.
-    outputs = {"maml:5w5s": 5, "r2d2:5w1s": 4 * 512, "pretrained-centroid:5w1s": 4 * 64}
-    assert network.output_shape == (None, outputs[name])
+    network = rows.with_classes(tfmeta.models.conv4((32, 32, 3), filters=row.filters), row)
+    assert rows.learner_of(row, network).compiled
+    assert network.output_shape == (None, OUTPUTS[name])
 
 
 def test_the_budget_ends_a_training_and_goes_on(

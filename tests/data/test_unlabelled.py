@@ -158,7 +158,7 @@ def test_a_list_of_episodes_has_no_place_for_them(tmp_path: Path) -> None:
         ),
         (
             {"unlabelled": 5},
-            r"at least `shots` \+ `queries` \+ `unlabelled` = 1 \+ 2 \+ 5 = 8 examples.*with 7",
+            r"at least `shots` \+ `queries` \+ `unlabelled` = 1 \+ 2 \+ 5 = 8 ex.*: 0 \(7\)\.",
         ),
     ],
 )
