@@ -90,8 +90,37 @@ def test_what_cannot_be(run: Path, tmp_path: Path) -> None:
     assert "'omniglott' is neither a folder nor one of omniglot" in said
     assert "Did you mean 'omniglot'?" in said
     assert "'glyphs' stands there twice" in refused("evaluate", run, "--suite", "glyphs,glyphs")
+    said = refused("evaluate", run, "--suite", "glyphs", "--no-references")
+    assert "--no-references is not for --suite" in said
     assert "--encoder and --json go with --suite" in refused("evaluate", run, "--json", "x.json")
     encoder = keras.Sequential([keras.Input((10, 12, 3)), keras.layers.Flatten()])
     encoder.save(tmp_path / "encoder.keras")
     options = ("--suite", run.parent / "photos", "--encoder", tmp_path / "encoder.keras")
     assert "--encoder must take the images of the run" in refused("evaluate", run, *options)
+
+
+def test_classes_that_were_trained_on_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two data sets may divide the same images otherwise, as cifar_fs and fc100 do."""
+    random = np.random.default_rng(0)
+    names = [f"class{c}" for c in range(12)]
+    pixels = random.integers(0, 256, (72, 8, 8, 3), np.uint8)
+    every = ClassDataset(pixels, np.repeat(names, 6))
+    order = {"cifar_fs": names, "fc100": names[6:] + names[:6]}
+
+    def load(name: str, *_: object, **__: object) -> tuple[ClassDataset, ...]:
+        mine = order[name]
+        parts = (every.select(mine[i : i + 4]) for i in (0, 4, 8))
+        return tuple(parts)
+
+    monkeypatch.setattr(training, "load", load)
+    tiny = ("--downsample", "stride", "--filters", "4", "--queries", "2", "--steps", "2")
+    rest = ("--meta-batch-size", "2", "--validation-episodes", "2", "--ways", "2")
+    tfmeta("train", "cifar_fs", *tiny, *rest, "-a", "prototypical", "-o", tmp_path / "run")
+    options = ("--episodes", 2, "--ways", 2, "--queries", 2)
+    said = tfmeta("evaluate", tmp_path / "run", "--suite", "cifar_fs,fc100", *options).output
+    # Of those for training, 0 to 3, the other has 2 and 3 for testing.
+    assert "Warning: the run was trained on 2 of the 4 classes of fc100" in said
+    assert "as cifar_fs: 'class2', 'class3'" in said
+    assert said.count("Warning") == 1

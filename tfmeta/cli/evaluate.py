@@ -9,32 +9,17 @@ import click
 
 from tfmeta.cli.group import main
 from tfmeta.cli.loading import load_package
+from tfmeta.cli.scoring import scoring_options
 from tfmeta.cli.settings import have_tasks_at_once, with_data_there
 from tfmeta.cli.suite import suite_of, write
-from tfmeta.cli.types import FILE, FILE_TO_WRITE, FOLDER, POSITIVE, DataSets, Name
+from tfmeta.cli.types import FILE, FILE_TO_WRITE, FOLDER, DataSets
 from tfmeta.runs import SPLITS, Run
 from tfmeta.saying import say
 
 
 @main.command()
 @click.argument("run_path", metavar="RUN", type=FOLDER)
-@click.option(
-    "--ways",
-    type=POSITIVE,
-    help="[default: 5 for learners of any number of classes, else as in training]",
-)
-@click.option("--shots", type=POSITIVE, help="[default: as in training]")
-@click.option("--queries", type=POSITIVE, help="[default: as in training]")
-@click.option("--episodes", type=POSITIVE, default=600, show_default=True)
-@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
-@click.option("--split", type=Name(SPLITS), default="test", show_default=True)
-@click.option("--data-dir", type=FOLDER, help="Folder of data sets.  [default: as in training]")
-@click.option(
-    "--references/--no-references",
-    default=True,
-    show_default=True,
-    help="Whether to score simple methods on the same episodes.",
-)
+@scoring_options(ways="5 for learners of any number of classes, else as in training")
 @click.option(
     "--suite",
     "data_sets",
@@ -71,6 +56,8 @@ def evaluate(
     run = Run(run_path)
     if data_sets is None and (encoder or json_file):
         raise click.UsageError("--encoder and --json go with --suite.")
+    if data_sets is not None and not references:
+        raise click.UsageError("--no-references is not for --suite, whose ranks are beside them.")
     settings = run.settings()
     if data_sets is None:
         settings = with_data_there(settings, data_dir)

@@ -9,7 +9,8 @@ import click
 
 from tfmeta.cli.group import main
 from tfmeta.cli.loading import load_package
-from tfmeta.cli.types import FOLDER, POSITIVE, Name
+from tfmeta.cli.scoring import scoring_options
+from tfmeta.cli.types import FOLDER
 from tfmeta.runs import SPLITS
 
 if TYPE_CHECKING:
@@ -29,23 +30,7 @@ if TYPE_CHECKING:
     help="The file to write; an older report is replaced.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file also if it is no report.")
-@click.option(
-    "--ways",
-    type=POSITIVE,
-    help="[default: as in training where a run takes no other number, else 5]",
-)
-@click.option("--shots", type=POSITIVE, help="[default: as in training]")
-@click.option("--queries", type=POSITIVE, help="[default: as in training]")
-@click.option("--episodes", type=POSITIVE, default=600, show_default=True)
-@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
-@click.option("--split", type=Name(SPLITS), default="test", show_default=True)
-@click.option("--data-dir", type=FOLDER, help="Folder of data sets.  [default: as in training]")
-@click.option(
-    "--references/--no-references",
-    default=True,
-    show_default=True,
-    help="Whether to score simple methods on the same episodes.",
-)
+@scoring_options(ways="as in training where a run takes no other number, else 5")
 def report(
     run_paths: tuple[Path, ...],
     output: Path,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tfmeta.cli.settings import with_data_there
+from tfmeta.named_data import ALIASES, NAMED
 from tfmeta.runs import SPLITS, Settings
 from tfmeta.saying import say
 
@@ -67,6 +68,7 @@ def suite_of(
         of_run = _with_data_set(settings, name, data_dir)
         part = resize(_part(of_run, own=name == settings.data, split=split), shape)
         click.echo(f"{part.description}, {part.num_classes} classes")
+        _warn_if_trained_on(settings, name, part, data_dir)
         # Folders of one name are told apart by their paths.
         short = Path(name).name
         called = short if [Path(other).name for other in data_sets].count(short) == 1 else name
@@ -98,6 +100,25 @@ def _with_data_set(settings: Settings, data: str, data_dir: Path | None) -> Sett
     of = dataclasses.replace(settings, data=data, data_options=options, classes=None)
     # The run may be a stranger's: what it names is read and never written.
     return with_data_there(of, data_dir)
+
+
+def _warn_if_trained_on(
+    settings: Settings, data: str, part: ClassDataset, data_dir: Path | None
+) -> None:
+    """Say which classes of another data set, of the same images, the run was trained on."""
+    from tfmeta import training
+    from tfmeta.data.class_splits import some
+
+    of_run, other = (NAMED.get(ALIASES.get(name, name)) for name in (settings.data, data))
+    if data == settings.data or of_run is None or other is None or of_run.source is None:
+        return
+    if of_run.source == other.source:
+        own = training.load_data(_with_data_set(settings, settings.data, data_dir))[0]
+        if same := sorted({*own.class_names}.intersection(part.class_names)):
+            say(
+                f"Warning: the run was trained on {len(same)} of the {part.num_classes} classes of "
+                f"{data}, which has the same images as {settings.data}: {some(same)}"
+            )
 
 
 def _part(settings: Settings, *, own: bool, split: str) -> ClassDataset:

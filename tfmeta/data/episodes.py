@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +11,7 @@ from tfmeta import _core
 from tfmeta.data.augmentation import Augmentation
 from tfmeta.data.class_dataset import ClassDataset
 from tfmeta.data.class_sizes import listed
-from tfmeta.data.gather import check_squares, integer, number_or_range
+from tfmeta.data.gather import check_squares, integer, number_or_range, sharded
 from tfmeta.data.gather_several import gather_of
 from tfmeta.data.nested_stream import nested_stream
 from tfmeta.data.normalization import Numbers
@@ -275,11 +274,7 @@ class EpisodeSampler:
         learner.fit(mine.dataset(meta_batch_size=32 // workers), steps_per_epoch=500)
         ```
         """
-        count = integer("count", count, 1)
-        index = integer("index", index, 0, count)
-        mine = copy.copy(self)
-        of, among = self._shard
-        mine._shard = (of * count + index, among * count)
+        mine: EpisodeSampler = sharded(self, index, count)
         return mine
 
     def dataset(self, meta_batch_size: int = 1, start: int = 0) -> tf.data.Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import mmap
 import os
 from collections.abc import Sequence
@@ -261,3 +262,19 @@ def _large_mapped_files(arrays: Sequence[Array]) -> list[Any]:
     files = [mapping_of(view) for array in arrays if (view := map_of(array)) is not None]
     large = sum(map(len, files)) > _SMALL_FILE and hasattr(mmap, "MADV_DONTNEED")
     return files if large and len(files) == len(arrays) else []
+
+
+def sharded(sampler: Any, index: int, count: int) -> Any:
+    """Return a copy of a sampler with the tasks of one of several workers.
+
+    Args:
+        sampler: With its own place among workers in `_shard`, `(index, count)`.
+        index: Which worker, from 0.
+        count: How many there are.
+    """
+    count = integer("count", count, 1)
+    index = integer("index", index, 0, count)
+    mine = copy.copy(sampler)
+    of, among = sampler._shard
+    mine._shard = (of * count + index, among * count)
+    return mine

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from tfmeta import _core
 from tfmeta.data.columns import as_floats, targets_of
-from tfmeta.data.gather import integer, number_or_range
+from tfmeta.data.gather import integer, number_or_range, sharded
 from tfmeta.data.nested_stream import nested_stream
 from tfmeta.data.normalization import Numbers, per_channel, positive_per_channel
 from tfmeta.data.several_inputs import by_input
@@ -190,11 +189,7 @@ class TableSampler:
             index: Which worker, from 0.
             count: How many there are.
         """
-        count = integer("count", count, 1)
-        index = integer("index", index, 0, count)
-        mine = copy.copy(self)
-        of, among = self._shard
-        mine._shard = (of * count + index, among * count)
+        mine: TableSampler = sharded(self, index, count)
         return mine
 
     def dataset(self, meta_batch_size: int = 1, start: int = 0) -> tf.data.Dataset:
