@@ -268,7 +268,7 @@ MAY_IMPORT = {
     "networks": [*PUBLIC, "digests", "keras_files", "learner_table", "runs"],
     "training": [
         *(*PUBLIC, "files", "plots.", "pretraining", "runs", "saying"),
-        *("class_lists", "learner_arguments", "networks"),
+        *("class_lists", "history", "learner_arguments", "networks"),
     ],
     "samplers": ["types"],
     "search_space": [
@@ -304,6 +304,7 @@ MAY_IMPORT = {
         "saying",
         "serving.",
         "files",
+        "history",
         "suite",
         "cli.",
         "__init__",

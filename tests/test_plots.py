@@ -38,6 +38,17 @@ def test_a_learning_curve_has_a_panel_a_metric(tmp_path: Path, figures: list[Fig
         assert image.format == "PNG"
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 30])
+def test_only_whole_epochs_are_marked(epochs: int) -> None:
+    history = {"epoch": [*range(epochs)], "loss": [1.0] * epochs}
+    for figure in (plots.learning_curve(history), plots.learning_curves({"one": history})):
+        (axes,) = figure.axes
+        low, high = axes.get_xlim()
+        marked = [tick for tick in axes.get_xticks() if low <= tick <= high]
+        assert marked
+        assert all(tick == round(tick) for tick in marked)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_episode_marks_wrong_predictions(
     channels: int, tmp_path: Path, figures: list[Figure]

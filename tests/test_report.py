@@ -23,7 +23,7 @@ from sklearn.metrics import confusion_matrix
 
 import tfmeta
 from tests.test_evaluation import sampler_of, vectors
-from tfmeta import reporting, training
+from tfmeta import plots, reporting, training
 from tfmeta.cli import main, repeat
 from tfmeta.cli.report import check_same_data, sampler_of_all
 from tfmeta.cli.settings import class_lists, settings_from
@@ -476,6 +476,26 @@ def command(*arguments: object, code: int = 0) -> Result:
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == code, (result.output, result.exception)
     return result
+
+
+def test_the_epochs_of_a_run_are_drawn_as_they_are_counted(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The only epoch is the first one on the screen, in the file and in the picture."""
+    figures, draw = [], plots.learning_curves
+
+    def drawn(*args: Any, **kwargs: Any) -> Any:
+        figures.append(draw(*args, **kwargs))
+        return figures[-1]
+
+    monkeypatch.setattr(plots, "learning_curves", drawn)
+    shape = ("--episodes", 2, "--shots", 1, "--no-references")
+    command("report", runs["one"], "-o", tmp_path / "report.html", *shape)
+    assert [row["epoch"] for row in Run(runs["one"]).history()] == ["1"]
+    assert figures
+    for figure in figures:
+        (axes,) = figure.axes
+        assert [line.get_xdata().tolist() for line in axes.lines] == [[1.0], [1.0]]
 
 
 def test_the_command_says_what_evaluate_says(runs: dict[str, Path], tmp_path: Path) -> None:

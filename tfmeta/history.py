@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tfmeta.bounded_json import shown
 
@@ -83,3 +85,15 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return len(cell) <= _LONGEST and cell.isascii() and cell == cell.strip() and "_" not in cell
+
+
+def as_keras_has_it(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Return the rows of a history as series, and epochs counted from 0 as Keras's `History` does.
+
+    Args:
+        rows: As `read_history` returns them.
+    """
+    if not rows:
+        return {}
+    series = {name: [float(row[name]) for row in rows] for name in rows[0]}
+    return {**series, "epoch": [epoch - 1 for epoch in series["epoch"]]}

@@ -21,6 +21,7 @@ from tfmeta.data import Augmentation, ClassDataset, EpisodeSampler, load
 from tfmeta.data.class_sizes import left_out, small_classes
 from tfmeta.distribution import check_alike, digest, workers_of
 from tfmeta.files import replacing
+from tfmeta.history import as_keras_has_it
 from tfmeta.inner_rates import InnerRates, suggest_inner_rate
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.networks import Network, new_network
@@ -369,9 +370,7 @@ def save_model(run: Run, learner: MetaLearner) -> None:
 
 def draw_curve(run: Run, rows: list[dict[str, Any]]) -> None:
     """Write the learning curve of a run, of its history."""
-    history = {name: [float(row[name]) for row in rows] for name in rows[0]}
-    history["epoch"] = [epoch - 1 for epoch in history["epoch"]]
-    plots.learning_curve(history, run.curve_file)
+    plots.learning_curve(as_keras_has_it(rows), run.curve_file)
 
 
 def check_columns(run: Run, columns: Iterable[str], needed: Iterable[str]) -> None:

@@ -11,6 +11,7 @@ from tfmeta.cli.group import main
 from tfmeta.cli.loading import load_package
 from tfmeta.cli.scoring import scoring_options
 from tfmeta.cli.types import FOLDER
+from tfmeta.history import as_keras_has_it
 from tfmeta.runs import SPLITS
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def report(
         name: reporting.Reported(
             run.learner(),
             settings_shown(settings[name]),
-            history_of(run),
+            as_keras_has_it(run.history()),
             [
                 repeat.train_command(settings[name], train.params, str(run.path)),
                 repeat.command(["tfmeta", "evaluate", run.path, *scoring, *without]),
@@ -213,9 +214,3 @@ def settings_shown(settings: Settings) -> dict[str, object]:
     if isinstance(classes, dict):
         shown["classes"] = {part: len(names) for part, names in classes.items()}
     return {name.replace("_", " "): value for name, value in shown.items()}
-
-
-def history_of(run: Run) -> dict[str, list[float]]:
-    """Return what training has logged, as `tfmeta.plots.learning_curve` takes it."""
-    rows = run.history()
-    return {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {}

@@ -32,7 +32,7 @@ def learning_curve(history: Mapping[str, Sequence[float]], path: Path | None = N
         if f"val_{name}" in history:
             axes.plot(epochs, history[f"val_{name}"], marker=".", label="validation")
         axes.set(xlabel="epoch", title=name)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.legend()
     return saved(figure, path)
@@ -78,7 +78,7 @@ def learning_curves(
             if key in history:
                 axes.plot(epochs, history[key], **style, linestyle=line, label=f"{of}{what}")
     axes.set(xlabel="epoch", ylabel=metric)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     legend = figure.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)
     plain(legend.get_texts())
