@@ -68,7 +68,7 @@ def audio_from_directory(
     words.example_shape    # (98, 64, 1)
     ```
     """
-    wanted = _Wanted.checked(sample_rate, seconds, mels, resample)
+    wanted = Wanted.checked(sample_rate, seconds, mels, resample)
     _package("soundfile")
     files, labels, unreadable = list_files(path, skip_unreadable, suffixes=SUFFIXES, what="sounds")
     warn_unreadable(unreadable, stacklevel=3, what="folder(s)")
@@ -77,20 +77,20 @@ def audio_from_directory(
     lost: Counter[str] = Counter()
     for i, file in enumerate(files):
         try:
-            spectrogram, done = _read(file, wanted)
+            spectra, done = read_sound(file, wanted)
         except (ValueError, FileNotFoundError) as error:
             if not skip_unreadable:
                 raise ValueError(
                     f"{error}. Leave out such files with skip_unreadable=True."
                 ) from error
             continue
-        if made and spectrogram.shape != made[0].shape:
+        if made and spectra.shape != made[0].shape:
             raise ValueError(
                 "Sounds of different lengths need `seconds`, to which they are cut or lengthened. "
                 f"Received: seconds=None, {files[kept[0]]!r} of {len(made[0])} frames and {file!r} "
-                f"of {len(spectrogram)}"
+                f"of {len(spectra)}"
             )
-        made.append(spectrogram)
+        made.append(spectra)
         kept.append(i)
         lost.update(done)
     left = sorted({*range(len(files))}.difference(kept))
@@ -147,13 +147,13 @@ def read_audio(
     spectrogram.shape    # (98, 64, 1)
     ```
     """
-    wanted = _Wanted.checked(sample_rate, seconds, mels, resample)
-    spectrogram, done = _read(path, wanted)
+    wanted = Wanted.checked(sample_rate, seconds, mels, resample)
+    spectra, done = read_sound(path, wanted)
     warn_changes(Counter(done), 1, wanted.words(), "sound(s)", stacklevel=3)
-    return spectrogram
+    return spectra
 
 
-class _Wanted(NamedTuple):
+class Wanted(NamedTuple):
     """How sounds are read, and the bands of their spectra."""
 
     rate: int
@@ -162,7 +162,7 @@ class _Wanted(NamedTuple):
     bands: Array
 
     @classmethod
-    def checked(cls, sample_rate: int, seconds: float | None, mels: int, resample: bool) -> _Wanted:
+    def checked(cls, sample_rate: int, seconds: float | None, mels: int, resample: bool) -> Wanted:
         """Raise unless all arguments can be used together."""
         rate, bands = check_count("sample_rate", sample_rate, 1000), check_count("mels", mels)
         if seconds is not None:
@@ -175,6 +175,12 @@ class _Wanted(NamedTuple):
         if not isinstance(resample, bool):
             raise TypeError(f"`resample` must be True or False. Received: resample={resample!r}")
         return cls(rate, seconds, resample, _bands(rate, bands))
+
+    @property
+    def samples(self) -> int:
+        """How many there are of a sound in the end, if `seconds` says it."""
+        assert self.seconds is not None
+        return round(self.seconds * self.rate)
 
     def words(self) -> dict[str, str]:
         """Return what is said of so many sounds."""
@@ -206,7 +212,7 @@ def _fft_length(rate: int) -> int:
     return 1 << (round(WINDOW * rate) - 1).bit_length()
 
 
-def _read(path: str | os.PathLike[str], wanted: _Wanted) -> tuple[Array, set[str]]:
+def read_sound(path: str | os.PathLike[str], wanted: Wanted) -> tuple[Array, set[str]]:
     """Return the spectrogram of a file, and what was done to the sound before."""
     name = os.fspath(path)
     if not os.path.isfile(name):
@@ -230,14 +236,12 @@ def _read(path: str | os.PathLike[str], wanted: _Wanted) -> tuple[Array, set[str
     if rate != wanted.rate:
         done.add("resampled")
         sound = np.asarray(_package("soxr").resample(sound, rate, wanted.rate))
-    if wanted.seconds is not None:
-        length = round(wanted.seconds * wanted.rate)
-        if not is_longer and len(sound) < length - 1:  # a resampled one may lack a sample
-            done.add("lengthened")
-        sound = np.pad(sound[:length], (0, max(0, length - len(sound))))
-    if len(sound) < round(WINDOW * wanted.rate):
+    # A resampled one may lack a sample.
+    if wanted.seconds is not None and not is_longer and len(sound) < wanted.samples - 1:
+        done.add("lengthened")
+    if wanted.seconds is None and len(sound) < round(WINDOW * wanted.rate):
         raise ValueError(f"Not a readable sound: {name!r} (it is shorter than {WINDOW} s)")
-    return _spectrogram(sound, wanted), done
+    return spectrogram(sound, wanted), done
 
 
 def _samples(soundfile: Any, name: str, seconds: float | None) -> tuple[Array, int, bool]:
@@ -259,9 +263,18 @@ def _samples(soundfile: Any, name: str, seconds: float | None) -> tuple[Array, i
     return samples[:most], rate, most is not None and read > most
 
 
-def _spectrogram(sound: Array, wanted: _Wanted) -> Array:
+def spectrogram(sound: Array, wanted: Wanted) -> Array:
+    """Return the log-mel spectrogram of a sound, `[frames, mels, 1]`; see `read_audio`.
+
+    Args:
+        sound: `[n]`, in `[-1, 1]`, of the rate that is wanted. It is cut or followed by silence
+            where so many seconds are wanted.
+        wanted: The bands, and how long.
+    """
     import tensorflow as tf
 
+    if wanted.seconds is not None:
+        sound = np.pad(sound[: wanted.samples], (0, max(0, wanted.samples - len(sound))))
     window = round(WINDOW * wanted.rate)
     # TensorFlow's own of an odd length is not periodic.
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)

@@ -26,9 +26,8 @@ from tfmeta.data.class_splits import (
     published_names,
     some,
 )
-from tfmeta.data.log_mel import log_mel
 from tfmeta.data.places import default_cache
-from tfmeta.data.recordings import recordings
+from tfmeta.data.recordings import of_sixteen_bits, recordings
 from tfmeta.named_data import NAMED, Named
 from tfmeta.types import Array
 
@@ -69,7 +68,8 @@ def load_named(name: str, data_dir: Path_ = None, **options: Any) -> Parts:
         data_dir: As in `tfmeta.data.load`.
         **options:
             folder: A folder to read instead, with one sub-folder a class, by the same split. Of
-                `clinc150` that of `data_full.json`; of `spoken_digit` the files are WAV.
+                `clinc150` that of `data_full.json`; of `spoken_digit` the files are
+                sounds, as for `audio_from_directory`.
             split: The division into classes, where there are several: `"closer_look"` or
                 `"meta_dataset"` of `cub`.
             size: Side of the images, or `(height, width)`.
@@ -224,7 +224,7 @@ def _of_tfds(wanted: Wanted, classes: int, change: Change | None) -> Source:
     named = wanted.named
     options = {"data_dir": wanted.data_dir, "label_key": named.label_key, "size": wanted.size}
     if wanted.name == "spoken_digit":
-        options["image_key"], change = "audio", log_mel
+        options["image_key"], change = "audio", of_sixteen_bits
     made = tfds_source(str(named.source), named.parts, options)
     most = wanted.examples_per_class
 

@@ -1,67 +1,68 @@
-"""Folders of WAV files as spectrograms."""
+"""The sounds of a data set known by name, as spectrograms."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tfmeta.data.audio import SUFFIXES, Wanted, read_sound, spectrogram
 from tfmeta.data.caching import Source
+from tfmeta.data.changes import warn_changes
 from tfmeta.data.fingerprint import fingerprint
-from tfmeta.data.log_mel import RATE, log_mel
+from tfmeta.data.images import in_words
+from tfmeta.data.readers import classes_and_groups, list_files
 from tfmeta.types import Array
+
+RATE, SECONDS, MELS = 8000, 1.0, 40
 
 
 def recordings(folder: str | os.PathLike[str], keep: Callable[[list[str]], list[int]]) -> Source:
-    """Return what makes the spectrograms of a folder with one sub-folder of WAV files a class.
+    """Return what makes the spectrograms of a folder with one sub-folder of sounds a class.
 
     Args:
         folder: The folder.
         keep: Chooses by position, of the classes of all files, those that are read.
 
     Raises:
-        FileNotFoundError: If there are no such files.
-        ValueError: If one cannot be read or is of another rate.
+        ValueError: If there are no sounds, or one cannot be read.
     """
-    found = sorted(Path(folder).glob("*/*.wav"))
-    if not found:
-        raise FileNotFoundError(
-            "`folder` must hold one sub-folder of .wav files for each class. "
-            f"Received: folder={os.fspath(folder)!r}"
-        )
-    files = [found[i] for i in keep([file.parent.name for file in found])]
-    paths = [os.fspath(file) for file in files]
+    found, labels, _ = list_files(folder, suffixes=SUFFIXES, what="sounds")
+    kept = keep(labels)
+    files, labels = [found[i] for i in kept], [labels[i] for i in kept]
+    wanted = _wanted()
     facts = {
         "source": os.path.abspath(folder),
-        "options": {"spectrogram": "log-mel"},
-        "files": fingerprint(paths, folder),
+        "options": {"sample_rate": RATE, "seconds": SECONDS, "mels": MELS},
+        "files": fingerprint(files, folder),
     }
 
     def examples(start: int, lost: Counter[str]) -> Iterator[tuple[int, Array | None, Any]]:
         for i in range(start, len(files)):
-            yield i, log_mel(_samples(files[i])), files[i].parent.name
+            made, done = read_sound(files[i], wanted)
+            lost.update(done)
+            yield i, made, labels[i]
 
-    def names(spelled: list[Any]) -> tuple[list[str], None, Array]:
-        classes, numbers = np.unique(spelled, return_inverse=True)
-        return classes.tolist(), None, numbers
+    def names(spelled: list[Any]) -> tuple[list[str], list[str] | None, Array]:
+        classes, groups = classes_and_groups(folder, spelled, "sounds")
+        numbers = {name: c for c, name in enumerate(classes)}
+        return classes, groups, np.array([numbers[name] for name in spelled], np.int64)
 
     def told(positions: list[int], lost: Counter[str]) -> None:
-        """Nothing is left out, or lost."""
+        what = f"sound(s) of {in_words(folder)}"
+        del lost["lengthened"]  # as most digits are: nothing of them is lost
+        warn_changes(lost, len(files) - len(positions), wanted.words(), what, stacklevel=5)
 
     return Source(facts, "recordings", len(files), lambda: None, examples, names, told)
 
 
-def _samples(file: Path) -> Array:
-    import tensorflow as tf  # slow to import
+def of_sixteen_bits(samples: Array) -> Array:
+    """Return the spectrogram of the samples of a recording, as TensorFlow Datasets has them."""
+    return spectrogram(np.asarray(samples, np.float64) / 32768, _wanted())
 
-    try:
-        samples, rate = tf.audio.decode_wav(file.read_bytes(), desired_channels=1)
-    except tf.errors.InvalidArgumentError as error:
-        raise ValueError(f"Not a WAV file of 16 bits: '{file}' ({error.message})") from error
-    if int(rate) != RATE:
-        raise ValueError(f"'{file}' must have {RATE} samples a second. Received: {int(rate)}")
-    return np.asarray(samples[:, 0])
+
+def _wanted() -> Wanted:
+    return Wanted.checked(RATE, SECONDS, MELS, True)
