@@ -23,7 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 import tfmeta
-from tfmeta import training, tuning
+from tfmeta import run_data, training, tuning
 from tfmeta.runs import Run, Settings
 
 SPACE = {
@@ -58,8 +58,8 @@ SETTINGS = Settings(
 
 def search(sampler: str, trials: int, seed: int, folder: Path) -> dict[str, Any]:
     settings = dataclasses.replace(SETTINGS, seed=seed)
-    parts = training.load_data(settings)
-    settings = training.settled(settings, parts)
+    parts = run_data.load_data(settings)
+    settings = run_data.settled(settings, parts)
     run = Run(folder / f"{sampler}-{seed}")
     begin = time.perf_counter()
     study = tuning.tune(settings, run, parts, SPACE, trials, sampler=sampler, pruner="none")

@@ -12,8 +12,8 @@ from tests.test_cli import ANY_WAYS, refused, write_images
 from tests.test_cli import tfmeta as command
 from tests.test_cli_learners import SETTINGS
 from tfmeta.class_lists import ClassLists, files_of
+from tfmeta.run_data import load_data
 from tfmeta.runs import SPLITS, Run, Settings
-from tfmeta.training import load_data
 
 LISTS = {"train": ["class4", "class1", "class6"], "validation": ["class0", "class2"]}
 LISTS |= {"test": ["class3", "class5"]}

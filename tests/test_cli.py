@@ -20,7 +20,7 @@ import tensorflow as tf
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from tfmeta import training
+from tfmeta import run_data, training
 from tfmeta.classifier import Classifier
 from tfmeta.cli import main
 from tfmeta.cli.adapt import image_files
@@ -131,14 +131,14 @@ def test_a_folders_classes_are_split_and_written_down(prototypical: Path, photos
     together = [name for part in settings.classes.values() for name in part]
     assert sorted(together) == sorted(f"class{c}" for c in range(CLASSES))
     assert [len(settings.classes[split]) for split in SPLITS] == [6, 2, 2]
-    parts = training.load_data(settings)
+    parts = run_data.load_data(settings)
     assert [list(part.class_names) for part in parts] == list(settings.classes.values())
 
 
 def test_a_class_added_to_the_folder_later_is_not_used(tmp_path: Path, prototypical: Path) -> None:
     settings = json.loads((prototypical / "settings.json").read_text())
     more = write_images(tmp_path / "more", CLASSES + 3)
-    parts = training.load_data(Settings(**{**settings, "data": str(more)}))
+    parts = run_data.load_data(Settings(**{**settings, "data": str(more)}))
     assert [list(part.class_names) for part in parts] == list(settings["classes"].values())
 
 
@@ -701,7 +701,7 @@ def test_errors_of_the_machine_are_one_line_too(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(training, "load_data", fail)
+    monkeypatch.setattr(run_data, "load_data", fail)
     assert text in refused("train", "glyphs", "--output", tmp_path / "run")
 
 

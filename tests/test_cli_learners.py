@@ -16,7 +16,7 @@ import pytest
 import tfmeta
 from tests.test_cli import TINY, contents, refused, write_images
 from tests.test_cli import tfmeta as command
-from tfmeta import algorithms, training
+from tfmeta import algorithms, run_data, training
 from tfmeta.algorithms.gradient_based import GradientBased
 from tfmeta.argument_text import as_text, made, parsed
 from tfmeta.cli.learner_options import learner_values
@@ -297,7 +297,7 @@ def test_a_rate_is_found_for_every_inner_loop(algorithm: str, photos: Path, enco
     values = json.loads(SETTINGS) | {"data": str(photos), "network": str(encoder)}
     settings = Settings(**{**values, "algorithm": algorithm})
     if "inner_learning_rate" in arguments_of(algorithm):
-        found = training.suggested_rate(settings, training.load_data(settings), verbose=False)
+        found = training.suggested_rate(settings, run_data.load_data(settings), verbose=False)
         assert 0 < found.rate < 100
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.test_cli import TINY, refused, tfmeta, write_images
-from tfmeta import pretraining, training
+from tfmeta import pretraining, run_data, training
 from tfmeta.cli.settings import filters_of
 from tfmeta.models import BACKBONES
 from tfmeta.runs import Run
@@ -78,7 +78,7 @@ def test_it_goes_on_wherever_it_was_interrupted(whole, photos, tmp_path, monkeyp
 
 def test_the_learner_begins_where_the_pretraining_ended(whole, tmp_path):
     run = Run(whole)
-    parts = training.load_data(run.settings())
+    parts = run_data.load_data(run.settings())
     for algorithm, outputs in (("prototypical", 0), ("maml++", 2)):
         settings = dataclasses.replace(run.settings(), algorithm=algorithm)
         begun = training.pretrained(settings, run, parts, verbose=False)

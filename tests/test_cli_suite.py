@@ -13,7 +13,7 @@ from PIL import Image
 import tfmeta as package
 from tests.test_cli import ANY_WAYS, refused, tfmeta
 from tests.test_unknown import write_images
-from tfmeta import training
+from tfmeta import run_data, training
 from tfmeta.data import ClassDataset
 from tfmeta.runs import Run
 
@@ -114,7 +114,7 @@ def test_classes_that_were_trained_on_are_said(
         parts = (every.select(mine[i : i + 4]) for i in (0, 4, 8))
         return tuple(parts)
 
-    monkeypatch.setattr(training, "load", load)
+    monkeypatch.setattr(run_data, "load", load)
     tiny = ("--downsample", "stride", "--filters", "4", "--queries", "2", "--steps", "2")
     rest = ("--meta-batch-size", "2", "--validation-episodes", "2", "--ways", "2")
     tfmeta("train", "cifar_fs", *tiny, *rest, "-a", "prototypical", "-o", tmp_path / "run")

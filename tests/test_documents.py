@@ -30,7 +30,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import tfmeta
-from tfmeta import training, tuning
+from tfmeta import run_data, tuning
 from tfmeta.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -269,7 +269,7 @@ def run_all(chosen: list[str], data_dir: Path | None = None) -> None:
 def test_commands(
     document: str, folder: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "load", load)
+    monkeypatch.setattr(run_data, "load", load)
     chosen = [c for c in commands(document) if not (needs_data(c) or reason_not_to_run(c))]
     run_all(chosen)
 
@@ -282,7 +282,7 @@ def test_commands_on_real_data(
         # An epoch of pretraining takes all examples, of few classes here.
         return tuple(x.select(range(8)) for x in parts) if name == "cifar_fs" else parts
 
-    monkeypatch.setattr(training, "load", few)
+    monkeypatch.setattr(run_data, "load", few)
     everywhere = [command for document in DOCUMENTS for command in commands(document)]
     run_all([c for c in everywhere if needs_data(c)], data_dir / "tfds")
 

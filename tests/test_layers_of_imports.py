@@ -266,9 +266,10 @@ MAY_IMPORT = {
         "states.",
     ],
     "networks": [*PUBLIC, "digests", "keras_files", "learner_table", "runs"],
+    "run_data": [*PUBLIC, "class_lists", "runs"],
     "training": [
         *(*PUBLIC, "files", "plots.", "pretraining", "runs", "saying"),
-        *("class_lists", "history", "learner_arguments", "networks"),
+        *("history", "learner_arguments", "networks", "run_data"),
     ],
     "samplers": ["types"],
     "search_space": [
@@ -294,7 +295,7 @@ MAY_IMPORT = {
         *PUBLIC,
         *("argument_text", "class_lists", "digests", "learner_arguments", "learner_table"),
         *("networks", "reporting.", "search_space"),
-        "runs",
+        *("runs", "run_data"),
         "setting_values",
         "training",
         "workers",

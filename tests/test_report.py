@@ -23,7 +23,7 @@ from sklearn.metrics import confusion_matrix
 
 import tfmeta
 from tests.test_evaluation import sampler_of, vectors
-from tfmeta import plots, reporting, training
+from tfmeta import plots, reporting, run_data, training
 from tfmeta.cli import main, repeat
 from tfmeta.cli.report import check_same_data, sampler_of_all
 from tfmeta.cli.settings import class_lists, settings_from
@@ -458,12 +458,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     small = "--ways 2 --queries 2 --meta-batch-size 2 --steps 2 --epochs 1 --validation-episodes 2"
     network = "--filters 16 --downsample stride --grayscale"
     settings = options_of([str(base / "photos"), *small.split(), *network.split()])
-    parts = training.load_data(settings)
-    settings = training.settled(settings, parts)
+    parts = run_data.load_data(settings)
+    settings = run_data.settled(settings, parts)
     other = dataclasses.replace(settings, shots=2, filters=17)
     shuffled = dataclasses.replace(settings, seed=3)
-    shuffled = training.settled(
-        shuffled, training.load_data(dataclasses.replace(shuffled, classes=None))
+    shuffled = run_data.settled(
+        shuffled, run_data.load_data(dataclasses.replace(shuffled, classes=None))
     )
     return {
         "one": write_run(base / "one", settings, parts[2]),
@@ -543,7 +543,7 @@ def test_runs_that_take_any_number_of_ways_follow_those_that_do_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     part = blocks([f"c{i}" for i in range(8)])
-    monkeypatch.setattr(training, "load_data", lambda _: (part, part, part))
+    monkeypatch.setattr(run_data, "load_data", lambda _: (part, part, part))
     free = options_of(["glyphs", "--ways", "7"])
     three, four = (
         options_of(["glyphs", "-a", "maml", "--inner-learning-rate", "1", "--ways", str(ways)])

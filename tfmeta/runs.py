@@ -37,11 +37,13 @@ class Settings:
 
     `data` is a data set's name or a folder of images, `data_options` are the arguments of
     `tfmeta.data.load` or `ClassDataset.from_directory`, `images` says how other images are made
-    like those trained on. `classes` names the classes of each part of a folder, so that the parts
-    stay the same when classes are added to it; of `min_per_class` images at least, where they were
-    shared out at random. `network` is the name of a backbone, or the absolute path of an encoder,
-    whose file is known by its SHA-256. `arguments` are those of the learner's constructor that have
-    no field of their own, as `tfmeta.learner_arguments.read` returns them.
+    like those trained on. `also` are further data sets, by name or folder, and the arguments of
+    each; their images get the shape of those of `data`, and each episode is of one data set.
+    `classes` names the classes of each part of folders, so that the parts stay the same when
+    classes are added to them; of `min_per_class` images at least, where they were shared out at
+    random. `network` is the name of a backbone, or the absolute path of an encoder, whose file is
+    known by its SHA-256. `arguments` are those of the learner's constructor that have no field of
+    their own, as `tfmeta.learner_arguments.read` returns them.
     """
 
     data: str
@@ -73,6 +75,7 @@ class Settings:
     freeze: bool = False
     batch_norm_momentum: float | None = None
     min_per_class: int = 1
+    also: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def is_folder(self) -> bool:

@@ -113,11 +113,24 @@ _RATE = Expected(
 )
 _SIDE = _count(2**14)
 
+_DATA = Expected(
+    lambda x: _is_text(x) and (x in BENCHMARKS or os.path.isabs(x)),
+    f"one of {', '.join(BENCHMARKS)}, or the absolute path of a folder",
+)
+_OPTIONS_OF_FURTHER_DATA = _fields({"data_dir": _PATH})
+
+
+def _are_further_data(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and len(value) <= _MOST_PARTS
+        and all(map(_DATA.fits, value))
+        and all(map(_OPTIONS_OF_FURTHER_DATA.fits, value.values()))
+    )
+
+
 EXPECTED = {
-    "data": Expected(
-        lambda x: _is_text(x) and (x in BENCHMARKS or os.path.isabs(x)),
-        f"one of {', '.join(BENCHMARKS)}, or the absolute path of a folder",
-    ),
+    "data": _DATA,
     "data_options": _fields(
         {
             "data_dir": _PATH,
@@ -182,5 +195,9 @@ EXPECTED = {
         Expected(lambda x: type(x) in (int, float) and 0 <= x < 1, "a number from 0 to below 1")
     ),
     "min_per_class": _count(10**9),
+    "also": Expected(
+        _are_further_data,
+        f"an object of data sets, each {_DATA.words}, and of each {_OPTIONS_OF_FURTHER_DATA.words}",
+    ),
 }
 """What each of the `tfmeta.runs.Settings` must be."""

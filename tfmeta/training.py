@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -16,9 +16,7 @@ import tensorflow as tf
 from tfmeta import learner_arguments, plots, unknown
 from tfmeta.algorithms import FineTune
 from tfmeta.algorithms.embedding_learner import EmbeddingLearner
-from tfmeta.class_lists import ClassLists
-from tfmeta.data import Augmentation, ClassDataset, EpisodeSampler, load
-from tfmeta.data.class_sizes import left_out, small_classes
+from tfmeta.data import Augmentation, ClassDataset, EpisodeSampler
 from tfmeta.distribution import check_alike, digest, workers_of
 from tfmeta.files import replacing
 from tfmeta.history import as_keras_has_it
@@ -26,99 +24,10 @@ from tfmeta.inner_rates import InnerRates, suggest_inner_rate
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.networks import Network, new_network
 from tfmeta.pretraining import pretrain
-from tfmeta.runs import SPLITS, Run, Settings, check_pretraining
+from tfmeta.run_data import SMALLEST_FOLDER, check_ways, fewest_classes
+from tfmeta.runs import Run, Settings, check_pretraining
 from tfmeta.saying import say
 from tfmeta.states import SaveState, newest
-
-# How much of a folder of images each part gets.
-FRACTIONS = (0.6, 0.2, 0.2)
-# With fewer classes, validation or test get a single one.
-_SMALLEST_FOLDER = 9
-
-
-def load_data(
-    settings: Settings,
-    lists: ClassLists | None = None,
-    tell: Callable[[str], None] = lambda text: None,
-) -> tuple[ClassDataset, ...]:
-    """Return the training, validation and test classes.
-
-    Args:
-        settings: The settings of the run.
-        lists: The classes of each part of a folder, where somebody has written them down; without,
-            they are those of the settings, or shared out at random.
-        tell: Is told which classes of a folder are left out.
-
-    Raises:
-        ValueError: If the lists name a class twice, or one that the folder has not, or no class of
-            a part has `min_per_class` images.
-    """
-    if not settings.is_folder:
-        named = load(settings.data, **settings.data_options)
-        if not named[0].example_shape:
-            raise ValueError(
-                f"`data` must be images: the command makes networks for no others. Received: "
-                f"{settings.data!r}, which are texts; tfmeta.data.load reads them"
-            )
-        return named
-    images = ClassDataset.from_directory(settings.data, **settings.data_options)
-    if lists is not None:
-        chosen = lists.checked(images.class_names)
-        if others := sorted({*images.class_names}.difference(*chosen.values())):
-            tell(f"Left out {_classes(others)} in no list: {', '.join(others)}")
-        enough = {*large_enough(images, settings.min_per_class, tell)}
-        kept = {part: [name for name in chosen[part] if name in enough] for part in SPLITS}
-        parts = tuple(_selected(images, kept[part], part, settings) for part in SPLITS)
-    elif settings.classes is None:
-        enough_of = large_enough(images, settings.min_per_class, tell)
-        images = _selected(images, enough_of, "training", settings)
-        parts = images.split(*FRACTIONS, seed=settings.seed)
-    else:
-        parts = tuple(images.select(settings.classes[split]) for split in SPLITS)
-    for split, part in zip(SPLITS, parts, strict=True):
-        part.description += f" ({split})"
-    return parts
-
-
-def large_enough(images: ClassDataset, least: int, tell: Callable[[str], None]) -> list[str]:
-    """Return the names of the classes with so many examples, and tell which ones have fewer."""
-    small = small_classes(images.class_names, images.class_offsets, least)
-    if small:
-        tell(left_out(small, least, "images"))
-    without = {name for name, _ in small}
-    return [name for name in images.class_names if name not in without]
-
-
-def _classes(names: list[str]) -> str:
-    return f"{len(names)} class{'es' * (len(names) > 1)}"
-
-
-def _selected(
-    images: ClassDataset, names: list[str], part: str, settings: Settings
-) -> ClassDataset:
-    if not names:
-        raise ValueError(
-            f"`min_per_class` must leave a class for {part}. "
-            f"Received: min_per_class={settings.min_per_class} for {images.description}"
-        )
-    return images.select(names)
-
-
-def settled(settings: Settings, parts: tuple[ClassDataset, ...]) -> Settings:
-    """Return the settings with what only the data can tell: `images`, and `classes` of a folder."""
-    height, width, channels = parts[0].example_shape
-    images = {
-        "size": [height, width],
-        "grayscale": channels < 3,
-        # The drawings known by name are bright ink, and what is photographed or drawn is dark.
-        "invert": settings.data_options.get("invert", channels == 1 and not settings.is_folder),
-    }
-    images |= {k: v for k, v in settings.data_options.items() if k in ("dtype", "alpha")}
-    classes = {name: [*part.class_names] for name, part in zip(SPLITS, parts, strict=True)}
-    return dataclasses.replace(
-        settings, images=images, classes=classes if settings.is_folder else None
-    )
-
 
 # Settings that are arguments of a learner, of those learners that have them.
 OWN_SETTINGS = (
@@ -223,14 +132,23 @@ def suggested_rate(
 
 def training_sampler(settings: Settings, dataset: ClassDataset) -> EpisodeSampler:
     """Return the sampler of the episodes that a run is trained on."""
+    check_ways(settings, dataset, settings.ways)
     return EpisodeSampler(
         dataset,
         settings.ways,
         settings.shots,
         settings.queries,
         settings.seed,
-        random_rotation=settings.random_rotation,
+        **_drawn_as(settings),
     )
+
+
+def _drawn_as(settings: Settings) -> dict[str, Any]:
+    """Return how the classes of an episode are drawn: each episode is of one source."""
+    return {
+        "random_rotation": settings.random_rotation,
+        "within": "group" if settings.also else None,
+    }
 
 
 def evaluation_sampler(
@@ -250,27 +168,29 @@ def evaluation_sampler(
         ValueError: If `ways` is not what the network was trained with, or there are too few
             classes or examples.
     """
-    if dataset.num_classes < 2:
+    fewest = fewest_classes(settings, dataset)
+    if fewest < 2:
         raise ValueError(
             "`dataset` must have at least 2 classes, because with one every answer is right. "
-            f"Received: {dataset.num_classes} class of {dataset.description!r}. A folder of images "
-            f"needs {_SMALLEST_FOLDER} classes, for each part to have 2; --validation-episodes 0 "
+            f"Received: {fewest} class of {dataset.description!r}. A folder of images "
+            f"needs {SMALLEST_FOLDER} classes, for each part to have 2; --validation-episodes 0 "
             "trains without validation."
         )
     if ways is None:
-        ways = settings.ways if settings.fixed_ways else min(5, dataset.num_classes)
+        ways = settings.ways if settings.fixed_ways else min(5, fewest)
     elif settings.fixed_ways and ways != settings.ways:
         raise ValueError(
             f"`ways` must be {settings.ways}, the number of outputs of the network that was "
             f"trained with {settings.algorithm}. Received: ways={ways}"
         )
+    check_ways(settings, dataset, ways)
     return EpisodeSampler(
         dataset,
         ways,
         shots or settings.shots,
         queries or settings.queries,
         seed,
-        random_rotation=settings.random_rotation,
+        **_drawn_as(settings),
     )
 
 
@@ -305,19 +225,20 @@ def threshold_for(
     Raises:
         ValueError: If there are too few validation classes, or examples of one.
     """
-    if dataset.num_classes <= ways:
+    fewest = fewest_classes(settings, dataset)
+    if fewest <= ways:
         raise ValueError(
             "When to answer 'unknown' is found with validation classes, of which there must be "
-            f"more than are shown: {ways + 1} at least. Received: {dataset.num_classes}, of "
+            f"more than are shown: {ways + 1} at least. Received: {fewest}, of "
             f"{dataset.description!r}"
         )
     sampler = EpisodeSampler(
         dataset,
-        min(2 * ways, dataset.num_classes),
+        min(2 * ways, fewest),
         shots,
         settings.queries,
         settings.seed,
-        random_rotation=settings.random_rotation,
+        **_drawn_as(settings),
     )
     return unknown.fit(
         learner,
@@ -502,7 +423,7 @@ def together(
         strategy: Of `tf.distribute`.
         settings: The settings of the run.
         run: Its folder, which all workers must see.
-        parts: What `load_data` returned.
+        parts: What `run_data.load_data` returned.
 
     Raises:
         ValueError: On every worker, if one has other settings, other data or another folder.
@@ -511,7 +432,7 @@ def together(
     written = [file for file in (run.settings_file, run.history_file) if file.is_file()]
     values = dataclasses.asdict(settings)
     # Each worker may have its own place for the data, which are compared by themselves.
-    del values["data"], values["data_options"]
+    del values["data"], values["data_options"], values["also"]
     digests = {
         "settings": digest(values),
         "data": digest(*(x for part in parts for x in _samples(part))),
@@ -557,7 +478,7 @@ def train(
     Args:
         settings: The settings of the run.
         run: Its folder.
-        parts: What `load_data` returned.
+        parts: What `run_data.load_data` returned.
         resume: Whether to go on, from the newest state in the folder, or where none is whole from
             the model of the last finished epoch.
         save_every: Steps between two states; there is one at the end of each epoch as well.

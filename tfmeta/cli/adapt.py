@@ -79,7 +79,7 @@ def adapt(
     if false_acceptance is not None and false_rejection is not None:
         raise click.UsageError("--false-acceptance and --false-rejection: choose one.")
     load_package()
-    from tfmeta import training
+    from tfmeta import run_data, training
     from tfmeta.classifier import Classifier, read_encoder
 
     Classifier.check_free(output, overwrite)
@@ -109,7 +109,7 @@ def adapt(
         names = classifier.class_names
         shots = min(len(images_directly_in(support / name)) for name in names)
         say("Finding when to answer 'unknown' …")
-        validation = training.load_data(with_data_there(settings, data_dir))[1]
+        validation = run_data.load_data(with_data_there(settings, data_dir))[1]
         threshold = training.threshold_for(
             settings,
             learner,

@@ -62,7 +62,7 @@ def evaluate(
     if data_sets is None:
         settings = with_data_there(settings, data_dir)
     load_package()
-    from tfmeta import training
+    from tfmeta import run_data, training
     from tfmeta.evaluation import evaluate as evaluate_learner
 
     have_tasks_at_once(settings.algorithm)
@@ -75,7 +75,7 @@ def evaluate(
             write(suite, json_file, {"run": str(run_path), **asked})
         return
     say("Reading the data …")
-    part = training.load_data(settings)[SPLITS.index(split)]
+    part = run_data.load_data(settings)[SPLITS.index(split)]
     sampler = training.evaluation_sampler(settings, part, **episode)
     norm = getattr(learner, "batch_norm", "running statistics")
     click.echo(f"{part.description}, {part.num_classes} classes")

@@ -35,6 +35,9 @@ def train_command(settings: Settings, options: Sequence[click.Parameter], run: s
         run: Its folder.
     """
     values = {**dataclasses.asdict(settings), **settings.data_options}
+    values["also"] = ",".join(settings.also) or None
+    for of in settings.also.values():
+        values |= of
     known = arguments_of(settings.algorithm)
     words = ["tfmeta", "train", settings.data]
     for option in options:

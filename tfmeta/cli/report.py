@@ -125,7 +125,7 @@ def sampler_of_all(
     Raises:
         ValueError: If runs have other data or episodes of another shape; both are named.
     """
-    from tfmeta import training
+    from tfmeta import run_data, training
     from tfmeta.cli.settings import with_data_there
 
     fixed = {of.ways for of in settings.values() if of.fixed_ways}
@@ -138,7 +138,7 @@ def sampler_of_all(
         there = with_data_there(of, data_dir)
         # What was read once need not be read again.
         same = [other for other in parts if _same_source(settings[other], of)]
-        parts[name] = parts[same[0]] if same else training.load_data(there)[SPLITS.index(split)]
+        parts[name] = parts[same[0]] if same else run_data.load_data(there)[SPLITS.index(split)]
         samplers[name] = training.evaluation_sampler(there, parts[name], **shape)
     first, *others = settings
     for name in others:
@@ -152,7 +152,8 @@ def _same_source(one: Settings, other: Settings) -> bool:
     return (
         one.data == other.data
         and one.data_options == other.data_options
-        and (folder or not one.is_folder)
+        and one.also == other.also
+        and (folder or (one.classes is None and not one.is_folder))
     )
 
 

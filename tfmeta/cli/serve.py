@@ -123,7 +123,7 @@ def service_of(
     false_rejection: float | None,
 ) -> tuple[Any, str]:
     """Return what adapts and predicts, and what the page calls it."""
-    from tfmeta import training
+    from tfmeta import run_data, training
     from tfmeta.classifier import images_for, read_encoder
     from tfmeta.cli.settings import with_data_there
     from tfmeta.runs import Run
@@ -142,7 +142,7 @@ def service_of(
     settings, fit = run.settings(), None
     learner = run.learner()
     if false_acceptance is not None or false_rejection is not None:
-        validation = training.load_data(with_data_there(settings, data_dir))[1]
+        validation = run_data.load_data(with_data_there(settings, data_dir))[1]
 
         def fit(ways: int, shots: int) -> Any:
             click.echo(f"Finding when to answer 'unknown': {ways} classes, {shots} image(s) each.")

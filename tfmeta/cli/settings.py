@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tfmeta.choices import FILTERS
+from tfmeta.choices import FILTERS, OMNIGLOT_PRESETS
 from tfmeta.class_lists import ClassLists, files_of
 from tfmeta.cli.learner_options import learner_values
 from tfmeta.cli.loading import load_package
@@ -25,46 +25,55 @@ if TYPE_CHECKING:
 
 
 def run_outside_images(path: Path | None, settings: Settings) -> Run:
-    """Return the run's folder, which may not become a class of the folder of images."""
-    of = f"{Path(settings.data).name}-{settings.algorithm}-seed{settings.seed}"
+    """Return the run's folder, which may not become a class of a folder of images."""
+    names = [settings.data, *settings.also]
+    of = f"{'+'.join(Path(name).name for name in names)}-{settings.algorithm}-seed{settings.seed}"
     run = Run(path or Path("runs", of))
-    if settings.is_folder and run.path.resolve().is_relative_to(settings.data):
-        raise click.UsageError(
-            "--output must lie outside the folder of images, or the run's own pictures become a "
-            f"class. Received: --output '{run.path}' in '{settings.data}'"
-        )
+    for folder in filter(os.path.isabs, names):
+        if run.path.resolve().is_relative_to(folder):
+            raise click.UsageError(
+                "--output must lie outside the folder of images, or the run's own pictures become "
+                f"a class. Received: --output '{run.path}' in '{folder}'"
+            )
     return run
 
 
 def with_data_there(settings: Settings, data_dir: Path | None) -> Settings:
     """Return the settings of a run to evaluate, whose data are read and never written.
 
-    The folder of a data set is a part of the settings, which may be a stranger's.
+    The folders of data sets are a part of the settings, which may be a stranger's.
 
     Args:
         settings: As they are in the run's folder.
         data_dir: The folder of the data sets, if the command names one; it may be written to.
     """
-    if settings.is_folder:
+    of = {settings.data: settings.data_options, **settings.also}
+    if data_dir is not None and all(map(os.path.isabs, of)):
+        raise click.UsageError(f"--data-dir is for data sets, not for {settings.data!r}.")
+    for name in of:
+        if os.path.isabs(name):
+            continue
         if data_dir is not None:
-            raise click.UsageError(f"--data-dir is for data sets, not for {settings.data!r}.")
-        return settings
-    if data_dir is not None:
-        options = {**settings.data_options, "data_dir": str(data_dir.resolve())}
-        return dataclasses.replace(settings, data_options=options)
-    named = settings.data_options.get("data_dir")
-    source = NAMED[ALIASES.get(settings.data, settings.data)].source
+            of[name] = {**of[name], "data_dir": str(data_dir.resolve())}
+        else:
+            _check_there(name, of[name])
+    return dataclasses.replace(
+        settings,
+        data_options=of[settings.data],
+        also={name: of[name] for name in settings.also},
+    )
+
+
+def _check_there(name: str, options: dict[str, Any]) -> None:
+    """Raise a `FileNotFoundError` if the folder that a run names has no such data."""
+    folder = options.get("data_dir")
+    source = NAMED[ALIASES.get(name, name)].source
     pattern = "glyphs-*.npz" if source is None else f"{source}*/*/dataset_info.json"
-    if (
-        "folder" not in settings.data_options
-        and named is not None
-        and not any(Path(named).glob(pattern))
-    ):
+    if "folder" not in options and folder is not None and not any(Path(folder).glob(pattern)):
         raise FileNotFoundError(
-            f"The run was trained on data in '{named}', where there are none: say --data-dir, the "
+            f"The run was trained on data in '{folder}', where there are none: say --data-dir, the "
             "folder that they are in or shall be downloaded to"
         )
-    return settings
 
 
 def class_lists(values: dict[str, Any]) -> ClassLists | None:
@@ -98,10 +107,10 @@ def loaded(
     settings: Settings, any_ways: bool, lists: ClassLists | None = None
 ) -> tuple[Settings, tuple[ClassDataset, ...]]:
     """Load the data and say what they are; have no more ways than classes, where none were said."""
-    from tfmeta import training
+    from tfmeta.run_data import check_ways, fewest_classes, load_data
 
     say("Reading the data …")
-    parts = training.load_data(settings, lists, click.echo)
+    parts = load_data(settings, lists, click.echo)
     for name, part in zip(SPLITS, parts, strict=True):
         before = settings.classes and settings.classes[name]
         if lists is not None and before and before != [*part.class_names]:
@@ -115,8 +124,9 @@ def loaded(
             "others. `tfmeta datasets` lists the classes of each."
         )
     if any_ways:
-        ways = min(settings.ways, parts[0].num_classes)
+        ways = min(settings.ways, fewest_classes(settings, parts[0]))
         settings = dataclasses.replace(settings, ways=ways)
+    check_ways(settings, parts[0], settings.ways)
     for split, part in zip(SPLITS, parts, strict=True):
         size = f"{part.num_classes:6} classes {len(part):7} examples"
         click.echo(f"{split:11}{size}  {part.description}")
@@ -155,6 +165,7 @@ def settings_from(
     filters: int | None,
     freeze: bool | None,
     given: tuple[tuple[str, str], ...],
+    also: list[str] | None = None,
     **values: Any,
 ) -> Settings:
     """Make settings of the options, with the algorithm's defaults where nothing was said."""
@@ -173,6 +184,9 @@ def settings_from(
         "pages": pages,
     }
     is_folder = os.path.isabs(data)
+    further = _further(data, also or [], of_name["data_dir"])
+    if is_folder and any(further.values()):
+        of_name["data_dir"] = None  # which the further ones have
     if not is_folder and resizable(data):
         of_name["image_size"] = of_folder.pop("image_size")
     chosen, other = (of_folder, of_name) if is_folder else (of_name, of_folder)
@@ -181,12 +195,17 @@ def settings_from(
         raise click.UsageError(f"--{option.replace('_', '-')} is for {kind}, not for {data!r}.")
     if preset and data != "omniglot":
         raise click.UsageError(f"--preset is for omniglot, not for {data!r}.")
+    if also and preset and OMNIGLOT_PRESETS[preset]["rotations"] == "episode":
+        raise click.UsageError(
+            f"--preset {preset} turns the images of each episode at random, which is for omniglot "
+            "alone and not for --also; vinyals has turned characters as classes of their own."
+        )
     if values["downsample"] != "pool" and network != "conv4":
         raise click.UsageError(f"--downsample is for conv4, not for {network!r}.")
     of_file = os.path.isabs(network)
     if of_file and filters:
         raise click.UsageError(f"--filters is for a network made here, not for '{network}'.")
-    if values["min_per_class"] > 1 and not is_folder:
+    if values["min_per_class"] > 1 and not any(map(os.path.isabs, [data, *further])):
         raise click.UsageError(f"--min-per-class is for a folder of images, not for {data!r}.")
     values |= {
         "network": network,
@@ -210,8 +229,31 @@ def settings_from(
     values |= learner_values(algorithm, values, given)
     defaults = {**LEARNERS[algorithm].defaults, "inner_learning_rate": INNER_RATE}
     values |= {name: value for name, value in defaults.items() if values[name] is None}
-    settings = Settings(data=data, data_options=data_options, **values)
+    settings = Settings(data=data, data_options=data_options, also=further, **values)
     return dataclasses.replace(settings, freeze=frozen(settings, freeze))
+
+
+def _further(data: str, also: list[str], data_dir: str | None) -> dict[str, dict[str, Any]]:
+    """Return the further data sets of --also, and the folder of those known by name.
+
+    Raises:
+        click.UsageError: If one is `data`, or a folder lies in another.
+    """
+    folders = [Path(name) for name in [data, *also] if os.path.isabs(name)]
+    for name in also:
+        if name == data:
+            raise click.UsageError(f"--also is for further data sets. Received: {name!r} again.")
+        if any(
+            Path(name).is_relative_to(f) or f.is_relative_to(name)
+            for f in folders
+            if f != Path(name)
+        ):
+            raise click.UsageError(
+                f"--also must be folders that lie in no other, for their images would be in both. "
+                f"Received: {name!r}"
+            )
+    there = {"data_dir": data_dir} if data_dir else {}
+    return {name: {} if os.path.isabs(name) else there for name in also}
 
 
 def frozen(settings: Settings, asked: bool | None) -> bool:

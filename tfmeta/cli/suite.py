@@ -47,6 +47,7 @@ def suite_of(
     from tfmeta.algorithms import SimpleShot
     from tfmeta.data import resize
     from tfmeta.networks import image_shape, read
+    from tfmeta.run_data import names_of
     from tfmeta.suite import evaluate_suite
 
     height, width = settings.images["size"]
@@ -64,15 +65,14 @@ def suite_of(
         )
     say("Reading the data …")
     samplers = {}
+    called = names_of(data_sets)
+    own = (settings.data, *settings.also)
     for name in data_sets:
         of_run = _with_data_set(settings, name, data_dir)
-        part = resize(_part(of_run, own=name == settings.data, split=split), shape)
+        part = resize(_part(of_run, own=name in own, split=split), shape)
         click.echo(f"{part.description}, {part.num_classes} classes")
         _warn_if_trained_on(settings, name, part, data_dir)
-        # Folders of one name are told apart by their paths.
-        short = Path(name).name
-        called = short if [Path(other).name for other in data_sets].count(short) == 1 else name
-        samplers[called] = training.evaluation_sampler(of_run, part, **episode)
+        samplers[called[name]] = training.evaluation_sampler(of_run, part, **episode)
     say(f"Scoring {episodes} episodes of each …")
     return evaluate_suite(learners, samplers, episodes)
 
@@ -87,45 +87,44 @@ def write(suite: Suite, file: Path, facts: dict[str, Any]) -> None:
 
 def _with_data_set(settings: Settings, data: str, data_dir: Path | None) -> Settings:
     """Return settings that load a data set; the run's own as they are in the run."""
-    own = data == settings.data
-    if os.path.isabs(data):
-        if own:
-            return settings
-        options = {**settings.images, "size": tuple(settings.images["size"])}
-        return dataclasses.replace(settings, data=data, data_options=options, classes=None)
-    options = dict(settings.data_options) if own else {}
-    # Letters are drawn, and need no folder.
-    if not own and data != "glyphs" and not settings.is_folder:
-        options["data_dir"] = settings.data_options.get("data_dir")
-    of = dataclasses.replace(settings, data=data, data_options=options, classes=None)
+    from tfmeta.run_data import source
+
+    options = {"data_dir": settings.data_options.get("data_dir")}
+    if data not in (settings.data, *settings.also):
+        # Letters are drawn, and need no folder.
+        there = {} if os.path.isabs(data) or data == "glyphs" or settings.is_folder else options
+        settings = dataclasses.replace(settings, classes=None, also={data: there})
+    of = source(settings, data)
     # The run may be a stranger's: what it names is read and never written.
-    return with_data_there(of, data_dir)
+    return of if of.is_folder else with_data_there(of, data_dir)
 
 
 def _warn_if_trained_on(
     settings: Settings, data: str, part: ClassDataset, data_dir: Path | None
 ) -> None:
     """Say which classes of another data set, of the same images, the run was trained on."""
-    from tfmeta import training
     from tfmeta.data.class_splits import some
+    from tfmeta.run_data import load_data
 
-    of_run, other = (NAMED.get(ALIASES.get(name, name)) for name in (settings.data, data))
-    if data == settings.data or of_run is None or other is None or of_run.source is None:
-        return
-    if of_run.source == other.source:
-        own = training.load_data(_with_data_set(settings, settings.data, data_dir))[0]
-        if same := sorted({*own.class_names}.intersection(part.class_names)):
-            say(
-                f"Warning: the run was trained on {len(same)} of the {part.num_classes} classes of "
-                f"{data}, which has the same images as {settings.data}: {some(same)}"
-            )
+    other = NAMED.get(ALIASES.get(data, data))
+    for own in (settings.data, *settings.also):
+        of_run = NAMED.get(ALIASES.get(own, own))
+        if data == own or of_run is None or other is None or of_run.source is None:
+            continue
+        if of_run.source == other.source:
+            seen = load_data(_with_data_set(settings, own, data_dir))[0]
+            if same := sorted({*seen.class_names}.intersection(part.class_names)):
+                say(
+                    f"Warning: the run was trained on {len(same)} of the {part.num_classes} "
+                    f"classes of {data}, which has the same images as {own}: {some(same)}"
+                )
 
 
 def _part(settings: Settings, *, own: bool, split: str) -> ClassDataset:
     """Return a part of a data set; of a folder that was not trained on, all of it."""
-    from tfmeta import training
     from tfmeta.data import ClassDataset
+    from tfmeta.run_data import load_data
 
     if settings.is_folder and not own:
         return ClassDataset.from_directory(settings.data, **settings.data_options)
-    return training.load_data(settings, tell=click.echo)[SPLITS.index(split)]
+    return load_data(settings, tell=click.echo)[SPLITS.index(split)]

@@ -23,7 +23,7 @@ from tfmeta.cli.settings import (
     run_outside_images,
     settings_from,
 )
-from tfmeta.cli.types import FOLDER, POSITIVE, Data, Given, Name, Network, Rate
+from tfmeta.cli.types import FOLDER, POSITIVE, Data, DataSets, Given, Name, Network, Rate
 from tfmeta.learner_table import LEARNERS, by_family
 from tfmeta.runs import INNER_RATE, Run, Settings, check_pretraining
 from tfmeta.setting_values import choices_of
@@ -86,6 +86,13 @@ def filters_by_network() -> str:
     help="Examples of a class to classify.",
 )
 # Data
+@click.option(
+    "--also",
+    type=DataSets(),
+    metavar="DATA,DATA,…",
+    help="Train on these as well, known by name or folders of images, whose images get the size "
+    "and the channels of those of DATA. Each episode is of one data set, all of them as likely.",
+)
 @click.option("--data-dir", type=FOLDER, help="Folder of TensorFlow Datasets.")
 @click.option(
     "--folder",
@@ -244,6 +251,9 @@ def train(
 ) -> None:
     """Train on DATA, a data set's name or a folder of images with one sub-folder a class.
 
+    With --also there are several: each episode is of one of them, and validation and `tfmeta
+    evaluate` take episodes of all; `tfmeta evaluate --suite` scores each by itself.
+
     With --pretrain-epochs the network is trained first, as an ordinary classifier of all classes
     for training, with flips of images in colour and crops; the learner begins with the weights that
     tell the classes of validation episodes apart best. A learner that has nothing to learn of
@@ -286,6 +296,7 @@ def train(
     load_package()
     from tfmeta import training
     from tfmeta.distribution import strategy_of_environment, workers_of
+    from tfmeta.run_data import settled
 
     have_tasks_at_once(settings.algorithm)
     strategy = strategy_of_environment()
@@ -296,7 +307,7 @@ def train(
             run.check_free(overwrite)  # for another may have been there just now
         settings, parts = loaded(settings, any_ways, lists)
         if not settings.images:  # which a run that is resumed has
-            settings = training.settled(settings, parts)
+            settings = settled(settings, parts)
         if any_rate and not resume:
             found = training.suggested_rate(settings, parts)
             settings = dataclasses.replace(settings, inner_learning_rate=found.rate)

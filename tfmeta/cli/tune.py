@@ -85,7 +85,8 @@ def tune(
     settings = settings_from(**values)
     run = run_outside_images(run_path, settings)
     load_package()
-    from tfmeta import training, tuning
+    from tfmeta import tuning
+    from tfmeta.run_data import settled
     from tfmeta.search_space import check_space
 
     check_space(space, settings.algorithm)
@@ -108,7 +109,7 @@ def tune(
         have_tasks_at_once(settings.algorithm)
         settings, parts = loaded(settings, any_ways, lists)
         if not resume:
-            settings = training.settled(settings, parts)
+            settings = settled(settings, parts)
         try:
             study = tuning.tune(
                 settings,

@@ -9,6 +9,7 @@ from tfmeta.data.episode_list import EpisodeList, write_episodes
 from tfmeta.data.episodes import EpisodeSampler
 from tfmeta.data.features import features
 from tfmeta.data.functions import FunctionSampler, Sinusoids
+from tfmeta.data.joining import join
 from tfmeta.data.mixture import Mixture
 from tfmeta.data.same_shape import resize
 from tfmeta.data.shards import Shards
@@ -30,6 +31,7 @@ __all__ = [
     "audio_from_directory",
     "cache",
     "features",
+    "join",
     "load",
     "read_audio",
     "resize",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from tfmeta.checks import check_size
 from tfmeta.data.class_dataset import ClassDataset
 from tfmeta.data.images import check_image_options, prepare
+from tfmeta.types import Array
 
 # Images that are decoded to more than this at once would need a second copy of all.
 _AT_ONCE = 4096
@@ -60,16 +62,46 @@ def resize(
         )
     if before == tuple(shape):
         return dataset
-    images = np.empty((len(dataset.examples), *shape), np.uint8)
+    return _with_images(dataset, _resized(dataset.examples, shape, resample))
+
+
+def resize_parts(parts: Sequence[ClassDataset], shape: Sequence[int]) -> tuple[ClassDataset, ...]:
+    """Return parts of one data set as `resize` makes them, with images that they share made once.
+
+    Args:
+        parts: Data sets.
+        shape: As for `resize`.
+
+    Raises:
+        ValueError: As of `resize`.
+    """
+    found: list[ClassDataset] = []
+    for part in parts:
+        first = next(i for i, other in enumerate(parts) if other.examples is part.examples)
+        if first < len(found) and found[first] is not parts[first]:
+            found.append(_with_images(part, found[first].examples))
+        else:
+            found.append(resize(part, shape))
+    return tuple(found)
+
+
+def _resized(examples: Any, shape: Sequence[int], resample: str) -> Array:
+    """Return images in another size and with other channels."""
+    images = np.empty((len(examples), *shape), np.uint8)
     for first in range(0, len(images), _AT_ONCE):
-        part = np.asarray(dataset.examples[first : first + _AT_ONCE])
+        part = np.asarray(examples[first : first + _AT_ONCE])
         # One channel is broadcast to three.
         images[first : first + _AT_ONCE] = prepare(
-            part, size=size, grayscale=shape[2] == 1, resample=resample
+            part, size=(shape[0], shape[1]), grayscale=shape[2] == 1, resample=resample
         )
+    return images
+
+
+def _with_images(dataset: ClassDataset, images: Array) -> ClassDataset:
+    """Return the same classes with other images."""
     made = copy.copy(dataset)
     made.examples = images
-    height, width, channels = shape
+    _, height, width, channels = images.shape
     colours = "grey" if channels == 1 else "colour"
     made.description = f"{dataset.description} as {height}x{width} {colours}".strip()
     return made
