@@ -81,7 +81,7 @@ NAMED = {
     "cub": Named(
         "birds, 200 species (CUB-200-2011)",
         (100, 50, 50),
-        _RESEARCH,
+        _NONE,
         1_189_858_222,
         "caltech_birds2011",
         splits=("closer_look", "meta_dataset"),
@@ -153,7 +153,7 @@ NAMED = {
     "plant_village": Named(
         "leaves, 38 plants and diseases (PlantVillage), to test on",
         (0, 0, 38),
-        "CC0",
+        "CC BY-SA 3.0; as republished CC0",
         868_032_562,
         "plant_village",
         splits=("bscd_fsl",),
@@ -162,7 +162,7 @@ NAMED = {
     "stanford_dogs": Named(
         "dogs, 120 breeds (Stanford Dogs)",
         (70, 20, 30),
-        _RESEARCH,
+        f"{_NONE}; ImageNet: {_RESEARCH}",
         815_912_960,
         "stanford_dogs",
         splits=("dn4",),

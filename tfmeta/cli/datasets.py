@@ -27,7 +27,7 @@ def datasets() -> None:
             f"{size}; {tested}"
         )
     click.echo("\nClasses are those for training, validation and test, where nothing else is said.")
-    click.echo("Licences were not looked up at the homes of the data, which decide.")
+    click.echo("Licences are in short words; the homes of the data decide.")
     click.echo(
         "What needs a download is read through TensorFlow Datasets, from --data-dir, or from"
     )
