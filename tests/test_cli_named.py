@@ -53,6 +53,23 @@ def test_training_on_a_named_data_set_of_a_folder(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.slow
+def test_another_split_and_some_of_the_examples(tmp_path: Path) -> None:
+    lists = class_lists("cub", "meta_dataset")
+    photos = folder_of(tmp_path / "photos", [one for part in lists.values() for one in part])
+    out = tmp_path / "run"
+    words = ("train", "cub", "--folder", photos, "--image-size", 16, *TINY, "--output", out)
+    options = ("--class-split", "meta_dataset", "--examples-per-class", 2)
+    result = run(*words, *options)
+    assert result.exit_code == 0, result.output
+    assert Run(out).settings().data_options["split"] == "meta_dataset"
+    assert "140 classes     280 examples" in result.output
+    page = tmp_path / "report.html"
+    result = run("report", out, "--episodes", 2, "--output", page, "--no-references")
+    assert result.exit_code == 0, result.output
+    assert "--class-split meta_dataset --examples-per-class 2" in page.read_text()
+
+
 def test_what_cannot_be_trained_on(tmp_path: Path) -> None:
     photos = folder_of(tmp_path / "photos", class_lists("eurosat", "bscd_fsl")["test"])
     for words, text in (
@@ -60,6 +77,10 @@ def test_what_cannot_be_trained_on(tmp_path: Path) -> None:
         (("mini_imagenet",), "`folder` must be given for 'mini_imagenet', of the command --folder"),
         (("glyphs", "--image-size", 16), "--image-size is for a folder of images"),
         (("spoken_digit", "--image-size", 16), "--image-size is for a folder of images"),
+        (("cub", "--class-split", "meta"), "'meta' for 'cub', which has closer_look, meta_data"),
+        (("glyphs", "--class-split", "own"), "for 'glyphs', which has none by name"),
+        (("omniglot", "--examples-per-class", 3), "--examples-per-class is not for 'omniglot'"),
+        ((photos, "--class-split", "own"), "--class-split is for a data set known by name"),
         (("glyphs", "--folder", photos), "glyphs are drawn, and have no options"),
         ((photos, "--folder", photos), "--folder is for a data set known by name"),
     ):

@@ -245,7 +245,7 @@ MAY_IMPORT = {
     ],
     # Programs made of the package; nothing imports them.
     "learner_table": ["types"],
-    "setting_values": ["types", "choices", "bounded_json", "learner_table"],
+    "setting_values": ["types", "choices", "bounded_json", "learner_table", "named_data"],
     "argument_text": ["types", "choices", "inner_optimizers"],
     "learner_arguments": [
         *("types", "choices", "algorithms.", "argument_text", "arguments", "learner_table"),

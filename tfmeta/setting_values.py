@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from tfmeta.bounded_json import shown
 from tfmeta.choices import BATCH_NORM_MODES, BENCHMARKS, DISTANCES, FILTERS, OMNIGLOT_PRESETS
 from tfmeta.learner_table import LEARNERS
+from tfmeta.named_data import NAMED
 
 SPLITS = ("train", "validation", "test")
 # Larger than what anybody trains, and small enough for nobody's memory to be asked for in vain.
@@ -113,6 +114,7 @@ _RATE = Expected(
 )
 _SIDE = _count(2**14)
 
+_SPLITS_OF_CLASSES = tuple(sorted({split for of in NAMED.values() for split in of.splits}))
 _DATA = Expected(
     lambda x: _is_text(x) and (x in BENCHMARKS or os.path.isabs(x)),
     f"one of {', '.join(BENCHMARKS)}, or the absolute path of a folder",
@@ -136,6 +138,8 @@ EXPECTED = {
             "data_dir": _PATH,
             "folder": _PATH,
             "preset": _among(tuple(OMNIGLOT_PRESETS)),
+            "split": _among(_SPLITS_OF_CLASSES),
+            "examples_per_class": _count(),
             "size": _SIDE,
             "grayscale": _FLAG,
             "invert": _FLAG,

@@ -11,6 +11,7 @@ import click
 
 from tfmeta.argument_text import as_text
 from tfmeta.cli.learner_options import OWN_OPTIONS
+from tfmeta.cli.settings import OF_DATA
 from tfmeta.learner_arguments import arguments_of
 from tfmeta.runs import Settings
 
@@ -18,8 +19,6 @@ from tfmeta.runs import Settings
 NOT_SETTINGS = ("run_path", "resume", "overwrite", "save_every", "workers", "given")
 # Files with names of classes, which the settings of a run hold themselves.
 LISTS = ("splits", "train_classes", "validation_classes", "test_classes")
-# Those that a run keeps under another name, or in another place.
-_OF_DATA = {"image_size": "size"}
 
 
 def train_command(settings: Settings, options: Sequence[click.Parameter], run: str) -> str:
@@ -46,7 +45,7 @@ def train_command(settings: Settings, options: Sequence[click.Parameter], run: s
             continue
         if name in OWN_OPTIONS and name not in known:
             continue
-        value = values.get(_OF_DATA.get(name, name))
+        value = values.get(OF_DATA.get(name, name))
         if value is None or value == option.default or value is False:
             continue
         words += _option(option, value)

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from tfmeta.data import ClassDataset
 
 
+# Options that the arguments of `tfmeta.data.load` and `from_directory` call otherwise.
+OF_DATA = {"image_size": "size", "class_split": "split"}
+
+
 def run_outside_images(path: Path | None, settings: Settings) -> Run:
     """Return the run's folder, which may not become a class of a folder of images."""
     names = [settings.data, *settings.also]
@@ -161,6 +165,8 @@ def settings_from(
     dtype: str | None = None,
     alpha: bool | None = None,
     pages: str | None = None,
+    class_split: str | None = None,
+    examples_per_class: int | None = None,
     network: str,
     filters: int | None,
     freeze: bool | None,
@@ -173,6 +179,8 @@ def settings_from(
         "data_dir": data_dir and str(data_dir.resolve()),
         "folder": folder and str(folder.resolve()),
         "preset": preset,
+        "class_split": class_split,
+        "examples_per_class": examples_per_class,
     }
     of_folder = {
         "image_size": image_size,
@@ -195,6 +203,7 @@ def settings_from(
         raise click.UsageError(f"--{option.replace('_', '-')} is for {kind}, not for {data!r}.")
     if preset and data != "omniglot":
         raise click.UsageError(f"--preset is for omniglot, not for {data!r}.")
+    _check_divided(data, class_split, examples_per_class)
     if also and preset and OMNIGLOT_PRESETS[preset]["rotations"] == "episode":
         raise click.UsageError(
             f"--preset {preset} turns the images of each episode at random, which is for omniglot "
@@ -212,9 +221,7 @@ def settings_from(
         "filters": None if of_file else filters or filters_of(network),
         "network_sha256": sha256(Path(network)) if of_file else None,
     }
-    data_options = {option: value for option, value in chosen.items() if value}
-    if "image_size" in data_options:
-        data_options["size"] = data_options.pop("image_size")
+    data_options = {OF_DATA.get(name, name): value for name, value in chosen.items() if value}
     if of_file and is_folder:
         load_package()
         from tfmeta import networks
@@ -231,6 +238,21 @@ def settings_from(
     values |= {name: value for name, value in defaults.items() if values[name] is None}
     settings = Settings(data=data, data_options=data_options, also=further, **values)
     return dataclasses.replace(settings, freeze=frozen(settings, freeze))
+
+
+def _check_divided(data: str, class_split: str | None, examples_per_class: int | None) -> None:
+    """Raise a `click.UsageError` where a data set by name has no such split, or is read whole."""
+    if os.path.isabs(data):
+        return  # which has been refused
+    splits = NAMED[ALIASES.get(data, data)].splits
+    if class_split and class_split not in splits:
+        known = f"has {', '.join(splits)}" if splits else "has none by name"
+        raise click.UsageError(
+            f"--class-split must be a split of the data set. Received: {class_split!r} for "
+            f"{data!r}, which {known}."
+        )
+    if examples_per_class and not splits:
+        raise click.UsageError(f"--examples-per-class is not for {data!r}, which is read whole.")
 
 
 def _further(data: str, also: list[str], data_dir: str | None) -> dict[str, dict[str, Any]]:

@@ -99,6 +99,17 @@ def filters_by_network() -> str:
     type=FOLDER,
     help="Read a data set known by name from here: one sub-folder a class.",
 )
+@click.option(
+    "--class-split",
+    help="Which published division of a data set known by name, where there are several: "
+    "meta_dataset of cub.",
+)
+@click.option(
+    "--examples-per-class",
+    type=POSITIVE,
+    metavar="EXAMPLES",
+    help="Read so many of each class of a data set known by name, the first ones.",
+)
 @click.option("--preset", type=Name(list(OMNIGLOT_PRESETS)), help="How Omniglot is prepared.")
 @click.option(
     "--image-size",
