@@ -246,12 +246,14 @@ def row(
     result: dict[str, Any] = {"row": name, "minutes": minutes}
     folder, training = states / benchmark, name.replace(":", "-")
     learner, how = trained(settings, shots, data, 60 * minutes, folder, training)
-    learner.save(folder / f"{training}.keras")
     test = tfmeta.data.EpisodeSampler(data[2], 5, shots, TEST_QUERIES, seed=1)
+    scores = scored(learner, test, episodes, data[0], data[2])
+    # Heads that were not trained have their weights only now.
+    learner.save(folder / f"{training}.keras")
     return {
         **result,
         **how,
-        **scored(learner, test, episodes, data[0], data[2]),
+        **scores,
         "settings": json.loads(json.dumps(dataclasses.asdict(settings))),
     }
 
