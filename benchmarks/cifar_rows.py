@@ -46,6 +46,7 @@ class Row:
         tasks: Tasks of a step; 0 where there are no episodes in training, and the learner is put on
             the pretrained network as it is.
         pretrained: Whether the network is first trained as a classifier, by `tfmeta.pretrain`.
+        unit: Whether the learner gets embeddings of length 1.
     """
 
     learner: str
@@ -56,17 +57,36 @@ class Row:
     queries: int = 15
     tasks: int = 1
     pretrained: bool = False
+    unit: bool = False
+
+
+# Ridge regression gives numbers near 0 and 1, which are small for logits.
+RIDGE = {"ridge": 0.5, "scale": 10.0}
+COSINE = {"distance": "cosine", "temperature": 10.0, "learn_temperature": True}
 
 
 def maml(shots: int, pretrained: bool = False) -> Row:
-    steps = {"inner_learning_rate": 0.01, "inner_steps": 5, "evaluation_steps": 10}
-    filters = 64 if pretrained else 32
-    return Row("MAML", steps, filters, tasks=4 if shots == 1 else 2, pretrained=pretrained)
+    # On a pretrained network what tfmeta.suggest_inner_rate says, on training episodes.
+    suggested = 0.1 if shots == 1 else 0.25
+    steps = {
+        "inner_learning_rate": suggested if pretrained else 0.01,
+        "inner_steps": 5,
+        "evaluation_steps": 10,
+    }
+    if pretrained:
+        return Row("MAML", steps, queries=5, tasks=2, pretrained=True)
+    return Row("MAML", steps, filters=32, tasks=4 if shots == 1 else 2)
 
 
-def on_episodes(shots: int, learner: str, ways: int, **settings: Any) -> Row:
+def on_episodes(
+    shots: int, learner: str, ways: int, arguments: dict[str, Any] | None = None, **settings: Any
+) -> Row:
     del shots
-    return Row(learner, {}, ways=ways, queries=10, **settings)
+    return Row(learner, arguments or {}, ways=ways, **settings)
+
+
+def r2d2(shots: int, **settings: Any) -> Row:
+    return on_episodes(shots, "R2D2", 10, RIDGE, queries=5, unit=True, **settings)
 
 
 def head(shots: int, learner: str, **arguments: Any) -> Row:
@@ -77,27 +97,31 @@ def head(shots: int, learner: str, **arguments: Any) -> Row:
 # name: (settings of so many shots, published scores with 1 and with 5 shots)
 METHODS: dict[str, tuple[Callable[[int], Row], dict[str, tuple[str, str]]]] = {
     "prototypical": (
-        functools.partial(on_episodes, learner="PrototypicalNetwork", ways=20),
+        functools.partial(on_episodes, learner="PrototypicalNetwork", ways=20, queries=10),
         {"cifar_fs": ("55.5", "72.0"), "fc100": ("35.3", "48.6")},
     ),
     "maml": (maml, {"cifar_fs": ("58.9", "71.5"), "fc100": ("38.1", "50.4")}),
     "r2d2": (
-        functools.partial(on_episodes, learner="R2D2", ways=5, filters=(96, 192, 384, 512)),
+        functools.partial(r2d2, filters=(96, 192, 384, 512)),
         {"cifar_fs": ("65.3", "79.4")},
     ),
-    "r2d2-64": (functools.partial(on_episodes, learner="R2D2", ways=5), {}),
+    "r2d2-64": (r2d2, {}),
     "pretrained-centroid": (functools.partial(head, learner="SimpleShot", centre=False), {}),
     "pretrained-ridge": (functools.partial(head, learner="R2D2"), {}),
     "pretrained-svm": (functools.partial(head, learner="MetaOptNet"), {}),
     "pretrained-logistic": (functools.partial(head, learner="LogisticRegression"), {}),
     "pretrained-prototypical": (
-        functools.partial(on_episodes, learner="PrototypicalNetwork", ways=10, pretrained=True),
+        functools.partial(
+            on_episodes,
+            learner="PrototypicalNetwork",
+            ways=10,
+            arguments=COSINE,
+            queries=5,
+            pretrained=True,
+        ),
         {},
     ),
-    "pretrained-r2d2": (
-        functools.partial(on_episodes, learner="R2D2", ways=5, pretrained=True),
-        {},
-    ),
+    "pretrained-r2d2": (functools.partial(r2d2, pretrained=True), {}),
     "pretrained-maml": (functools.partial(maml, pretrained=True), {}),
 }
 
@@ -183,8 +207,10 @@ def pretrained_network(data: Any, filters: Any, seconds: float, states: pathlib.
     return network, {"pretraining": {"steps": int(sgd.iterations), "seconds": budget.used}}
 
 
-def with_classes(network: Any, row: Row) -> Any:
-    """Return the network with an output for each way, for a learner that needs them."""
+def with_outputs(network: Any, row: Row) -> Any:
+    """Return the network with embeddings of length 1, or an output for each way, where asked."""
+    if row.unit:
+        return keras.Model(network.inputs, keras.layers.UnitNormalization()(network.outputs[0]))
     if row.learner != "MAML":
         return network
     logits = keras.layers.Dense(row.ways, name="logits")(network.outputs[0])
@@ -212,7 +238,7 @@ def trained(
         network, how = pretrained_network(data, row.filters, share, states / "pretrained")
     else:
         network = tfmeta.models.conv4(train.example_shape, filters=row.filters)
-    learner = learner_of(row, with_classes(network, row))
+    learner = learner_of(row, with_outputs(network, row))
     if not row.tasks:
         return learner, {**how, "steps": 0, "seconds": 0.0}
     budget = Budget(seconds, row.learning_rate)
