@@ -44,7 +44,8 @@ class MetaOptNet(EmbeddingLearner):
     Args:
         encoder: A `keras.Model` `[n, ...]` → `[n, d]`, trainable or frozen.
         C: What an example costs by whose score another class is too near or ahead, positive.
-        scale: γ, as it begins, positive.
+        scale: γ, as it begins, positive. Logits grow with the squared length of embeddings: of
+            those of length 1 they are small, and 30 trains far faster than 1.
         learn_scale: Whether the outer loop trains γ.
         steps: How many steps the method may take; it needs 10 to 20.
         tolerance: Positive.

@@ -28,7 +28,8 @@ class R2D2(EmbeddingLearner):
     Args:
         encoder: A `keras.Model` `[n, ...]` → `[n, d]`, trainable or frozen.
         ridge: λ, positive, as it begins.
-        scale: α, as it begins: outputs near 0 and 1 are small for logits.
+        scale: α, as it begins. W answers with numbers near 0 and 1, the labels, which as logits
+            would be next to no answer, and training would take long to widen them.
         learn_ridge: Whether the outer loop trains λ (as `log λ`), α and β.
         **kwargs: Those of `PrototypicalNetwork`.
 
@@ -49,7 +50,7 @@ class R2D2(EmbeddingLearner):
         self,
         encoder: keras.Model,
         ridge: float = 1.0,
-        scale: float = 1.0,
+        scale: float = 10.0,
         *,
         learn_ridge: bool = True,
         **kwargs: Any,
