@@ -95,7 +95,7 @@ def test_it_is_evaluated_on_all_and_on_each(run: Path, sources: tuple[Path, Path
     photos, drawings = sources
     numbers = ("--episodes", 4, "--queries", 2, "--ways", 2)
     said = tfmeta("evaluate", run, *numbers, "--no-references").output
-    assert f"{photos} (test) and images of {drawings} (test), 5 classes" in said
+    assert f"{photos} (test) (2 classes) and images of {drawings} (test) (3 classes), 5" in said
     file = run.parent / "suite.json"
     said = tfmeta(
         "evaluate", run, "--suite", f"{drawings},{photos}", *numbers, "--json", file
@@ -154,18 +154,19 @@ def test_data_sets_known_by_name(
 
     monkeypatch.setattr(run_data, "load", load)
     there = tmp_path / "there"
-    (there / "cifar100" / "1").mkdir(parents=True)
-    (there / "cifar100" / "1" / "dataset_info.json").touch()
+    for source in ("cifar100", "dtd"):
+        (there / source / "1").mkdir(parents=True)
+        (there / source / "1" / "dataset_info.json").touch()
     options = (*TINY, *LEARNER, "--data-dir", there, "-o", tmp_path / "run")
-    tfmeta("train", sources[0], "--also", "cifar_fs,fc100", *options)
+    tfmeta("train", sources[0], "--also", "cifar_fs,dtd", *options)
     expected = {"data_dir": str(there.resolve())}
-    assert asked == [("cifar_fs", expected), ("fc100", expected)]
+    assert asked == [("cifar_fs", expected), ("dtd", expected)]
     settings = Run(tmp_path / "run").settings()
     assert "data_dir" not in settings.data_options
     assert [name.split("/")[0] for name in (settings.classes or {})["test"]] == [
         *["photos"] * 2,
         *["cifar_fs"] * 2,
-        *["fc100"] * 2,
+        *["dtd"] * 2,
     ]
     options = ("--episodes", 2, "--ways", 2, "--queries", 2, "--no-references")
     tfmeta("evaluate", tmp_path / "run", *options)
@@ -174,7 +175,22 @@ def test_data_sets_known_by_name(
     asked.clear()
     tfmeta("evaluate", tmp_path / "run", *options, "--data-dir", tmp_path / "elsewhere")
     expected = {"data_dir": str(tmp_path / "elsewhere")}
-    assert asked == [("cifar_fs", expected), ("fc100", expected)]
+    assert asked == [("cifar_fs", expected), ("dtd", expected)]
+
+
+def test_damaged_files_of_either_are_left_out(sources: tuple[Path, Path], tmp_path: Path) -> None:
+    broken = write_images(tmp_path / "broken", 10)
+    (broken / "class0" / "bad.png").write_text("no image")
+    command = ("train", sources[0], "--also", broken, *TINY, *LEARNER, "--epochs", 1)
+    said = refused(*command, "-o", tmp_path / "no")
+    assert f"In '{broken}': " in said
+    assert "bad.png" in said
+    with pytest.warns(UserWarning, match=r"bad\.png"):
+        tfmeta(*command, "--skip-unreadable", "-o", tmp_path / "run")
+    assert Run(tmp_path / "run").settings().also == {str(broken): {"skip_unreadable": True}}
+    command = ("train", "glyphs", "--also", broken, *TINY[2:], *LEARNER, "--epochs", 1)
+    with pytest.warns(UserWarning, match=r"bad\.png"):
+        tfmeta(*command, "--skip-unreadable", "-o", tmp_path / "letters")
 
 
 def test_data_sets_to_test_on_alone_are_no_sources(
@@ -195,10 +211,21 @@ def test_what_cannot_be(sources: tuple[Path, Path], tmp_path: Path) -> None:
     assert "Did you mean 'omniglot'?" in refused(*command, "omniglott")
     assert "stands there twice" in refused(*command, f"{drawings},{drawings}")
     assert "--also is for further data sets" in refused(*command, photos)
+    for nothing in ("", f"{drawings},", ","):  # which would be the current folder
+        assert "a name must not be empty" in refused(*command, nothing)
+    said = refused(*command, "flowers,vgg_flowers")
+    assert "'vgg_flowers', whose images are those of 'flowers'" in said
+    said = refused("train", "cifar_fs", *TINY, *LEARNER, "--also", "fc100")
+    assert "'fc100', whose images are those of 'cifar_fs': classes to train on would be" in said
+    assert "--also reads 'mini_imagenet' from no folder" in refused(*command, "mini_imagenet")
     assert "lie in no other" in refused(*command, photos / "class0")
     assert "of 3 classes" in refused(*command, grey_images(tmp_path / "few", 3))
     said = refused(*command, drawings, "--ways", 8)
-    assert "`ways` must be at most 7, for episodes are of each data set and 'photos'" in said
+    assert "at most 7, for episodes are of each data set, and 'photos' has no more" in said
+    # MAML's outputs are as many as the ways, in validation too, where each has three classes.
+    said = refused(*command, drawings, "--ways", 4, "-a", "maml")
+    assert "`ways` must be at most 3" in said
+    assert "(validation) (3 classes)" in said
     said = refused(*command, drawings, "--dtype", "uint16")
     assert "brought to one shape: `dataset` must have uint8 images" in said
     output = ("-o", drawings / "run")

@@ -47,8 +47,12 @@ def load_data(
     parts = _load(source(settings, settings.data), lists, tell)
     shape = parts[0].example_shape
     images = preparation(settings, shape)
-    loaded = {name: _load(source(settings, name, images), None, tell) for name in settings.also}
-    sources = {settings.data: parts, **loaded}
+    sources = {settings.data: parts}
+    for name in settings.also:
+        try:
+            sources[name] = _load(source(settings, name, images), None, tell)
+        except ValueError as error:
+            raise ValueError(f"In {name!r}: {error}") from error
     for name, of in sources.items():
         if not all(part.num_classes for part in of):
             raise ValueError(
@@ -160,16 +164,16 @@ def _selected(
     return images.select(names)
 
 
-def fewest_classes(settings: Settings, part: ClassDataset) -> int:
-    """Return how many classes an episode can have, whichever source it is of.
+def classes_of_sources(settings: Settings, part: ClassDataset) -> dict[str, int]:
+    """Return how many classes each source of a run has in a part, by what the source is called.
 
     Args:
         settings: The run's.
         part: One of its parts.
     """
     if not settings.also:
-        return part.num_classes
-    return min(Counter(part.groups or ()).values())
+        return {part.description: part.num_classes}
+    return dict(Counter(part.groups or ()))
 
 
 def check_ways(settings: Settings, part: ClassDataset, ways: int) -> None:
@@ -183,12 +187,12 @@ def check_ways(settings: Settings, part: ClassDataset, ways: int) -> None:
     Raises:
         ValueError: If a source has fewer classes: no episode would be of it.
     """
-    if settings.also and (fewest := fewest_classes(settings, part)) < ways:
-        count = Counter(part.groups or ())
-        small = min(count, key=count.__getitem__)
+    count = classes_of_sources(settings, part)
+    small = min(count, key=count.__getitem__)
+    if settings.also and count[small] < ways:
         raise ValueError(
-            f"`ways` must be at most {fewest}, for episodes are of each data set and {small!r} has "
-            f"no more classes there. Received: ways={ways}"
+            f"`ways` must be at most {count[small]}, for episodes are of each data set, and "
+            f"{small!r} has no more classes in {part.description}. Received: ways={ways}"
         )
 
 

@@ -119,7 +119,9 @@ _DATA = Expected(
     lambda x: _is_text(x) and (x in BENCHMARKS or os.path.isabs(x)),
     f"one of {', '.join(BENCHMARKS)}, or the absolute path of a folder",
 )
-_OPTIONS_OF_FURTHER_DATA = _fields({"data_dir": _PATH})
+_OPTIONS_OF_FURTHER_DATA = _fields(
+    {"data_dir": _PATH, "skip_unreadable": _FLAG, "pages": _among(choices_of("pages"))}
+)
 
 
 def _are_further_data(value: Any) -> bool:

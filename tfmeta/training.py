@@ -24,7 +24,7 @@ from tfmeta.inner_rates import InnerRates, suggest_inner_rate
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.networks import Network, new_network
 from tfmeta.pretraining import pretrain
-from tfmeta.run_data import SMALLEST_FOLDER, check_ways, fewest_classes
+from tfmeta.run_data import SMALLEST_FOLDER, check_ways, classes_of_sources
 from tfmeta.runs import Run, Settings, check_pretraining
 from tfmeta.saying import say
 from tfmeta.states import SaveState, newest
@@ -168,11 +168,13 @@ def evaluation_sampler(
         ValueError: If `ways` is not what the network was trained with, or there are too few
             classes or examples.
     """
-    fewest = fewest_classes(settings, dataset)
+    count = classes_of_sources(settings, dataset)
+    small = min(count, key=count.__getitem__)
+    fewest = count[small]
     if fewest < 2:
         raise ValueError(
             "`dataset` must have at least 2 classes, because with one every answer is right. "
-            f"Received: {fewest} class of {dataset.description!r}. A folder of images "
+            f"Received: {fewest} class of {small!r}. A folder of images "
             f"needs {SMALLEST_FOLDER} classes, for each part to have 2; --validation-episodes 0 "
             "trains without validation."
         )
@@ -225,16 +227,18 @@ def threshold_for(
     Raises:
         ValueError: If there are too few validation classes, or examples of one.
     """
-    fewest = fewest_classes(settings, dataset)
-    if fewest <= ways:
+    count = classes_of_sources(settings, dataset)
+    enough = [classes for classes in count.values() if classes > ways]
+    if not enough:
+        large = max(count, key=count.__getitem__)
         raise ValueError(
             "When to answer 'unknown' is found with validation classes, of which there must be "
-            f"more than are shown: {ways + 1} at least. Received: {fewest}, of "
-            f"{dataset.description!r}"
+            f"more than are shown: {ways + 1} at least. Received: {count[large]}, "
+            f"of {large!r}"
         )
     sampler = EpisodeSampler(
         dataset,
-        min(2 * ways, fewest),
+        min(2 * ways, *enough),
         shots,
         settings.queries,
         settings.seed,

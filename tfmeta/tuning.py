@@ -204,7 +204,7 @@ def tune(
     Args:
         settings: What is not searched.
         run: The folder, which will have the trials (`trials.db`) and the trained run.
-        parts: What `training.load_data` returned.
+        parts: What `run_data.load_data` returned.
         space: As in `search`; the names are arguments of `tfmeta train`.
         trials: As in `search`.
         sampler: As in `search`.

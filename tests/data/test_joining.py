@@ -107,6 +107,9 @@ def test_what_cannot_be_joined() -> None:
     other = images(2, 3, 0, side=9)
     with pytest.raises(ValueError, match=r"'a' with uint8 \[8, 8, 1\], and 'b' with uint8 \[9, 9"):
         join({"a": one, "b": other})
+    nested = ClassDataset(one.examples, ["b/c"] * 6), ClassDataset(one.examples, ["c"] * 6)
+    with pytest.raises(ValueError, match=r"tell all classes apart. Received: 'a/b/c' more than"):
+        join({"a": nested[0], "a/b": nested[1]})
     both = ClassDataset({"x": one.examples}, [0, 1, 0, 1, 0, 1])
     with pytest.raises(ValueError, match=r"and 'b' with \{'x': 'uint8 \[8, 8, 1\]'\}"):
         join({"a": one, "b": both})

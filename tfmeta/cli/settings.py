@@ -111,7 +111,7 @@ def loaded(
     settings: Settings, any_ways: bool, lists: ClassLists | None = None
 ) -> tuple[Settings, tuple[ClassDataset, ...]]:
     """Load the data and say what they are; have no more ways than classes, where none were said."""
-    from tfmeta.run_data import check_ways, fewest_classes, load_data
+    from tfmeta.run_data import check_ways, classes_of_sources, load_data
 
     say("Reading the data …")
     parts = load_data(settings, lists, click.echo)
@@ -119,8 +119,8 @@ def loaded(
         before = settings.classes and settings.classes[name]
         if lists is not None and before and before != [*part.class_names]:
             raise ValueError(
-                f"The {name} classes must be the {len(before)} that '{settings.data}' had when "
-                f"this was started. Received: a list of {part.num_classes} others"
+                f"The {name} classes must be the {len(before)} that there were when this was "
+                f"started. Received: a list of {part.num_classes} others"
             )
     if not all(part.num_classes for part in parts[:2]):
         raise click.UsageError(
@@ -128,9 +128,11 @@ def loaded(
             "others. `tfmeta datasets` lists the classes of each."
         )
     if any_ways:
-        ways = min(settings.ways, fewest_classes(settings, parts[0]))
+        ways = min(settings.ways, *classes_of_sources(settings, parts[0]).values())
         settings = dataclasses.replace(settings, ways=ways)
     check_ways(settings, parts[0], settings.ways)
+    if settings.fixed_ways and settings.validation_episodes:
+        check_ways(settings, parts[1], settings.ways)
     for split, part in zip(SPLITS, parts, strict=True):
         size = f"{part.num_classes:6} classes {len(part):7} examples"
         click.echo(f"{split:11}{size}  {part.description}")
@@ -192,9 +194,13 @@ def settings_from(
         "pages": pages,
     }
     is_folder = os.path.isabs(data)
-    further = _further(data, also or [], of_name["data_dir"])
-    if is_folder and any(further.values()):
-        of_name["data_dir"] = None  # which the further ones have
+    reading = {"skip_unreadable": skip_unreadable, "pages": pages}
+    further = _further(data, also or [], of_name["data_dir"], reading)
+    # What the further ones have need not be for the first one.
+    if is_folder and not all(map(os.path.isabs, further)):
+        of_name["data_dir"] = None
+    if not is_folder and any(map(os.path.isabs, further)):
+        of_folder |= dict.fromkeys(reading)
     if not is_folder and resizable(data):
         of_name["image_size"] = of_folder.pop("image_size")
     chosen, other = (of_folder, of_name) if is_folder else (of_name, of_folder)
@@ -255,11 +261,19 @@ def _check_divided(data: str, class_split: str | None, examples_per_class: int |
         raise click.UsageError(f"--examples-per-class is not for {data!r}, which is read whole.")
 
 
-def _further(data: str, also: list[str], data_dir: str | None) -> dict[str, dict[str, Any]]:
-    """Return the further data sets of --also, and the folder of those known by name.
+def _further(
+    data: str, also: list[str], data_dir: str | None, reading: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Return the further data sets of --also, and how each is read.
+
+    Args:
+        data: The first data set.
+        also: The further ones.
+        data_dir: The folder of those known by name.
+        reading: How folders are read.
 
     Raises:
-        click.UsageError: If one is `data`, or a folder lies in another.
+        click.UsageError: If one has the images of another, or needs a folder of its own.
     """
     folders = [Path(name) for name in [data, *also] if os.path.isabs(name)]
     for name in also:
@@ -274,8 +288,25 @@ def _further(data: str, also: list[str], data_dir: str | None) -> dict[str, dict
                 f"--also must be folders that lie in no other, for their images would be in both. "
                 f"Received: {name!r}"
             )
-    there = {"data_dir": data_dir} if data_dir else {}
-    return {name: {} if os.path.isabs(name) else there for name in also}
+    images: dict[str, str] = {}
+    for name in [name for name in [data, *also] if not os.path.isabs(name)]:
+        source = NAMED[ALIASES.get(name, name)].source
+        if source is None:
+            if name in also and name != "glyphs":
+                raise click.UsageError(
+                    f"--also reads {name!r} from no folder of its own: say the folder itself, or "
+                    "have it first, with --folder."
+                )
+        elif source in images:
+            raise click.UsageError(
+                f"--also must be data sets of other images. Received: {name!r}, whose images are "
+                f"those of {images[source]!r}: classes to train on would be classes to test on."
+            )
+        else:
+            images[source] = name
+    of_name = {"data_dir": data_dir} if data_dir else {}
+    of_folder = {option: value for option, value in reading.items() if value}
+    return {name: of_folder if os.path.isabs(name) else of_name for name in also}
 
 
 def frozen(settings: Settings, asked: bool | None) -> bool:

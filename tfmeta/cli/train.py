@@ -91,7 +91,8 @@ def filters_by_network() -> str:
     type=DataSets(),
     metavar="DATA,DATA,…",
     help="Train on these as well, known by name or folders of images, whose images get the size "
-    "and the channels of those of DATA. Each episode is of one data set, all of them as likely.",
+    "and the channels of those of DATA; of folders, where that is bright ink on dark, dark becomes "
+    "bright. Each episode is of one data set, all of them as likely.",
 )
 @click.option("--data-dir", type=FOLDER, help="Folder of TensorFlow Datasets.")
 @click.option(
@@ -101,14 +102,14 @@ def filters_by_network() -> str:
 )
 @click.option(
     "--class-split",
-    help="Which published division of a data set known by name, where there are several: "
+    help="Which published division of DATA, known by name, where there are several: "
     "meta_dataset of cub.",
 )
 @click.option(
     "--examples-per-class",
     type=POSITIVE,
     metavar="EXAMPLES",
-    help="Read so many of each class of a data set known by name, the first ones.",
+    help="Read so many of each class of DATA, known by name, the first ones.",
 )
 @click.option("--preset", type=Name(list(OMNIGLOT_PRESETS)), help="How Omniglot is prepared.")
 @click.option(

@@ -111,6 +111,10 @@ class DataSets(click.ParamType[list[str]]):
         """Return each as its name, or as the absolute path of its folder."""
         found: list[str] = []
         for data in str(value).split(","):
+            if not data.strip():  # Path("") would be the current folder
+                self.fail(f"a name must not be empty. Received: {value!r}")
+            if not Path(data).exists():
+                data = data.strip()  # a blank after the comma
             if data not in BENCHMARKS and not Path(data).is_dir():
                 self.fail(
                     f"{data!r} is neither a folder nor one of {', '.join(BENCHMARKS)}."

@@ -31,8 +31,8 @@ def join(sources: Mapping[str, ClassDataset]) -> ClassDataset:
 
     Raises:
         TypeError: `sources` is no dict of `ClassDataset`.
-        ValueError: There are none, or their examples differ in shape, type or inputs; two of them
-            are named.
+        ValueError: There are none, their examples differ in shape, type or inputs (two of them are
+            named), or two classes would have one name.
 
     Example:
         >>> letters, _, _ = tfmeta.data.load("glyphs")
@@ -58,8 +58,16 @@ def join(sources: Mapping[str, ClassDataset]) -> ClassDataset:
     joined.quarter_turns = np.concatenate([part.quarter_turns for part in parts])
     names = [(name, c) for name, part in sources.items() for c in part.class_names]
     joined.class_names = tuple(f"{source}/{c}" for source, c in names)
+    if len(set(joined.class_names)) < len(names):
+        twice = next(c for c in joined.class_names if joined.class_names.count(c) > 1)
+        raise ValueError(
+            f"The names of sources and classes must tell all classes apart. Received: {twice!r} "
+            "more than once"
+        )
     joined.groups = tuple(source for source, _ in names)
-    joined.description = " and ".join(part.description or name for name, part in sources.items())
+    joined.description = " and ".join(
+        f"{part.description or name} ({part.num_classes} classes)" for name, part in sources.items()
+    )
     return joined
 
 
