@@ -63,6 +63,8 @@ TRAINED: dict[str, Callable[[], tfmeta.MetaLearner]] = {
         projection(), "cosine", 10.0
     ),
     "R2D2, a trained projection": lambda: tfmeta.R2D2(projection()),
+    # Of vectors of length 1 its logits would be small.
+    "MetaOptNet, a trained projection": lambda: tfmeta.MetaOptNet(projection(), scale=30.0),
     "FEAT, trained": lambda: tfmeta.FEAT(identity()),
 }
 
