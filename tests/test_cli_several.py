@@ -124,6 +124,7 @@ def test_it_goes_on_where_it_was(run: Path, sources: tuple[Path, Path]) -> None:
     assert str(drawings) in said
 
 
+@pytest.mark.slow
 def test_other_commands_take_it(run: Path, sources: tuple[Path, Path], tmp_path: Path) -> None:
     photos, drawings = sources
     support = write_images(tmp_path / "support", 2, images=2)
@@ -178,6 +179,7 @@ def test_data_sets_known_by_name(
     assert asked == [("cifar_fs", expected), ("dtd", expected)]
 
 
+@pytest.mark.slow
 def test_damaged_files_of_either_are_left_out(sources: tuple[Path, Path], tmp_path: Path) -> None:
     broken = write_images(tmp_path / "broken", 10)
     (broken / "class0" / "bad.png").write_text("no image")

@@ -69,6 +69,7 @@ SLOW_COMMANDS = [
     for x in (
         *("command", "distributed", "many_domains", "report", "resume", "serve", "uncertainty"),
         "export",
+        "without_a_program",
     )
 ]
 SLOW_PROGRAMS = [
