@@ -251,7 +251,7 @@ OUTPUTS = {
 def test_learners_of_cifar_can_be_made(script: Any, name: str) -> None:
     rows = script("cifar_rows")
     row, _ = rows.published("cifar_fs", name)
-    network = rows.with_classes(tfmeta.models.conv4((32, 32, 3), filters=row.filters), row)
+    network = rows.with_outputs(tfmeta.models.conv4((32, 32, 3), filters=row.filters), row)
     assert rows.learner_of(row, network).compiled
     assert network.output_shape == (None, OUTPUTS[name])
 
