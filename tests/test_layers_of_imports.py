@@ -204,7 +204,7 @@ MAY_IMPORT = {
         "meta_learner",
         "algorithms.",
     ],
-    "suite": ["types", "comparison", "meta_learner", "score_table"],
+    "suite": ["types", "checks", "comparison", "meta_learner", "score_table"],
     "unknown": ["types", "calibration", "evaluation", "threshold"],
     "class_changes": ["types", "checks", "copies", "inputs", "task_model", "algorithms."],
     "data.": [

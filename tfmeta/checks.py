@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,25 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
     if value < least:
         raise ValueError(f"`{name}` must be at least {least}. Received: {name}={value!r}")
     return int(value)
+
+
+def check_dict(name: str, value: Any, of: str, one: str) -> None:
+    """Raise unless a value is a dict with something in it.
+
+    Args:
+        name: Name of the argument.
+        value: Its value.
+        of: What the dict holds, as in `"names and samplers"`.
+        one: One of its values, as in `"sampler"`.
+
+    Raises:
+        TypeError: If it is no dict.
+        ValueError: If it is empty.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(f"`{name}` must be a dict of {of}. Received: {name}={type(value).__name__}")
+    if not value:
+        raise ValueError(f"`{name}` must have at least one {one}. Received: {name}={{}}")
 
 
 def check_size(size: Any) -> tuple[int, int] | None:

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmeta.agreement import ignored_class
-from tfmeta.checks import did_you_mean
+from tfmeta.checks import check_dict, did_you_mean
 from tfmeta.competitors import Classifier, Encoder, Fitted, Scores, baselines
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.paired import Difference
@@ -192,13 +192,7 @@ def compare(
 
 def _checked(learners: Any) -> dict[str, MetaLearner]:
     """Return those of the package; raise unless all of them can be compared."""
-    if not isinstance(learners, Mapping):
-        raise TypeError(
-            "`learners` must be a dict of names and learners. Received: "
-            f"learners={type(learners).__name__}"
-        )
-    if not learners:
-        raise ValueError("`learners` must have at least one learner. Received: learners={}")
+    check_dict("learners", learners, "names and learners", "learner")
     for name, learner in learners.items():
         if not isinstance(name, str):
             raise TypeError(f"`learners` must have names for keys. Received: {name!r}")

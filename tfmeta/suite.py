@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfmeta.checks import check_dict
 from tfmeta.comparison import Compared, Comparison, compare
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.score_table import ci95, written
@@ -170,13 +171,7 @@ def evaluate_suite(
     """
     if isinstance(learners, MetaLearner):
         learners = {type(learners).__name__: learners}
-    if not isinstance(samplers, Mapping):
-        raise TypeError(
-            "`samplers` must be a dict of data sets and samplers. Received: "
-            f"samplers={type(samplers).__name__}"
-        )
-    if not samplers:
-        raise ValueError("`samplers` must have at least one sampler. Received: samplers={}")
+    check_dict("samplers", samplers, "data sets and samplers", "sampler")
     found = {}
     for name, sampler in samplers.items():
         try:

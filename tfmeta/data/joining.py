@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tfmeta.checks import check_dict
 from tfmeta.data.class_dataset import ClassDataset
 from tfmeta.data.several_inputs import each, number_of
 from tfmeta.data.shards import Shards
@@ -72,13 +73,7 @@ def join(sources: Mapping[str, ClassDataset]) -> ClassDataset:
 
 
 def _check(sources: Any) -> None:
-    if not isinstance(sources, Mapping):
-        raise TypeError(
-            "`sources` must be a dict of names and data sets. Received: "
-            f"sources={type(sources).__name__}"
-        )
-    if not sources:
-        raise ValueError("`sources` must have at least one data set. Received: sources={}")
+    check_dict("sources", sources, "names and data sets", "data set")
     for name, part in sources.items():
         if not isinstance(name, str) or not isinstance(part, ClassDataset):
             raise TypeError(

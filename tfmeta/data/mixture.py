@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfmeta.checks import check_count, did_you_mean
+from tfmeta.checks import check_count, check_dict, did_you_mean
 from tfmeta.data.nested_stream import nested_stream
 from tfmeta.data.stream import stream
 from tfmeta.types import Array, Episodes, Sampler
@@ -179,13 +179,7 @@ class Mixture:
 
 
 def _checked(samplers: Any) -> dict[str, Any]:
-    if not isinstance(samplers, Mapping):
-        raise TypeError(
-            "`samplers` must be a dict of names and samplers. Received: "
-            f"samplers={type(samplers).__name__}"
-        )
-    if not samplers:
-        raise ValueError("`samplers` must have at least one sampler. Received: samplers={}")
+    check_dict("samplers", samplers, "names and samplers", "sampler")
     for name, sampler in samplers.items():
         if not isinstance(name, str) or not callable(getattr(sampler, "batch", None)):
             raise TypeError(
