@@ -20,9 +20,11 @@ from tfmeta import algorithms, run_data, training
 from tfmeta.algorithms.gradient_based import GradientBased
 from tfmeta.argument_text import as_text, made, parsed
 from tfmeta.cli.learner_options import learner_values
+from tfmeta.digests import sha256
 from tfmeta.inner_optimizers import RULES, Adam, UpdateRule
 from tfmeta.learner_arguments import arguments_of, constructor, learner_class, make, read
 from tfmeta.learner_table import LEARNERS
+from tfmeta.networks import new_network
 from tfmeta.runs import Run, Settings
 from tfmeta.setting_values import EXPECTED, wrong_with
 
@@ -297,8 +299,37 @@ def test_a_rate_is_found_for_every_inner_loop(algorithm: str, photos: Path, enco
     values = json.loads(SETTINGS) | {"data": str(photos), "network": str(encoder)}
     settings = Settings(**{**values, "algorithm": algorithm})
     if "inner_learning_rate" in arguments_of(algorithm):
-        found = training.suggested_rate(settings, run_data.load_data(settings), verbose=False)
-        assert 0 < found.rate < 100
+        found = training.with_suggested_rate(settings, run_data.load_data(settings), verbose=False)
+        assert found.inner_learning_rate is not None
+        assert 0 < found.inner_learning_rate < 100
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        pytest.param(name, marks=[] if name in ("fomaml", "boil") else pytest.mark.slow)
+        for name in LEARNERS
+        if LEARNERS[name].fixed_ways
+    ],
+)
+def test_behind_a_trained_network_all_classes_begin_as_likely(
+    algorithm: str, photos: Path, encoder: Path
+) -> None:
+    """But where a head of zeros would keep the inner loop from moving anything."""
+    values = json.loads(SETTINGS) | {"data": str(photos), "network": str(encoder)}
+    before = Settings(**{**values, "algorithm": algorithm})
+    settings = dataclasses.replace(before, network_sha256=sha256(encoder))
+    parts = run_data.load_data(settings)
+    kernels = [
+        new_network(one, parts[0].example_shape).whole.layers[-1].kernel
+        for one in (before, settings)
+    ]
+    needed = algorithm in ("boil", "cavia", "bayesian-maml")
+    zero = [not np.any(kernel) for kernel in kernels]
+    assert zero == [algorithm == "fine-tune", not needed]
+    learner = training.new_learner(settings, parts[0].example_shape)
+    inputs = next(iter(training.training_sampler(settings, parts[0]).dataset(1)))[0]
+    assert np.ptp(learner(inputs).numpy(), axis=-1).max() > 1e-4
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from tfmeta.models import BACKBONES
 from tfmeta.runs import Run
 from tfmeta.states import newest
 
-BOTH = (*TINY, "--pretrain-epochs", "2", "--epochs", "1")
+BOTH = (*TINY, "-a", "fomaml", "--pretrain-epochs", "2", "--epochs", "1")
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,11 @@ def test_a_run_knows_of_its_pretraining(whole):
     # 30 images of 6 classes in batches of 30: a step an epoch.
     assert newest(run.pretraining).step == 2
     assert len(run.history()) == 1
+    # The inner learning rate is what suits the network that was pretrained.
+    parts = run_data.load_data(settings)
+    network = training.pretrained(settings, run, parts, verbose=False)
+    found = training.with_suggested_rate(settings, parts, network, verbose=False)
+    assert found == settings
 
 
 def test_it_goes_on_wherever_it_was_interrupted(whole, photos, tmp_path, monkeypatch):
@@ -53,6 +58,7 @@ def test_it_goes_on_wherever_it_was_interrupted(whole, photos, tmp_path, monkeyp
         output = tfmeta(*command, code=128 + signal.SIGTERM).output
     assert "the state after step 1 of pretraining, and no model yet" in output
     assert "The same command with --resume goes on from there." in output
+    assert Run(path).settings().inner_learning_rate is None
 
     def interrupt(self, epoch, logs=None):
         raise KeyboardInterrupt
@@ -62,7 +68,9 @@ def test_it_goes_on_wherever_it_was_interrupted(whole, photos, tmp_path, monkeyp
         output = tfmeta(*command, "--resume", code=130).output
     assert "the state after step 2 of pretraining, and no model yet" in output
     begun = newest(Run(path).pretraining).path.read_bytes()
-    tfmeta(*command, "--resume")
+    assert Run(path).settings() == Run(whole).settings()
+    output = tfmeta(*command, "--resume").output
+    assert "Inner learning rate" not in output
     assert newest(Run(path).pretraining).path.read_bytes() == begun
     assert Run(path).history_file.read_bytes() == Run(whole).history_file.read_bytes()
     pairs = zip(Run(path).learner().weights, Run(whole).learner().weights, strict=True)

@@ -57,7 +57,7 @@ class Settings:
     epochs: int
     learning_rate: float
     learning_rate_halving: int | None
-    inner_learning_rate: float
+    inner_learning_rate: float | None
     inner_steps: int
     evaluation_steps: int | None
     batch_norm: str

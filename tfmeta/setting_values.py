@@ -160,7 +160,7 @@ EXPECTED = {
     "epochs": _count(),
     "learning_rate": _RATE,
     "learning_rate_halving": _or_none(_count()),
-    "inner_learning_rate": _RATE,
+    "inner_learning_rate": _or_none(_RATE),
     "inner_steps": _count(10**4),
     "evaluation_steps": _or_none(_count(10**4)),
     "batch_norm": _among(choices_of("batch_norm")),

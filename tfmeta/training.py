@@ -20,7 +20,7 @@ from tfmeta.data import Augmentation, ClassDataset, EpisodeSampler
 from tfmeta.distribution import check_alike, digest, workers_of
 from tfmeta.files import replacing
 from tfmeta.history import as_keras_has_it
-from tfmeta.inner_rates import InnerRates, suggest_inner_rate
+from tfmeta.inner_rates import suggest_inner_rate
 from tfmeta.meta_learner import MetaLearner
 from tfmeta.networks import Network, new_network
 from tfmeta.pretraining import pretrain
@@ -42,9 +42,9 @@ OWN_SETTINGS = (
 def arguments_for(settings: Settings) -> dict[str, Any]:
     """Return the arguments that a run's learner is made with, besides its network."""
     known = learner_arguments.arguments_of(settings.algorithm)
-    found: dict[str, Any] = {
-        name: getattr(settings, name) for name in OWN_SETTINGS if name in known
-    }
+    own = {name: getattr(settings, name) for name in OWN_SETTINGS if name in known}
+    # What is not settled is as the learner has it.
+    found: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
     # Cosines lie in [-1, 1]: too narrow for logits, unless a temperature widens them.
     if found.get("distance") == "cosine":
         found |= {"temperature": 10.0, "learn_temperature": True}
@@ -114,20 +114,37 @@ def _build(learner: MetaLearner, settings: Settings, shape: tuple[int, ...]) -> 
         learner.build({"support_x": (1, n, *shape), "support_y": (1, n)})
 
 
-def suggested_rate(
-    settings: Settings, parts: tuple[ClassDataset, ...], *, verbose: bool = True
-) -> InnerRates:
-    """Return what the untrained learner says of inner learning rates, on training episodes.
+def with_suggested_rate(
+    settings: Settings,
+    parts: tuple[ClassDataset, ...],
+    network: Network | None = None,
+    *,
+    verbose: bool = True,
+) -> Settings:
+    """Return settings with the inner learning rate that suits the learner before its training.
 
-    None of their classes has been seen, so that those of validation would tell no more.
+    Training episodes tell it. Where the network is untrained, none of their classes has been seen,
+    so that those of validation would tell no more; behind a network that was pretrained on these
+    classes, they are the ones that the inner loop will meet in training.
+
+    Args:
+        settings: The settings of a run.
+        parts: What `run_data.load_data` returned.
+        network: The one that the learner begins with; by default a new one.
+        verbose: Whether to say what was found.
     """
     if verbose:
         say("Looking for the inner learning rate …")
-    learner: Any = new_learner(settings, parts[0].example_shape)
+    learner: Any = new_learner(settings, parts[0].example_shape, network)
     found = suggest_inner_rate(learner, training_sampler(settings, parts[0]), verbose=verbose)
     # What is made for the training has the names that it has without this.
     keras.utils.clear_session(free_memory=False)
-    return found
+    if verbose:
+        print(
+            f"Inner learning rate {found.rate:g}, by the query loss of {found.losses.shape[1]} "
+            "training episodes; --inner-learning-rate takes another."
+        )
+    return dataclasses.replace(settings, inner_learning_rate=found.rate)
 
 
 def training_sampler(settings: Settings, dataset: ClassDataset) -> EpisodeSampler:
@@ -536,6 +553,9 @@ def _train(
             keras.utils.clear_session()  # layers have the names that they have without this
             with strategy.scope():
                 network = pretrained(settings, run, parts, save_every, verbose)
+                if settings.inner_learning_rate is None:
+                    settings = with_suggested_rate(settings, parts, network, verbose=verbose)
+                    run.write_settings(settings)
                 learner = new_learner(settings, shape, network)
     if not over_episodes:
         _keep_as_it_is(settings, run, learner, shape, validation, verbose)

@@ -37,6 +37,8 @@ class MAML(GradientBased):
 
     Args:
         model: Any `keras.Model`; its weights are the initialisation θ, and `fit` changes them.
+            Behind layers that were trained before, begin with a last layer of zeros
+            (`kernel_initializer="zeros"`): random weights there are in the way of good features.
         inner_learning_rate: α, positive; a sequence has one for each inner step.
         inner_steps: K, in training.
         first_order: Take the inner gradient as a constant, so that `∂φ/∂θ = I`.

@@ -234,8 +234,8 @@ def filters_by_network() -> str:
 @click.option(
     "--inner-learning-rate",
     type=Rate(),
-    help="Of an inner loop.  [default: what suits the untrained network, found on 32 training "
-    f"episodes; {INNER_RATE} in a search]",
+    help="Of an inner loop.  [default: what suits the network before it is trained on episodes, "
+    f"found on 32 of them; {INNER_RATE} in a search]",
 )
 @click.option(
     "--inner-steps",
@@ -286,7 +286,6 @@ def train(
     run = run_outside_images(run_path, settings)
     # The default for a learner that takes any number depends on the data.
     any_ways = values["ways"] is None and not settings.fixed_ways
-    # An untrained network tells which rate suits it.
     given_rate = values["inner_learning_rate"] or dict(values["given"]).get("inner_learning_rate")
     any_rate = looks_for_rate(settings, given_rate)
     if resume:
@@ -321,14 +320,19 @@ def train(
         if not settings.images:  # which a run that is resumed has
             settings = settled(settings, parts)
         if any_rate and not resume:
-            found = training.suggested_rate(settings, parts)
-            settings = dataclasses.replace(settings, inner_learning_rate=found.rate)
-            click.echo(
-                f"Inner learning rate {found.rate:g}, by the query loss of {found.losses.shape[1]} "
-                "training episodes; --inner-learning-rate takes another."
-            )
+            if settings.pretrain_epochs:  # it is the pretrained network that the rate must suit
+                settings = dataclasses.replace(settings, inner_learning_rate=None)
+            else:
+                settings = training.with_suggested_rate(settings, parts)
         _train(settings, run, parts, resume, overwrite, save_every, strategy)
     click.echo(f"Saved in {run.path}. Next: tfmeta evaluate {run.path}")
+
+
+def _continues(settings: Settings, before: Settings) -> bool:
+    """Return whether a run's settings are these, but for epochs and a rate that was found since."""
+    if settings.inner_learning_rate is None:
+        settings = dataclasses.replace(settings, inner_learning_rate=before.inner_learning_rate)
+    return settings == dataclasses.replace(before, epochs=settings.epochs)
 
 
 def _train(
@@ -352,7 +356,7 @@ def _train(
     except KeyboardInterrupt as stop:
         status = 128 + getattr(stop, "signal", signal.SIGINT)
         before = run.settings() if run.settings_file.is_file() else None
-        if before is None or dataclasses.replace(before, epochs=settings.epochs) != settings:
+        if before is None or not _continues(settings, before):
             click.echo("\nStopped before anything was saved; the same command begins again.")
             raise SystemExit(status) from None
         done = f"the model after {len(run.history())} of {settings.epochs} epochs"
