@@ -483,6 +483,13 @@ def test_every_format_gives_the_same_predictions(
     few_of = tf.saved_model.load(tmp_path / "saved_model" / "saved_model")
     image = np.asarray(Image.open(few / "class1" / "0.png"))[None]
     assert few_of.predict(query_x=image)["labels"].numpy().tolist() == [b"class1"]
+    # What was read is a program, which cannot be written again.
+    exported = Classifier.load(tmp_path / "saved_model")
+    with pytest.raises(
+        ValueError, match=r"a Keras model to be written\. .*'saved_model'; copy the"
+    ):
+        exported.save(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
     # another format takes the place of the former
     tfmeta(*command, "--output", tmp_path / "keras", "--overwrite")
     assert set(os.listdir(tmp_path / "keras")) == {"classifier.json", "saved_model"}

@@ -31,6 +31,11 @@ from tfmeta.threshold import UNKNOWN, Threshold
 
 # Images that one call of the network takes, where predictions do not depend on it.
 _BATCH = 64
+# What add_class and remove_class say where they cannot.
+CHANGED = (
+    "for its classes to change",
+    "adapt with format='keras', or adapt anew with the examples of all classes",
+)
 
 
 class Answer(NamedTuple):
@@ -212,7 +217,7 @@ class Classifier:
         names = (*self.class_names, name)
         check_names(names)
         check_unknown(self.unknown, names)
-        model = self._changeable()
+        model = self._keras_model(*CHANGED)
         if isinstance(files, str | os.PathLike) or not files:
             raise ValueError(f"`files` must be one or more images. Received: files={files!r}")
         images = stack_images(files, **self.images)
@@ -236,16 +241,16 @@ class Classifier:
             )
         label = self.class_names.index(name)
         names = self.class_names[:label] + self.class_names[label + 1 :]
-        changed = remove_class(self._changeable(), label)
+        changed = remove_class(self._keras_model(*CHANGED), label)
         return dataclasses.replace(self, model=changed, class_names=names)
 
-    def _changeable(self) -> keras.Model:
+    def _keras_model(self, purpose: str, instead: str) -> keras.Model:
+        """Return the model, unless it is a program that was read of a file."""
         if isinstance(self.model, keras.Model):
             return self.model
         raise ValueError(
-            "The model must be a Keras model for its classes to change. Received: one that was "
-            f"read of the format {self.format!r}; adapt with format='keras', or adapt anew with "
-            "the examples of all classes"
+            f"The model must be a Keras model {purpose}. Received: one that was read of the "
+            f"format {self.format!r}; {instead}"
         )
 
     @staticmethod
@@ -282,13 +287,15 @@ class Classifier:
         Raises:
             FileExistsError: As `check_free(path, overwrite=True)`.
             OSError: If `path` cannot be written.
+            ValueError: If the model is one that was read of a SavedModel or LiteRT file.
         """
+        model = self._keras_model("to be written", "copy the folder that it was read of")
         self.check_free(path, overwrite=True)
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         chosen = FORMATS[self.format]
         chosen.write(
-            self.model,
+            model,
             folder / chosen.file,
             self.class_names,
             _preprocessing(self.images),
