@@ -53,7 +53,8 @@ sanitize-address sanitize-thread: $(VENV)/.test
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
 	TSAN_OPTIONS=ignore_noninstrumented_modules=1:allocator_may_return_null=1 \
 	PYTHONSAFEPATH=1 PYTHONPATH=$(VENV)/$(runtime):$(CURDIR) TFMETA_SANITIZED=$(runtime) \
-	$(bin)/pytest -p no:cacheprovider --capture=sys --import-mode=append -k "not 50_gb" $(KERNEL_TESTS)
+	$(bin)/pytest -n $(TEST_WORKERS) -p no:cacheprovider --capture=sys \
+		--import-mode=append -k "not 50_gb" $(KERNEL_TESTS)
 
 clean:
 	rm -rf $(VENV) build site .cache *.egg-info tfmeta/_core*.so tfmeta/_tf_ops*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
