@@ -213,8 +213,7 @@ def with_outputs(network: Any, row: Row) -> Any:
         return keras.Model(network.inputs, keras.layers.UnitNormalization()(network.outputs[0]))
     if row.learner != "MAML":
         return network
-    # Behind features that tell classes apart, weights drawn at random are in the way: the first
-    # inner step from zero makes them each class's mean feature, less that of all.
+    # As `tfmeta train` does: behind good features, random weights are in the way.
     initializer = "zeros" if row.pretrained else "glorot_uniform"
     logits = keras.layers.Dense(row.ways, kernel_initializer=initializer, name="logits")
     return keras.Model(network.inputs, logits(network.outputs[0]))

@@ -24,7 +24,6 @@ from tfmeta.digests import sha256
 from tfmeta.inner_optimizers import RULES, Adam, UpdateRule
 from tfmeta.learner_arguments import arguments_of, constructor, learner_class, make, read
 from tfmeta.learner_table import LEARNERS
-from tfmeta.networks import new_network
 from tfmeta.runs import Run, Settings
 from tfmeta.setting_values import EXPECTED, wrong_with
 
@@ -316,20 +315,25 @@ def test_behind_a_trained_network_all_classes_begin_as_likely(
     algorithm: str, photos: Path, encoder: Path
 ) -> None:
     """But where a head of zeros would keep the inner loop from moving anything."""
-    values = json.loads(SETTINGS) | {"data": str(photos), "network": str(encoder)}
-    before = Settings(**{**values, "algorithm": algorithm})
-    settings = dataclasses.replace(before, network_sha256=sha256(encoder))
-    parts = run_data.load_data(settings)
-    kernels = [
-        new_network(one, parts[0].example_shape).whole.layers[-1].kernel
-        for one in (before, settings)
-    ]
-    needed = algorithm in ("boil", "cavia", "bayesian-maml")
-    zero = [not np.any(kernel) for kernel in kernels]
-    assert zero == [algorithm == "fine-tune", not needed]
-    learner = training.new_learner(settings, parts[0].example_shape)
-    inputs = next(iter(training.training_sampler(settings, parts[0]).dataset(1)))[0]
-    assert np.ptp(learner(inputs).numpy(), axis=-1).max() > 1e-4
+    before = Settings(
+        **{
+            **json.loads(SETTINGS),
+            **{"data": str(photos), "network": str(encoder), "algorithm": algorithm},
+        }
+    )
+    after = dataclasses.replace(before, network_sha256=sha256(encoder))
+    parts = run_data.load_data(after)
+    body = {"adapt_layers": ["dense", "norm"]}  # the encoder's convolution is called so
+    settings = [before, after]
+    if "adapt_layers" in arguments_of(algorithm):
+        settings.append(dataclasses.replace(after, arguments=body))
+    learners = [training.new_learner(one, parts[0].example_shape) for one in settings]
+    inner = algorithm not in ("boil", "cavia")
+    zero = [not np.any(learner.model.layers[-1].kernel) for learner in learners]
+    assert zero == [False, inner, False][: len(zero)]
+    inputs = next(iter(training.training_sampler(before, parts[0]).dataset(1)))[0]
+    for learner in learners:
+        assert np.ptp(learner(inputs).numpy(), axis=-1).max() > 1e-4
 
 
 @pytest.mark.slow

@@ -31,8 +31,8 @@ from tfmeta.threshold import UNKNOWN, Threshold
 
 # Images that one call of the network takes, where predictions do not depend on it.
 _BATCH = 64
-# What add_class and remove_class say where they cannot.
-CHANGED = (
+# What a model is needed for by add_class and remove_class, and what to do without.
+_TO_CHANGE = (
     "for its classes to change",
     "adapt with format='keras', or adapt anew with the examples of all classes",
 )
@@ -217,7 +217,7 @@ class Classifier:
         names = (*self.class_names, name)
         check_names(names)
         check_unknown(self.unknown, names)
-        model = self._keras_model(*CHANGED)
+        model = self._keras_model(*_TO_CHANGE)
         if isinstance(files, str | os.PathLike) or not files:
             raise ValueError(f"`files` must be one or more images. Received: files={files!r}")
         images = stack_images(files, **self.images)
@@ -241,7 +241,7 @@ class Classifier:
             )
         label = self.class_names.index(name)
         names = self.class_names[:label] + self.class_names[label + 1 :]
-        changed = remove_class(self._keras_model(*CHANGED), label)
+        changed = remove_class(self._keras_model(*_TO_CHANGE), label)
         return dataclasses.replace(self, model=changed, class_names=names)
 
     def _keras_model(self, purpose: str, instead: str) -> keras.Model:

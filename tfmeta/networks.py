@@ -19,9 +19,6 @@ from tfmeta.runs import Settings
 
 # As many context parameters as CAVIA's paper has for images.
 _CONTEXT = 100
-# Gradients of what these adapt come through the head, which at zero would let none pass; and the
-# heads of several particles must differ.
-_MOVED_BY_THEIR_HEAD = ("boil", "cavia", "bayesian-maml")
 
 
 class Network(NamedTuple):
@@ -143,13 +140,7 @@ def _with_outputs(encoder: keras.Model, settings: Settings) -> keras.Model:
         x = Context(_CONTEXT, **_named("context", encoder, made_here))(x)
         hidden = _named("hidden", encoder, made_here)
         x = keras.layers.Dense(encoder.output_shape[-1], "relu", **hidden)(x)
-    # All classes begin as likely where the head is what adapts. Behind features that tell classes
-    # apart, random weights are in the way; from zero, the first inner step makes a class's weights
-    # the mean of its features, less that of all.
-    adapted = settings.trained_before and settings.algorithm not in _MOVED_BY_THEIR_HEAD
-    fresh = settings.algorithm == "fine-tune" or adapted
-    start = {"kernel_initializer": "zeros"} if fresh else {}
-    head = keras.layers.Dense(settings.ways, **start, **_named("classes", encoder, made_here))
+    head = keras.layers.Dense(settings.ways, **_named("classes", encoder, made_here))
     return keras.Model(inputs, head(x), name=encoder.name)
 
 

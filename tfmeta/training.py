@@ -60,12 +60,28 @@ def new_learner(
     if settings.freeze:
         network.freeze()
     learner = learner_arguments.make(settings.algorithm, network.whole, arguments_for(settings))
+    if settings.fixed_ways and settings.trained_before:
+        _begin_even(learner)
     learner.compile(
         optimizer=_optimizer(settings),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
     return learner
+
+
+def _begin_even(learner: Any) -> None:
+    """Let a head that the inner loop adapts begin at zero, with all classes as likely.
+
+    Behind features that tell classes apart, random weights are in the way; from zero, the first
+    inner step makes a class's weights the mean of its features, less that of all. A head that is
+    not adapted, as BOIL's and CAVIA's, stays random: at zero no gradient would pass it to the rest.
+    """
+    kernel = learner.model.layers[-1].kernel
+    # The model's weights come first; some learners have more behind them.
+    weights = zip(learner.model.trainable_variables, learner.chosen(), strict=False)
+    if any(adapted for variable, adapted in weights if variable is kernel):
+        kernel.assign(keras.ops.zeros_like(kernel))
 
 
 def _optimizer(settings: Settings) -> keras.optimizers.Optimizer:
